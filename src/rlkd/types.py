@@ -1,0 +1,47 @@
+"""The nouns that pass between the rooms of the house: frozen records of tensors."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Training instances, and where they come from."""
+
+    image: Float[Tensor, "batch channels height width"]
+    """Normalised images."""
+    target: Int[Tensor, " batch"] | Float[Tensor, "batch classes"]
+    """Class indices; or, where images are mixed, one distribution over classes a row."""
+    index: Int[Tensor, " batch"]
+    """The row of each instance in its training set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Temperatures:
+    """The temperature of each instance, for either network. Dimensionless, above 0."""
+
+    student: Float[Tensor, " batch"]
+    """Divides the student's logits."""
+    teacher: Float[Tensor, " batch"]
+    """Divides the teacher's logits."""
+
+    @classmethod
+    def same(cls, temperature: Float[Tensor, " batch"]) -> "Temperatures":
+        """Give both networks the same temperature."""
+        return cls(student=temperature, teacher=temperature)
+
+    @classmethod
+    def constant(cls, temperature: float, like: Float[Tensor, "batch classes"]) -> "Temperatures":
+        """Fill a vector with one temperature, a row of `like` each, in float32."""
+        filled = torch.full((len(like),), temperature, device=like.device)
+        return cls.same(filled)
+
+
+def class_index(
+    target: Int[Tensor, " batch"] | Float[Tensor, "batch classes"],
+) -> Int[Tensor, " batch"]:
+    """Return the class of each row: the target itself, or the likeliest class of a mixed one."""
+    return target if target.dim() == 1 else target.argmax(dim=1)
