@@ -1,0 +1,52 @@
+"""The teacher: a network that gives logits and nothing else."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class Teacher(nn.Module):
+    """A frozen network: always in evaluation mode, without gradient, absent from checkpoints.
+
+    It owns the network that it is given and freezes it. The network is not a registered submodule:
+    its parameters are in no `parameters()`, no `state_dict()`, no optimiser, and a parent's
+    `train()` or `requires_grad_()` does not reach it. `.to(...)`, of a parent too, does.
+
+    Args:
+        network: a classifier, its weights already loaded.
+        dtype: the precision of weights and images, such as torch.bfloat16; kept when a parent is
+            cast. None leaves the network as it is, and a parent's cast reaches it.
+    """
+
+    def __init__(self, network: nn.Module, *, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.dtype = dtype
+        # A tuple hides it from nn.Module, which registers every module among its attributes.
+        self._unregistered = (network.eval().requires_grad_(False).to(dtype=dtype),)
+        super().train(False)
+
+    @property
+    def network(self) -> nn.Module:
+        """The frozen network."""
+        return self._unregistered[0]
+
+    def train(self, mode: bool = True) -> "Teacher":
+        """Stay in evaluation mode, whatever the parent does."""
+        return self
+
+    def forward(
+        self, image: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch classes"]:
+        """Return the logits, in float32 or better."""
+        with torch.no_grad():
+            logits = self.network(image.to(dtype=self.dtype))
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Teacher":
+        super()._apply(fn, recurse)
+        self.network._apply(fn, recurse)
+        if self.dtype is not None:
+            self.network.to(dtype=self.dtype)
+        return self

@@ -1,0 +1,135 @@
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from rlkd.models import Teacher, create
+
+
+class Distiller(nn.Module):
+    """A parent that holds a student and a teacher, as the training module does."""
+
+    def __init__(self, teacher: Teacher) -> None:
+        super().__init__()
+        self.student = nn.Linear(4, 2)
+        self.teacher = teacher
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    network = create("convnet_tiny", num_classes=5, in_channels=1)
+    for _ in range(3):
+        network(torch.randn(8, 1, 8, 8))  # running statistics unlike those of one batch
+    return network
+
+
+@pytest.fixture
+def image() -> torch.Tensor:
+    return torch.randn(3, 1, 8, 8)
+
+
+def test_logits_are_the_networks_in_evaluation_mode(
+    network: nn.Module, image: torch.Tensor
+) -> None:
+    expected = copy.deepcopy(network).eval()(image).detach()
+    assert torch.equal(Teacher(network)(image), expected)
+
+
+def test_it_stays_in_evaluation_mode_when_the_parent_trains(
+    network: nn.Module, image: torch.Tensor
+) -> None:
+    parent = Distiller(Teacher(network))
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    parent.train()
+    parent.teacher.train(mode=True)
+    assert parent.student.training
+    assert not parent.teacher.training
+    assert not any(module.training for module in network.modules())
+    parent.teacher(image)
+    assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
+
+
+def test_it_gives_and_takes_no_gradient(network: nn.Module, image: torch.Tensor) -> None:
+    parent = Distiller(Teacher(network))
+    parent.requires_grad_(True)
+    logits = parent.teacher(image.requires_grad_())
+    assert not logits.requires_grad
+    assert not any(each.requires_grad for each in network.parameters())
+
+
+def test_logits_can_stand_in_a_loss_that_is_differentiated(
+    network: nn.Module, image: torch.Tensor
+) -> None:
+    scale = torch.ones(5, requires_grad=True)
+    (scale * Teacher(network)(image)).sum().backward()
+    assert scale.grad is not None
+
+
+def test_it_is_absent_from_the_parents_parameters_and_checkpoint(network: nn.Module) -> None:
+    parent = Distiller(Teacher(network))
+    assert list(parent.state_dict()) == ["student.weight", "student.bias"]
+    assert len(list(parent.parameters())) == 2
+    result = Distiller(Teacher(network)).load_state_dict(parent.state_dict(), strict=True)
+    assert result.missing_keys == result.unexpected_keys == []
+
+
+def test_a_parents_cast_and_move_reach_the_network(network: nn.Module) -> None:
+    parent = Distiller(Teacher(network)).to(torch.float64)
+    assert all(each.dtype == torch.float64 for each in network.parameters())
+    assert parent.teacher(torch.rand(2, 1, 8, 8, dtype=torch.float64)).dtype == torch.float64
+    parent.to("meta")
+    assert all(each.is_meta for each in (*network.parameters(), *network.buffers()))
+
+
+def test_the_memory_format_reaches_the_network() -> None:
+    network = create("convnet_small", num_classes=5)
+    weight = network.get_submodule("layers.1.0").weight
+    assert not weight.is_contiguous(memory_format=torch.channels_last)
+    teacher = Teacher(network, dtype=torch.bfloat16)
+    Distiller(teacher).to(memory_format=torch.channels_last)
+    weight = network.get_submodule("layers.1.0").weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert weight.dtype == torch.bfloat16
+
+
+def test_low_precision_gives_float32_logits_near_the_exact(
+    network: nn.Module, image: torch.Tensor
+) -> None:
+    exact = Teacher(copy.deepcopy(network))(image)
+    teacher = Teacher(network, dtype=torch.bfloat16)
+    assert all(each.dtype == torch.bfloat16 for each in network.parameters())
+    logits = teacher(image)
+    assert logits.dtype == torch.float32
+    assert not torch.equal(logits, exact)
+    # bfloat16 keeps 8 bits: 2^-8 of the scale for each of the three layers, with some reserve.
+    assert (logits - exact).abs().max() < 8 * 2**-8 * exact.abs().max()
+
+
+def test_low_precision_outlives_a_parents_cast(network: nn.Module, image: torch.Tensor) -> None:
+    parent = Distiller(Teacher(network, dtype=torch.bfloat16))
+    expected = parent.teacher(image)
+    parent.to(torch.float64)
+    assert all(each.dtype == torch.bfloat16 for each in network.parameters())
+    assert torch.equal(parent.teacher(image), expected)
+
+
+def test_logits_are_float32_under_autocast(network: nn.Module, image: torch.Tensor) -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        assert Teacher(network)(image).dtype == torch.float32
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda t: pickle.loads(pickle.dumps(t))])
+def test_a_copy_is_a_teacher_of_its_own(
+    network: nn.Module, image: torch.Tensor, duplicate: object
+) -> None:
+    teacher = Teacher(network)
+    other = duplicate(teacher)
+    expected = teacher(image)
+    assert torch.equal(other(image), expected)
+    nn.init.zeros_(next(other.network.parameters()))
+    assert torch.equal(teacher(image), expected)
+    other.to(torch.float64)
+    assert next(network.parameters()).dtype == torch.float32
+    assert not other.train().network.training
