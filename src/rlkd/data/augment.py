@@ -1,0 +1,64 @@
+"""Random crop and horizontal flip of a whole batch, in one gather."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Int64, UInt8
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """How each image is cropped and flipped."""
+
+    offset: Int64[Tensor, "images 2"]
+    """Row and column of the crop's corner in the padded image, in 0 to 2 * padding."""
+    flip: Bool[Tensor, " images"]
+    """Whether the crop is mirrored left to right."""
+
+    @classmethod
+    def draw(
+        cls, count: int, *, crop_padding: int, flip: bool, generator: torch.Generator
+    ) -> "Augmentation":
+        """Draw crops uniformly, and flips with probability one half or never."""
+        offset = torch.randint(0, 2 * crop_padding + 1, (count, 2), generator=generator)
+        mirrored = torch.rand(count, generator=generator) < (0.5 if flip else 0.0)
+        return cls(offset=offset, flip=mirrored)
+
+    def select(self, rows: Int64[Tensor, " rows"]) -> "Augmentation":
+        """Return the augmentation of some images."""
+        return Augmentation(offset=self.offset[rows], flip=self.flip[rows])
+
+    def to(self, device: torch.device) -> "Augmentation":
+        """Return the same augmentation on a device."""
+        return Augmentation(offset=self.offset.to(device), flip=self.flip.to(device))
+
+
+def crop_and_flip(
+    image: UInt8[Tensor, "batch channels height width"],
+    augmentation: Augmentation,
+    *,
+    crop_padding: int,
+) -> UInt8[Tensor, "batch channels height width"]:
+    """Pad with zeros (black), cut each image's crop at its own size, then mirror it if told.
+
+    Args:
+        image: images in 0 to 255.
+        augmentation: one crop and flip an image.
+        crop_padding: pixels added on each side.
+    """
+    batch, channels, height, width = image.shape
+    padded = F.pad(image, (crop_padding,) * 4)
+    row = torch.arange(height, device=image.device)
+    column = torch.arange(width, device=image.device)
+    mirrored = torch.where(augmentation.flip[:, None], width - 1 - column, column)
+    y = augmentation.offset[:, :1] + row
+    x = augmentation.offset[:, 1:] + mirrored
+    pixel = y[:, :, None] * (width + 2 * crop_padding) + x[:, None, :]
+    everywhere = pixel.view(batch, 1, height * width).expand(batch, channels, height * width)
+    return (
+        padded.view(batch, channels, padded.shape[2] * padded.shape[3])
+        .gather(2, everywhere)
+        .view_as(image)
+    )

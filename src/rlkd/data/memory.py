@@ -1,0 +1,205 @@
+"""Images held in memory, and a loader that augments whole batches of them."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float32, Int64, UInt8
+from torch import Tensor
+
+from rlkd.data.augment import Augmentation, crop_and_flip
+from rlkd.errors import UserError
+from rlkd.types import Batch
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Labelled images of one size."""
+
+    image: UInt8[Tensor, "n c h w"]
+    """Pixels in 0 to 255."""
+    target: Int64[Tensor, " n"]
+    """The class of each image: an index into `class_names`."""
+    class_names: tuple[str, ...]
+    """What the classes are called, in the order of their indices."""
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are, those without images included."""
+        return len(self.class_names)
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def select(self, rows: Int64[Tensor, " rows"]) -> "ImageSet":
+        """Return a copy of some rows, in the order given."""
+        rows = rows.to(self.target.device)
+        return ImageSet(self.image[rows], self.target[rows], self.class_names)
+
+    def to(self, device: torch.device | str) -> "ImageSet":
+        """Return the same images on a device."""
+        return ImageSet(self.image.to(device), self.target.to(device), self.class_names)
+
+
+class MemoryLoader:
+    """Batches of normalised images; batch k of epoch e depends on the seed, e and k alone.
+
+    All that is random in an epoch is drawn at its start, on the CPU, for all rows at once: the
+    batches are the same on every device and whatever was iterated before. The epoch moves on only
+    by `set_epoch`.
+
+    Args:
+        images: the images; they are kept on `device`.
+        batch_size: images a batch, 1 or more.
+        mean: one number a channel, with pixels in [0, 1].
+        std: the same, above 0.
+        seed: of the order and the augmentation.
+        shuffle: whether each epoch has an order of its own; otherwise rows come as they lie.
+        crop_padding: pixels of black added on each side before a random crop; 0 for no crop.
+        flip: whether images are mirrored left to right with probability one half.
+        drop_last: whether a last batch that is not full is left out.
+        memory_format: of the images of a batch: contiguous or channels last.
+        device: where images are kept and batches are made.
+
+    Raises:
+        UserError: if an option is out of its range, or no batch is left.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        *,
+        batch_size: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        shuffle: bool,
+        seed: int = 0,
+        crop_padding: int = 0,
+        flip: bool = False,
+        drop_last: bool = False,
+        memory_format: torch.memory_format = torch.contiguous_format,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        channels = images.image.shape[1]
+        if batch_size < 1:
+            raise UserError(f"batch_size={batch_size}: give 1 or more")
+        if drop_last and len(images) < batch_size:
+            raise UserError(
+                f"batch_size={batch_size} with drop_last leaves no batch of {len(images)} images: "
+                "give a smaller batch_size"
+            )
+        if crop_padding < 0:
+            raise UserError(f"crop_padding={crop_padding}: give 0 or more pixels")
+        if len(mean) != channels or len(std) != channels or min(std) <= 0:
+            raise UserError(
+                f"mean={mean} and std={std}: give {channels} numbers each, one a channel, and "
+                "a std above 0"
+            )
+        self.device = torch.device(device)
+        self.images = images.to(self.device)
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self.crop_padding = crop_padding
+        self.flip = flip
+        self.drop_last = drop_last
+        self.memory_format = memory_format
+        self.epoch = 0
+        self.partner: Int64[Tensor, " n"] | None = None
+        std_column = torch.tensor(std, device=self.device)[:, None, None]
+        self._scale = 1 / (255 * std_column)
+        self._shift = torch.tensor(mean, device=self.device)[:, None, None] / std_column
+        self._partner_augmentation: Augmentation | None = None
+        self._start = 0
+
+    def __len__(self) -> int:
+        """Return how many batches a whole epoch has."""
+        whole, rest = divmod(len(self.images), self.batch_size)
+        return whole if self.drop_last or rest == 0 else whole + 1
+
+    def __iter__(self) -> Iterator[Batch]:
+        start, self._start = self._start, 0
+        generator = self._generator(stream=0)
+        order = torch.arange(len(self.images))
+        if self.shuffle:
+            order = torch.randperm(len(self.images), generator=generator)
+        return self._batches(start, order.to(self.device), self._draw(generator))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, from 0, that the next iteration draws."""
+        self.epoch = epoch
+        self._partner_augmentation = None
+
+    def start_at(self, batch: int) -> None:
+        """Make the next iteration, and it alone, begin at a batch, from 0.
+
+        Raises:
+            UserError: if the epoch has fewer batches.
+        """
+        if not 0 <= batch <= len(self):
+            raise UserError(
+                f"cannot start at batch {batch} of an epoch of {len(self)}: resume with the data "
+                "and the batch_size that the checkpoint was made with"
+            )
+        self._start = batch
+
+    def set_partners(self, partner: Int64[Tensor, " n"] | None) -> None:
+        """Give each row the row it is mixed with, -1 for none; None takes all partners away.
+
+        Raises:
+            ValueError: if there is not one partner a row, or a partner is no row.
+        """
+        if partner is not None:
+            count = len(self.images)
+            if len(partner) != count:
+                raise ValueError(f"{len(partner)} partners for {count} rows")
+            if count and not -1 <= int(partner.min()) <= int(partner.max()) < count:
+                raise ValueError(f"partners must lie in -1 to {count - 1}")
+            partner = partner.to(self.device)
+        self.partner = partner
+
+    def partner_batch(self, batch: Batch) -> Batch:
+        """Return the partner of each instance, cropped and flipped by a draw of its own.
+
+        Row 0 stands where an instance has no partner. The draw depends on the seed, the epoch and
+        the instance.
+
+        Raises:
+            ValueError: if no partners are set.
+        """
+        if self.partner is None:
+            raise ValueError("no partners: call set_partners first")
+        if self._partner_augmentation is None:
+            self._partner_augmentation = self._draw(self._generator(stream=1))
+        rows = self.partner[batch.index].clamp(min=0)
+        return self._batch(rows, self._partner_augmentation.select(batch.index))
+
+    def _batches(
+        self, start: int, order: Int64[Tensor, " n"], augmentation: Augmentation
+    ) -> Iterator[Batch]:
+        for position in range(start, len(self)):
+            rows = order[position * self.batch_size : (position + 1) * self.batch_size]
+            yield self._batch(rows, augmentation.select(rows))
+
+    def _batch(self, rows: Int64[Tensor, " batch"], augmentation: Augmentation) -> Batch:
+        image = self.images.image[rows]
+        if self.crop_padding or self.flip:
+            image = crop_and_flip(image, augmentation, crop_padding=self.crop_padding)
+        return Batch(image=self._normalise(image), target=self.images.target[rows], index=rows)
+
+    def _normalise(self, image: UInt8[Tensor, "batch c h w"]) -> Float32[Tensor, "batch c h w"]:
+        pixels = image.to(torch.float32, memory_format=self.memory_format)
+        return pixels.mul_(self._scale).sub_(self._shift)
+
+    def _draw(self, generator: torch.Generator) -> Augmentation:
+        drawn = Augmentation.draw(
+            len(self.images), crop_padding=self.crop_padding, flip=self.flip, generator=generator
+        )
+        return drawn.to(self.device)
+
+    def _generator(self, *, stream: int) -> torch.Generator:
+        """Return a CPU generator whose seed no nearby seed, epoch or stream shares."""
+        key = f"{self.seed},{self.epoch},{stream}".encode()
+        digest = hashlib.blake2b(key, digest_size=8).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest, "little"))

@@ -1,0 +1,120 @@
+"""Images out of Parquet files in the columns of Hugging Face."""
+
+import re
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from jaxtyping import Int64, UInt8
+from PIL import Image
+from torch import Tensor
+
+from rlkd.data.memory import ImageSet
+from rlkd.errors import UserError
+
+
+def read_parquet(
+    files: Sequence[Path],
+    *,
+    label_columns: Sequence[str],
+    class_names: tuple[str, ...],
+    image_size: int,
+) -> ImageSet:
+    """Read the files of one split, in their order, and decode their images to RGB.
+
+    Args:
+        files: the split's files, one or more.
+        label_columns: names of the class column; the first that a file has is read.
+        class_names: the classes; labels are 0 to one fewer than there are.
+        image_size: height and width that every image must have, in pixels.
+
+    Raises:
+        UserError: if a shard is absent, a file cannot be read, a column is missing, an image is
+            corrupt or of another size, or a label is out of range.
+    """
+    check_shards(files)
+    parts = [_read_file(file, label_columns, len(class_names), image_size) for file in files]
+    return ImageSet(
+        image=torch.cat([image for image, _ in parts]),
+        target=torch.cat([target for _, target in parts]),
+        class_names=class_names,
+    )
+
+
+def check_shards(files: Sequence[Path]) -> None:
+    """Refuse a split whose names tell of more files (`-00000-of-00004`) than there are.
+
+    Raises:
+        UserError: if a file is absent.
+    """
+    for file in files:
+        numbered = re.search(r"-\d+-of-(\d+)", file.stem)
+        if numbered and int(numbered[1]) != len(files):
+            raise UserError(
+                f"{file.parent} has {len(files)} of the {int(numbered[1])} files that the name "
+                f"{file.name} tells of: complete the download"
+            )
+
+
+def _read_file(
+    file: Path, label_columns: Sequence[str], num_classes: int, image_size: int
+) -> tuple[UInt8[Tensor, "n 3 h w"], Int64[Tensor, " n"]]:
+    try:
+        with pq.ParquetFile(file) as content:
+            names = content.schema_arrow.names
+            label = next((name for name in label_columns if name in names), None)
+            if label is None or "img" not in names:
+                missing = "img" if "img" not in names else " or ".join(label_columns)
+                raise UserError(
+                    f"{file} has no column {missing}, only {', '.join(names)}: rename it, or "
+                    "download the set again"
+                )
+            table = content.read(columns=["img", label]).flatten()
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(
+            f"{file} cannot be read as Parquet ({_one_line(error)}): download it again"
+        ) from error
+    if "img.bytes" not in table.column_names:
+        raise UserError(f"{file}: column img has no field bytes: download the file again")
+    encoded = table.column("img.bytes").to_pylist()
+    target = _targets(file, label, table.column(label).to_pylist(), num_classes)
+    return _decode(file, encoded, image_size), target
+
+
+def _targets(
+    file: Path, column: str, labels: list[object], num_classes: int
+) -> Int64[Tensor, " n"]:
+    for row, label in enumerate(labels):
+        if not isinstance(label, int) or not 0 <= label < num_classes:
+            raise UserError(
+                f"{file}, row {row}: {column} is {label}, not 0 to {num_classes - 1}: "
+                "mend the file, or choose the data set that it belongs to"
+            )
+    return torch.tensor(labels, dtype=torch.int64)
+
+
+def _decode(file: Path, encoded: list[bytes | None], image_size: int) -> UInt8[Tensor, "n 3 h w"]:
+    pixels = np.empty((len(encoded), image_size, image_size, 3), dtype=np.uint8)
+    for row, content in enumerate(encoded):
+        try:
+            with Image.open(BytesIO(content or b"")) as opened:
+                picture = opened.convert("RGB")
+        except Exception as error:  # Pillow's decoders raise a dozen unrelated types
+            raise UserError(
+                f"{file}, row {row}: the image is empty or corrupt: download the file again"
+            ) from error
+        if picture.size != (image_size, image_size):
+            raise UserError(
+                f"{file}, row {row}: the image is {picture.width} x {picture.height} pixels, not "
+                f"{image_size} x {image_size}: choose the data set that it belongs to"
+            )
+        pixels[row] = np.asarray(picture)
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".")

@@ -1,0 +1,137 @@
+"""The data sets by name: images together with how they are normalised and augmented."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlkd.data import cifar
+from rlkd.data import digits as handwritten
+from rlkd.data.cifar import load_cifar
+from rlkd.data.folder import load_folder
+from rlkd.data.memory import ImageSet
+from rlkd.data.splits import limited
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images to train and to test on, and what a loader of them needs to know."""
+
+    name: str
+    train: ImageSet
+    test: ImageSet
+    mean: tuple[float, ...]
+    """Mean of each channel, with pixels in [0, 1]."""
+    std: tuple[float, ...]
+    """Standard deviation of each channel, in the same unit."""
+    crop_padding: int
+    """Pixels added on each side before a random crop in training; 0 for no crop."""
+    flip: bool
+    """Whether training mirrors images at random."""
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return self.train.num_classes
+
+
+def digits(*, limit: int | None = None) -> Dataset:
+    """Return scikit-learn's digits, which need no download.
+
+    Args:
+        limit: how many training images to keep, stratified, always the same; None for all.
+    """
+    train, test = handwritten.load_digits()
+    return Dataset(
+        name="digits",
+        train=limited(train, limit),
+        test=test,
+        mean=handwritten.MEAN,
+        std=handwritten.STD,
+        crop_padding=1,
+        flip=False,
+    )
+
+
+def cifar10(*, root: str | Path, download: bool = False, limit: int | None = None) -> Dataset:
+    """Return CIFAR-10, cropped with 4 pixels of padding and flipped in training.
+
+    Args:
+        root: folder of any layout that `load_cifar` reads.
+        download: whether to fetch it where it is missing.
+        limit: how many training images to keep, stratified, always the same; None for all.
+    """
+    train, test = load_cifar(root, num_classes=10, download=download)
+    return Dataset(
+        name="cifar10",
+        train=limited(train, limit),
+        test=test,
+        mean=cifar.CIFAR10_MEAN,
+        std=cifar.CIFAR10_STD,
+        crop_padding=4,
+        flip=True,
+    )
+
+
+def cifar100(*, root: str | Path, download: bool = False, limit: int | None = None) -> Dataset:
+    """Return CIFAR-100, cropped with 4 pixels of padding and flipped in training.
+
+    Args:
+        root: folder of any layout that `load_cifar` reads.
+        download: whether to fetch it where it is missing.
+        limit: how many training images to keep, stratified, always the same; None for all.
+    """
+    train, test = load_cifar(root, num_classes=100, download=download)
+    return Dataset(
+        name="cifar100",
+        train=limited(train, limit),
+        test=test,
+        mean=cifar.CIFAR100_MEAN,
+        std=cifar.CIFAR100_STD,
+        crop_padding=4,
+        flip=True,
+    )
+
+
+def folder(
+    *,
+    root: str | Path,
+    image_size: int,
+    train: str = "train",
+    test: str | None = None,
+    test_fraction: float | None = None,
+    limit: int | None = None,
+    memory_limit_gib: float = 8.0,
+    flip: bool = True,
+) -> Dataset:
+    """Return images of one's own, normalised as ImageNet's are.
+
+    Args:
+        root: folder with one subfolder a split and in it one a class.
+        image_size: height and width in memory, in pixels.
+        train: subfolder of the training images.
+        test: subfolder of the test images; None for `test`, or else `val`.
+        test_fraction: share of the training images to test on where there is no test folder.
+        limit: how many training images to read, stratified, always the same; None for all.
+        memory_limit_gib: the most memory that the images may take, in GiB.
+        flip: whether training mirrors images at random; false where left and right matter.
+    """
+    train_images, test_images = load_folder(
+        root,
+        image_size=image_size,
+        train=train,
+        test=test,
+        test_fraction=test_fraction,
+        limit=limit,
+        memory_limit_gib=memory_limit_gib,
+    )
+    return Dataset(
+        name="folder",
+        train=train_images,
+        test=test_images,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        crop_padding=image_size // 8,
+        flip=flip,
+    )
