@@ -1,0 +1,68 @@
+"""The record of a run over its epochs: metrics.csv, one row an epoch, empty where not known."""
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rlkd.errors import UserError
+from rlkd.reporting.files import read_text, write_text
+
+
+def write_metrics(path: str | Path, rows: Sequence[Mapping[str, float | int]]) -> None:
+    """Write the rows as CSV, whole or not at all.
+
+    The columns are those of all rows, in the order in which they are first met. A row without a
+    column, or with NaN in it, leaves the cell empty.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([_cell(row.get(column, math.nan)) for column in columns] for row in rows)
+    write_text(path, text.getvalue())
+
+
+def read_metrics(path: str | Path) -> list[dict[str, float]]:
+    """Read the rows of a metrics file; cells that are empty are left out of their row.
+
+    Raises:
+        UserError: The file is missing, a row has too few or too many cells, or a cell holds no
+            number.
+    """
+    text = read_text(path, "name the folder of a finished run")
+    lines = csv.reader(io.StringIO(text))
+    columns = next(lines, [])
+    rows: list[dict[str, float]] = []
+    for cells in lines:
+        if len(cells) != len(columns):
+            raise UserError(
+                f"{path}: line {lines.line_num} has {len(cells)} cells, the header "
+                f"{len(columns)}; correct or remove the line"
+            )
+        filled = {name: cell for name, cell in zip(columns, cells, strict=True) if cell.strip()}
+        rows.append(
+            {
+                name: _number(cell, f"{path}: line {lines.line_num}, column {name!r}")
+                for name, cell in filled.items()
+            }
+        )
+    return rows
+
+
+def _cell(value: float | int) -> str:
+    value = float(value)
+    if math.isnan(value):
+        return ""
+    return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
+
+
+def _number(cell: str, where: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        raise UserError(f"{where} holds {cell!r}, expected a number; correct the cell") from None

@@ -1,0 +1,140 @@
+"""The policy as a map: the mean temperature over teacher confidence and student confidence."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import cast
+
+from rlkd.errors import UserError
+from rlkd.reporting.files import Fields, parse_object, read_text, write_text
+
+Means = list[list[float | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyMap:
+    """Mean temperatures in bins of the two confidences; rows are bins of the teacher's.
+
+    Raises:
+        ValueError: The grids are not as large as the edges say.
+    """
+
+    teacher_confidence_edges: list[float]
+    """Bounds of the k rows, k + 1 ascending values in [0, 1]."""
+    student_confidence_edges: list[float]
+    """Bounds of the m columns, m + 1 ascending values in [0, 1]."""
+    mean_temperature: Means
+    """k rows of m means; None where no instance fell."""
+    count: list[list[int]]
+    """k rows of m numbers of instances."""
+
+    def __post_init__(self) -> None:
+        rows, columns = self.shape
+        for name, grid in (("mean_temperature", self.mean_temperature), ("count", self.count)):
+            widths = {len(row) for row in grid}
+            if len(grid) != rows or widths != {columns}:
+                raise ValueError(f"{name} must have {rows} rows of {columns} cells, as the edges")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows (bins of the teacher's confidence) and columns (bins of the student's)."""
+        return len(self.teacher_confidence_edges) - 1, len(self.student_confidence_edges) - 1
+
+    def cell(self, row: int, column: int) -> float | None:
+        """Return the mean temperature of a cell; None where no instance fell."""
+        mean = self.mean_temperature[row][column]
+        known = mean is not None and math.isfinite(mean) and self.count[row][column] > 0
+        return mean if known else None
+
+    def write(self, path: str | Path) -> None:
+        """Write the map as JSON, whole or not at all.
+
+        Raises:
+            UserError: The file cannot be written.
+        """
+        rows, columns = self.shape
+        cells = [[self.cell(row, column) for column in range(columns)] for row in range(rows)]
+        write_text(path, json.dumps(asdict(self) | {"mean_temperature": cells}) + "\n")
+
+    @classmethod
+    def read(cls, path: str | Path) -> "PolicyMap":
+        """Read a map from a file.
+
+        Raises:
+            UserError: The file is missing or is not a policy map.
+        """
+        text = read_text(path, "name the folder of a run with a learning temperature")
+        fields = Fields(parse_object(text, str(path)), str(path))
+        try:
+            return cls(
+                teacher_confidence_edges=_floats(fields, "teacher_confidence_edges"),
+                student_confidence_edges=_floats(fields, "student_confidence_edges"),
+                mean_temperature=_means(fields, "mean_temperature"),
+                count=_counts(fields, "count"),
+            )
+        except ValueError as error:
+            raise UserError(f"{path}: {error}; remove the file or repeat the run") from None
+
+
+def pool(maps: Sequence[PolicyMap]) -> PolicyMap:
+    """Pool maps over runs: counts add up, means are weighted by them.
+
+    Raises:
+        ValueError: There is no map, or the maps have different bins.
+    """
+    if not maps:
+        raise ValueError("there is no policy map to pool")
+    first = maps[0]
+    for other in maps[1:]:
+        if (
+            other.teacher_confidence_edges != first.teacher_confidence_edges
+            or other.student_confidence_edges != first.student_confidence_edges
+        ):
+            raise ValueError("the policy maps have different bins")
+    rows, columns = first.shape
+    means: Means = []
+    counts: list[list[int]] = []
+    for row in range(rows):
+        pooled = [_pool_cell(maps, row, column) for column in range(columns)]
+        means.append([mean for mean, _ in pooled])
+        counts.append([count for _, count in pooled])
+    return PolicyMap(first.teacher_confidence_edges, first.student_confidence_edges, means, counts)
+
+
+def _pool_cell(maps: Sequence[PolicyMap], row: int, column: int) -> tuple[float | None, int]:
+    known = [(each.cell(row, column), each.count[row][column]) for each in maps]
+    weighted = [(mean, count) for mean, count in known if mean is not None]
+    total = sum(count for _, count in weighted)
+    if total == 0:
+        return None, 0
+    return sum(mean * count for mean, count in weighted) / total, total
+
+
+def _floats(fields: Fields, key: str) -> list[float]:
+    return [_float(fields, key, item) for item in fields.items(key)]
+
+
+def _grid(fields: Fields, key: str) -> list[list[object]]:
+    rows = fields.items(key)
+    if not all(isinstance(row, list) for row in rows):
+        raise fields.fault(key, "a list of lists")
+    return cast(list[list[object]], rows)
+
+
+def _means(fields: Fields, key: str) -> Means:
+    return [
+        [None if item is None else _float(fields, key, item) for item in row]
+        for row in _grid(fields, key)
+    ]
+
+
+def _counts(fields: Fields, key: str) -> list[list[int]]:
+    return [[int(_float(fields, key, item)) for item in row] for row in _grid(fields, key)]
+
+
+def _float(fields: Fields, key: str, item: object) -> float:
+    if isinstance(item, bool) or not isinstance(item, int | float):
+        raise fields.fault(key, "numbers")
+    return float(item)

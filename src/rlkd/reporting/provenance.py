@@ -1,0 +1,94 @@
+"""Where figures come from: machine, versions, seeds, and what to be wary of in comparing them."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from rlkd.reporting.record import RunRecord
+from rlkd.reporting.result import Result, Scores
+from rlkd.reporting.table import percent
+
+Arms = Mapping[str, Sequence[RunRecord]]
+
+
+def counted(number: int, noun: str) -> str:
+    """Write a number with its noun."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def distinct(words: Sequence[str]) -> str:
+    """Join words, each once, in the order first met."""
+    return "; ".join(dict.fromkeys(words))
+
+
+def results(arms: Arms) -> list[Result]:
+    """Return the results of all runs, arm by arm."""
+    return [run.result for runs in arms.values() for run in runs]
+
+
+def epochs(arms: Arms) -> str:
+    """Write how long the runs trained."""
+    lengths = [result.epochs for result in results(arms)]
+    low, high = min(lengths), max(lengths)
+    return counted(high, "epoch") if low == high else f"{low:,} to {high:,} epochs"
+
+
+def lead(arms: Arms) -> str:
+    """Write the size of the comparison in one line."""
+    runs = len(results(arms))
+    each = " each" if runs > 1 else ""
+    return f"{counted(len(arms), 'arm')}, {counted(runs, 'run')}, {epochs(arms)}{each}"
+
+
+def origin(arms: Arms) -> list[tuple[str, str]]:
+    """Return names and words: seeds, teacher, hardware, versions."""
+    every = results(arms)
+    seeds = {label: ", ".join(str(run.result.seed) for run in runs) for label, runs in arms.items()}
+    counts = {len(runs) for runs in arms.values()}
+    if len(set(seeds.values())) == 1 and len(counts) == 1:
+        scope = " in each arm" if len(arms) > 1 else ""
+        told = f"{next(iter(seeds.values()))} (n = {counts.pop()}{scope})"
+    else:
+        told = "; ".join(f"{a}: {seeds[a]} (n = {len(runs)})" for a, runs in arms.items())
+    teachers = [_teacher(result.teacher) for result in every if result.teacher is not None]
+    versions = [
+        ", ".join(f"{name} {version}" for name, version in result.versions.items())
+        for result in every
+    ]
+    return [
+        ("Seeds", told),
+        ("Teacher", distinct(teachers) or "none"),
+        ("Hardware", distinct([result.hardware for result in every])),
+        ("Versions", distinct(versions)),
+    ]
+
+
+def warnings(arms: Arms) -> list[str]:
+    """Return what makes the arms less comparable than they look, one sentence each."""
+    every = results(arms)
+    found: list[str] = []
+    alone = [label for label, runs in arms.items() if len(runs) == 1]
+    if alone and len(arms) > 1:
+        which = "Every arm has" if len(alone) == len(arms) else f"{', '.join(alone)}:"
+        found.append(
+            f"{which} one run only. Without a spread over seeds, no difference can be told from "
+            "noise."
+        )
+    for label, runs in arms.items():
+        seeds = [run.result.seed for run in runs]
+        if len(set(seeds)) < len(seeds):
+            found.append(f"A seed occurs twice in {label}: its runs are not independent.")
+    if len({result.epochs for result in every}) > 1:
+        found.append("The runs did not train for the same number of epochs.")
+    if len({result.hardware for result in every}) > 1:
+        found.append("The runs were made on different hardware: their speeds do not compare.")
+    if len({tuple(sorted(result.versions.items())) for result in every}) > 1:
+        found.append("The runs were made with different package versions.")
+    if len({result.teacher for result in every if result.teacher}) > 1:
+        found.append("The runs did not all learn from the same teacher.")
+    return found
+
+
+def _teacher(teacher: Scores) -> str:
+    if not math.isfinite(teacher.top1):
+        return "not scored"
+    return f"top-1 {percent(teacher.top1)} %, top-5 {percent(teacher.top5)} % on the test split"

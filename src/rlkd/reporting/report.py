@@ -1,0 +1,122 @@
+"""The report of a comparison: what ran, the table, four pictures, one file."""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+
+from rlkd.errors import UserError
+from rlkd.reporting import pictures, provenance
+from rlkd.reporting.files import write_text
+from rlkd.reporting.page import facts, figure, page, table
+from rlkd.reporting.record import RunRecord
+from rlkd.reporting.result import Result
+from rlkd.reporting.table import UNKNOWN, cells, percent, summarise
+
+Arms = Mapping[str, Sequence[RunRecord]]
+
+
+def write_report(
+    path: str | Path,
+    arms: Arms,
+    *,
+    title: str,
+    command: str | None,
+    baseline: str | None = None,
+) -> None:
+    """Write the report of a comparison as one HTML file that opens offline.
+
+    Args:
+        path: The file to write.
+        arms: A label to the runs that share it: one configuration, several seeds.
+        title: What was compared, in words.
+        command: The command that ran it; None where it is not known.
+        baseline: The arm that the others are compared with; None takes the first.
+
+    Raises:
+        UserError: There is no run, the baseline is not an arm, or the file cannot be written.
+    """
+    if not arms:
+        raise UserError("there is nothing to report; name at least one run folder")
+    rows = summarise({label: [run.result for run in runs] for label, runs in arms.items()})
+    base = baseline or (rows[0].label if len(rows) > 1 else None)
+    words = cells(rows, base)
+    drawn = (
+        pictures.accuracy(arms),
+        pictures.temperature(arms),
+        pictures.policy(arms),
+        pictures.reward(arms),
+    )
+    parts = [
+        f"<h1>{escape(title)}</h1>",
+        f'<p class="lead">{escape(provenance.lead(arms))}</p>',
+        facts(_header(arms, command)),
+        *(f'<p class="warning">{escape(each)}</p>' for each in provenance.warnings(arms)),
+        "<h2>Results</h2>",
+        table(words.header, words.rows, ("arm", "note")),
+        f'<p class="note">{_table_note(base)}</p>',
+        _every_run(arms, Path(path).parent),
+        *(figure(i, picture) for i, picture in enumerate(drawn, start=1)),
+    ]
+    write_text(path, page(title, "\n".join(parts)))
+
+
+def _header(arms: Arms, command: str | None) -> list[tuple[str, str]]:
+    told = f"<code>{escape(command)}</code>" if command else "not recorded"
+    origin = [(name, escape(words)) for name, words in provenance.origin(arms)]
+    return [("Command", told), *origin]
+
+
+def _table_note(base: str | None) -> str:
+    note = (
+        "Top-1 accuracy on the test split after the last epoch, mean and sample standard deviation "
+        "(sd) over n seeds; the test split selects nothing."
+    )
+    if base is not None:
+        note += (
+            f" Differences are to {escape(base)}, in percentage points, with their standard error "
+            "(se); inside the noise means smaller than 2 se, and with few seeds se is itself a "
+            "rough estimate."
+        )
+    return note
+
+
+def _every_run(arms: Arms, start: Path) -> str:
+    """Write one line a run, folded away."""
+    words = ("arm", "configuration", "folder")
+    held_out = any(result.validation for result in provenance.results(arms))
+    header = ["arm", "seed", "epochs", "top-1, %", "top-5, %", "loss", "images/s", "duration"]
+    header += [*(["validation top-1, %"] if held_out else []), "configuration", "folder"]
+    rows = [
+        [label, *_run(run.result, held_out), os.path.relpath(run.folder, start)]
+        for label, runs in arms.items()
+        for run in runs
+    ]
+    folded = table(header, rows, words)
+    return f"<details><summary>Every run</summary>{folded}</details>"
+
+
+def _run(result: Result, held_out: bool) -> list[str]:
+    test, validation = result.test, result.validation
+    words = [
+        str(result.seed),
+        f"{result.epochs:,}",
+        percent(test.top1),
+        percent(test.top5),
+        f"{test.loss:.4f}" if math.isfinite(test.loss) else UNKNOWN,
+        f"{result.images_per_second:,.0f}" if math.isfinite(result.images_per_second) else UNKNOWN,
+        duration(result.wall_seconds),
+    ]
+    if held_out:
+        words.append(percent(validation.top1) if validation else UNKNOWN)
+    return [*words, result.config_sha256[:12]]
+
+
+def duration(seconds: float) -> str:
+    """Write a duration as h:mm:ss."""
+    if not math.isfinite(seconds):
+        return UNKNOWN
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:,}:{minutes:02}:{rest:02}"

@@ -1,0 +1,119 @@
+"""What a run came to: the figures of its last epoch, and where they come from."""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import cast
+
+from rlkd.errors import UserError
+from rlkd.reporting.files import Fields, parse_object, read_text, write_text
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """How well a network does on one split."""
+
+    top1: float
+    """Accuracy, a fraction in [0, 1]."""
+    top5: float
+    """Share of instances whose class is among the five likeliest, in [0, 1]."""
+    loss: float
+    """Mean cross-entropy, nats."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A finished run. Its scores are those of the last epoch: nothing is selected on `test`."""
+
+    test: Scores
+    """The student on the test split."""
+    teacher: Scores | None
+    """The teacher on the test split; None where there is no teacher."""
+    epochs: int
+    """Epochs trained."""
+    seed: int
+    """The seed of every random choice in the run."""
+    images_per_second: float
+    """Training images a second, over the run."""
+    wall_seconds: float
+    """Duration, seconds."""
+    hardware: str
+    """The machine, in words."""
+    versions: dict[str, str]
+    """Package to version."""
+    config_sha256: str
+    """SHA-256 of the composed configuration."""
+    validation: Scores | None = None
+    """The student on a validation split; None where none was held out."""
+
+    def to_json(self) -> str:
+        """Return the result as JSON; a figure that is NaN or infinite is written as null."""
+        return json.dumps(_finite(asdict(self)), indent=2, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, *, source: str = "result") -> "Result":
+        """Read a result from its JSON.
+
+        Args:
+            text: The JSON.
+            source: What the text is called in an error, usually a path.
+
+        Raises:
+            UserError: The text is not JSON, or a field is missing or of the wrong type.
+        """
+        fields = Fields(parse_object(text, source), source)
+        test = _scores(fields, "test")
+        if test is None:
+            raise fields.fault("test", "an object")
+        versions = fields.section("versions")
+        if versions is None:
+            raise fields.fault("versions", "an object")
+        return cls(
+            test=test,
+            teacher=_scores(fields, "teacher"),
+            epochs=fields.integer("epochs"),
+            seed=fields.integer("seed"),
+            images_per_second=fields.number("images_per_second"),
+            wall_seconds=fields.number("wall_seconds"),
+            hardware=fields.string("hardware"),
+            versions={name: versions.string(name) for name in versions.values},
+            config_sha256=fields.string("config_sha256"),
+            validation=_scores(fields, "validation") if "validation" in fields.values else None,
+        )
+
+    def write(self, path: str | Path) -> None:
+        """Write the result as JSON, whole or not at all.
+
+        Raises:
+            UserError: The file cannot be written.
+        """
+        write_text(path, self.to_json())
+
+    @classmethod
+    def read(cls, path: str | Path) -> "Result":
+        """Read a result from a file.
+
+        Raises:
+            UserError: The file is missing or is not a result.
+        """
+        if Path(path).is_dir():
+            raise UserError(f"{path} is a folder; name the result.json in it")
+        remedy = "name the folder of a finished run"
+        return cls.from_json(read_text(path, remedy), source=str(path))
+
+
+def _scores(fields: Fields, key: str) -> Scores | None:
+    section = fields.section(key)
+    if section is None:
+        return None
+    return Scores(section.number("top1"), section.number("top5"), section.number("loss"))
+
+
+def _finite(value: object) -> object:
+    """JSON has no NaN: put None in the place of figures that are not finite."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in cast(dict[str, object], value).items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

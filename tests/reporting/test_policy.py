@@ -1,0 +1,51 @@
+from pathlib import Path
+
+import pytest
+
+from rlkd.errors import UserError
+from rlkd.reporting import PolicyMap, pool
+
+EDGES = [0.0, 0.5, 1.0]
+
+
+def test_a_map_comes_back_from_its_file(tmp_path: Path, policy: PolicyMap) -> None:
+    policy.write(tmp_path / "policy.json")
+    assert PolicyMap.read(tmp_path / "policy.json") == policy
+
+
+def test_pooling_weighs_means_by_counts(policy: PolicyMap) -> None:
+    other = PolicyMap(EDGES, EDGES, [[8.0, 5.0], [None, 8.0]], [[1, 4], [0, 2]])
+    pooled = pool([policy, other])
+    # (4 * 3 + 8 * 1) / 4 = 5; only the other has [0][1]; only the first has [1][0]
+    assert pooled.mean_temperature == [[5.0, 5.0], [2.0, 8.0]]
+    assert pooled.count == [[4, 4], [1, 4]]
+
+
+def test_a_bin_without_instances_has_no_mean() -> None:
+    policy = PolicyMap([0.0, 1.0], EDGES, [[4.0, float("nan")]], [[0, 2]])
+    assert [policy.cell(0, 0), policy.cell(0, 1)] == [None, None]
+    assert pool([policy]).mean_temperature == [[None, None]]
+
+
+def test_maps_of_different_bins_are_not_pooled(policy: PolicyMap) -> None:
+    other = PolicyMap([0.0, 0.4, 1.0], EDGES, policy.mean_temperature, policy.count)
+    with pytest.raises(ValueError, match="different bins"):
+        pool([policy, other])
+
+
+def test_grids_must_be_as_large_as_the_edges_say() -> None:
+    with pytest.raises(ValueError, match="count must have 1 rows of 2 cells"):
+        PolicyMap([0.0, 1.0], EDGES, [[4.0, 4.0]], [[1]])
+
+
+@pytest.mark.parametrize(
+    "grids",
+    ['"mean_temperature": [[4]], "count": [[1, 2]]', '"mean_temperature": [4], "count": [[1]]',
+     '"mean_temperature": [["hot"]], "count": [[1]]', '"count": [[1]]'],
+)  # fmt: skip
+def test_a_damaged_file_is_the_users_to_mend(tmp_path: Path, grids: str) -> None:
+    edges = '"teacher_confidence_edges": [0, 1], "student_confidence_edges": [0, 1]'
+    path = tmp_path / "policy.json"
+    path.write_text(f"{{{edges}, {grids}}}")
+    with pytest.raises(UserError, match=r"policy\.json"):
+        PolicyMap.read(path)
