@@ -36,7 +36,7 @@ class Temperatures:
     @classmethod
     def constant(cls, temperature: float, like: Float[Tensor, "batch classes"]) -> "Temperatures":
         """Fill a vector with one temperature, a row of `like` each, in float32."""
-        filled = torch.full((len(like),), temperature, device=like.device)
+        filled = torch.full((len(like),), float(temperature), device=like.device)
         return cls.same(filled)
 
 

@@ -1,0 +1,27 @@
+# `make demo` and `make test` need nothing but python3 (3.11 or newer); each makes .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+DATA := $(wildcard ../shared/data)
+export RLKD_DATA ?= $(if $(DATA),$(abspath $(DATA)))
+
+.PHONY: demo test lint clean
+
+demo: .venv/installed
+	$(BIN)/rlkd demo
+
+test: .venv/installed
+	$(BIN)/pytest -q -n 2 -m "not slow and not gpu"
+
+lint: .venv/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/rlkd validate
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf .venv runs

@@ -1,0 +1,122 @@
+"""Which instances are worth exploring: the predictive entropy of each, and its ranking."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from rlkd.errors import UserError
+
+NO_PARTNER = -1
+
+
+def predictive_entropy(logits: Float[Tensor, "batch classes"]) -> Float[Tensor, " batch"]:
+    r"""Return H(y | x) = -sum_c p_c log p_c in nats, p = softmax(logits).
+
+    From 0 (certain) to log k (knows nothing of k classes); a probability of 0 contributes 0.
+    """
+    log_p = torch.log_softmax(logits.float(), dim=1)
+    return -(log_p.exp() * log_p).sum(dim=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bands:
+    """Which ranks, as fractions of the training set in descending entropy, play which part.
+
+    Args:
+        selected: the first part, S_e, from which the agent learns.
+        mixed: the part of S_e that is mixed, to lower the risk of over-fitting.
+        partners: the part that the mixed ones are mixed with, rank by rank; as wide as `mixed`.
+
+    Raises:
+        UserError: if a fraction is outside [0, 1], a band runs backwards, the mixed band is not
+            part of S_e, the partners overlap S_e, or the two bands differ in width.
+    """
+
+    selected: float = 0.2
+    mixed: tuple[float, float] = (0.1, 0.2)
+    partners: tuple[float, float] = (0.4, 0.5)
+
+    def __post_init__(self) -> None:
+        mixed, partners = self.mixed, self.partners
+        faults = (
+            (not 0 < self.selected <= 1, "selected must lie in (0, 1]"),
+            (not 0 <= mixed[0] <= mixed[1] <= 1, "mixed must be two rising fractions in [0, 1]"),
+            (not 0 <= partners[0] <= partners[1] <= 1, "partners must be two rising fractions"),
+            (mixed[1] > self.selected, "the mixed band must be part of the selected one"),
+            (partners[0] < self.selected, "the partners must not overlap the selected band"),
+            (
+                abs((mixed[1] - mixed[0]) - (partners[1] - partners[0])) > 1e-6,
+                "mixed and partners must be equally wide",
+            ),
+        )
+        for fault, mend in faults:
+            if fault:
+                raise UserError(
+                    f"exploration bands selected={self.selected} mixed={list(mixed)} "
+                    f"partners={list(partners)}: {mend}"
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The bands of one epoch."""
+
+    selected: Bool[Tensor, " instances"]
+    """Whether an instance is in S_e."""
+    partner: Int[Tensor, " instances"]
+    """The instance that each is mixed with; -1 for none."""
+
+
+def rank(entropy: Float[Tensor, " instances"], bands: Bands) -> Ranking:
+    """Rank all instances by entropy, descending, and cut the bands.
+
+    The j-th instance of the mixed band gets the j-th of the partners' band.
+    """
+    count = len(entropy)
+    order = torch.argsort(entropy, descending=True, stable=True)
+
+    def cut(fraction: float) -> int:
+        return round(fraction * count)
+
+    selected = torch.zeros_like(entropy, dtype=torch.bool)
+    selected[order[: cut(bands.selected)]] = True
+    first, partner_first = cut(bands.mixed[0]), cut(bands.partners[0])
+    width = min(cut(bands.mixed[1]) - first, count - partner_first)
+    partner = torch.full_like(order, NO_PARTNER)
+    partner[order[first : first + width]] = order[partner_first : partner_first + width]
+    return Ranking(selected=selected, partner=partner)
+
+
+class EntropyRecord(nn.Module):
+    """The latest predictive entropy of every training instance, by its row.
+
+    Args:
+        instances: size of the training set.
+    """
+
+    entropy: Tensor
+
+    def __init__(self, instances: int) -> None:
+        super().__init__()
+        self.register_buffer("entropy", torch.zeros(instances))
+
+    @torch.no_grad()
+    def update(
+        self,
+        index: Int[Tensor, " batch"],
+        student_logits: Float[Tensor, "batch classes"],
+        keep: Bool[Tensor, " batch"] | None = None,
+    ) -> None:
+        """Record the entropies of a forward pass that training makes anyway.
+
+        Args:
+            index: rows of the training set.
+            student_logits: the student's logits on them.
+            keep: rows whose record stays as it is, because their image was mixed.
+        """
+        entropy = predictive_entropy(student_logits)
+        if keep is not None:
+            entropy = torch.where(keep, self.entropy[index], entropy)
+        self.entropy[index] = entropy

@@ -1,0 +1,101 @@
+"""Efficient exploration: in its first epochs the agent learns from what is worth most."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from rlkd.errors import UserError
+from rlkd.exploration.entropy import NO_PARTNER, Bands, EntropyRecord, rank
+from rlkd.exploration.mixup import mix
+from rlkd.types import Batch
+
+
+@dataclass(frozen=True, slots=True)
+class Explored:
+    """A batch as the student and the agent are to see it."""
+
+    batch: Batch
+    learn_from: Bool[Tensor, " batch"] | None
+    """The rows that the agent learns from; None for all."""
+    mixed: Bool[Tensor, " batch"] | None
+    """The rows whose image is mixed; None for none."""
+
+
+class Explorer(nn.Module):
+    """Ranks the instances, mixes a band of them, and tells the agent where to learn.
+
+    Args:
+        instances: size of the training set.
+        num_classes: of the data.
+        first_epoch: the agent's first, counted from 1.
+        epochs: how many epochs are explored.
+        bands: which ranks play which part.
+        mix_weight: lambda, the share of the uncertain instance in the mixed image; in [0, 1].
+
+    Raises:
+        UserError: for a value out of range.
+    """
+
+    selected: Tensor
+    partner: Tensor
+
+    def __init__(
+        self,
+        *,
+        instances: int,
+        num_classes: int,
+        first_epoch: int,
+        epochs: int,
+        bands: Bands,
+        mix_weight: float = 0.7,
+    ) -> None:
+        super().__init__()
+        if not 0 <= mix_weight <= 1:
+            raise UserError(f"exploration.mix_weight={mix_weight}: give a number from 0 to 1")
+        if epochs < 0:
+            raise UserError(f"exploration.epochs={epochs}: give a number of at least 0")
+        self.num_classes, self.bands, self.mix_weight = num_classes, bands, mix_weight
+        self.explored_epochs = range(first_epoch, first_epoch + epochs)
+        self.active = False
+        self.record = EntropyRecord(instances)
+        self.register_buffer("selected", torch.ones(instances, dtype=torch.bool))
+        self.register_buffer("partner", torch.full((instances,), NO_PARTNER))
+
+    def start_epoch(self, epoch: int, *, resumed: bool = False) -> None:
+        """Rank the instances if this epoch, counted from 1, is explored.
+
+        Args:
+            epoch: the epoch that begins.
+            resumed: whether it began in an earlier process; its ranking then stands.
+        """
+        self.active = epoch in self.explored_epochs
+        if self.active and not resumed:
+            ranking = rank(self.record.entropy, self.bands)
+            self.selected.copy_(ranking.selected)
+            self.partner.copy_(ranking.partner)
+
+    def explore(self, batch: Batch, partners_of: Callable[[Batch], Batch]) -> Explored:
+        """Mix a batch's uncertain rows, and say which rows the agent learns from.
+
+        Args:
+            batch: as the data gave it.
+            partners_of: returns the partners of a batch, row by row; any row where there is none.
+        """
+        if not self.active:
+            return Explored(batch, learn_from=None, mixed=None)
+        mixed = self.partner[batch.index] != NO_PARTNER
+        batch = mix(
+            batch,
+            partners_of(batch),
+            mixed,
+            weight=self.mix_weight,
+            num_classes=self.num_classes,
+        )
+        return Explored(batch, learn_from=self.selected[batch.index], mixed=mixed)
+
+    def observe(self, explored: Explored, student_logits: Float[Tensor, "batch classes"]) -> None:
+        """Record the entropies of a training pass."""
+        self.record.update(explored.batch.index, student_logits, keep=explored.mixed)

@@ -1,0 +1,43 @@
+"""The only place where a temperature meets logits."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rlkd.types import Temperatures
+
+Temperature = float | Tensor | Temperatures
+
+
+def as_temperatures(temperature: Temperature, like: Float[Tensor, "batch classes"]) -> Temperatures:
+    """Give every row of `like` its temperatures.
+
+    Args:
+        temperature: one number for all; a (batch,) tensor, the same for both networks; or both
+            networks' own.
+        like: logits.
+
+    Raises:
+        ValueError: for a tensor of another shape.
+    """
+    if isinstance(temperature, Temperatures):
+        temperatures = temperature
+    elif isinstance(temperature, Tensor):
+        temperatures = Temperatures.same(temperature)
+    else:
+        return Temperatures.constant(temperature, like=like)
+    for vector in (temperatures.student, temperatures.teacher):
+        if vector.shape != like.shape[:1]:
+            raise ValueError(
+                f"a temperature of shape {tuple(vector.shape)} does not fit logits of shape "
+                f"{tuple(like.shape)}: give one temperature a row, shape ({len(like)},)"
+            )
+    return temperatures
+
+
+def log_softened(
+    logits: Float[Tensor, "batch classes"], temperature: Float[Tensor, " batch"]
+) -> Float[Tensor, "batch classes"]:
+    """Return log softmax(z_i / T_i) for every row i, in float32 or better."""
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    return torch.log_softmax(logits / temperature[:, None], dim=1)

@@ -1,0 +1,40 @@
+"""Temperatures that depend on nothing but chance: the constant and the random control."""
+
+import math
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from rlkd.errors import UserError
+from rlkd.temperature.source import TemperatureSource
+from rlkd.types import Temperatures
+
+
+class ConstantTemperature(TemperatureSource):
+    """The same temperature for every instance: the field's usual choice.
+
+    Args:
+        temperature: dimensionless, above 0; 4 on CIFAR-100 in most papers, 1 on ImageNet.
+
+    Raises:
+        UserError: if the temperature is not a finite number above 0.
+
+    Source: Hinton et al., "Distilling the Knowledge in a Neural Network" (2015).
+    """
+
+    def __init__(self, temperature: float = 4.0) -> None:
+        super().__init__()
+        if not 0 < temperature < math.inf:
+            raise UserError(f"temperature={temperature}: give a finite number above 0, such as 4")
+        self.temperature = temperature
+
+    def forward(
+        self,
+        student_logits: Float[Tensor, "batch classes"],
+        teacher_logits: Float[Tensor, "batch classes"],
+        target: Int[Tensor, " batch"] | Float[Tensor, "batch classes"],
+        *,
+        learn_from: Bool[Tensor, " batch"] | None = None,
+    ) -> Temperatures:
+        """Fill a vector with the temperature."""
+        return Temperatures.constant(self.temperature, like=student_logits)

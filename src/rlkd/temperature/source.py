@@ -1,0 +1,64 @@
+"""What a temperature source is: anything that gives each instance its temperature."""
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from rlkd.types import Temperatures
+
+
+class TemperatureSource(nn.Module):
+    """Gives every instance of a batch its temperatures.
+
+    A source needs only `forward`. The other members have defaults that suit a source which
+    neither learns nor follows a schedule; the training loop calls them all, in this order:
+
+        source.start_epoch(epoch)                         # epochs count from 1
+        temperatures = source(student_logits, teacher_logits, target)
+        ...                                               # the student's update
+        if source.observation_due:
+            source.observe(source.performance(student_logits_after, target))
+    """
+
+    updates: int = 0
+    """How often the source has learnt; `diagnostics` changes when it does."""
+
+    @property
+    def observation_due(self) -> bool:
+        """Whether the source asks for a measurement of the student now, after its update."""
+        return False
+
+    def forward(
+        self,
+        student_logits: Float[Tensor, "batch classes"],
+        teacher_logits: Float[Tensor, "batch classes"],
+        target: Int[Tensor, " batch"] | Float[Tensor, "batch classes"],
+        *,
+        learn_from: Bool[Tensor, " batch"] | None = None,
+    ) -> Temperatures:
+        """Choose the temperatures of a batch.
+
+        Args:
+            student_logits: the student's logits, at temperature 1.
+            teacher_logits: the teacher's logits, at temperature 1.
+            target: class indices, or a distribution over classes for mixed images.
+            learn_from: the rows that a learning source may learn from; None means all.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define forward")
+
+    def start_epoch(self, epoch: int) -> None:
+        """Tell the source which epoch begins, counted from 1."""
+
+    def performance(
+        self,
+        student_logits: Float[Tensor, "batch classes"],
+        target: Int[Tensor, " batch"] | Float[Tensor, "batch classes"],
+    ) -> Float[Tensor, ""]:
+        """Score logits by the metric that `observe` expects."""
+        raise NotImplementedError(f"{type(self).__name__} asks for no measurement")
+
+    def observe(self, performance_after: Float[Tensor, ""]) -> None:
+        """Take the measurement that `observation_due` asked for."""
+
+    def diagnostics(self) -> dict[str, Tensor]:
+        """Return the latest figures worth logging, as scalar tensors."""
+        return {}

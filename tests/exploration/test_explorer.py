@@ -1,0 +1,137 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from rlkd.errors import UserError
+from rlkd.exploration import Bands, Explorer
+from rlkd.types import Batch
+
+INSTANCES, CLASSES = 10, 3
+
+
+def explorer(**options: float) -> Explorer:
+    return Explorer(
+        instances=INSTANCES,
+        num_classes=CLASSES,
+        first_epoch=3,
+        bands=Bands(),
+        **({"epochs": 2} | options),  # pyright: ignore[reportArgumentType]
+    )
+
+
+def batch(*rows: int) -> Batch:
+    """Images filled with their row, classes in turn."""
+    index = torch.tensor(rows)
+    image = index.float()[:, None, None, None].expand(-1, 1, 2, 2)
+    return Batch(image, index % CLASSES, index)
+
+
+def partners_of(given: Explorer) -> Callable[[Batch], Batch]:
+    def look_up(one: Batch) -> Batch:
+        return batch(*given.partner[one.index].clamp_min(0).tolist())
+
+    return look_up
+
+
+def never(_: Batch) -> Batch:
+    raise AssertionError("partners were fetched for nothing")
+
+
+def logits_of_entropy(rank_of_row: Tensor) -> Tensor:
+    """Logits whose entropy falls as the rank rises."""
+    confident = torch.zeros(len(rank_of_row), CLASSES)
+    confident[:, 0] = rank_of_row.float()
+    return confident
+
+
+def record_everything(given: Explorer, ranks: Tensor) -> None:
+    given.observe(given.explore(batch(*range(INSTANCES)), never), logits_of_entropy(ranks))
+
+
+def test_outside_its_epochs_batches_pass_through() -> None:
+    given = explorer()
+    for epoch in (1, 2, 5, 6):
+        given.start_epoch(epoch)
+        one = batch(4, 2)
+        explored = given.explore(one, never)
+        assert explored.batch is one
+        assert explored.learn_from is None
+        assert explored.mixed is None
+
+
+def test_in_its_epochs_only_rows_of_the_selected_set_are_learnt_from() -> None:
+    given = explorer()
+    given.start_epoch(2)
+    record_everything(given, torch.tensor([5, 0, 7, 2, 4, 1, 8, 3, 6, 9]))
+    given.start_epoch(3)
+    # ranks: instance 1 first, 5 second; the mixed band is rank 2 (5), its partner rank 5 (4)
+    explored = given.explore(batch(5, 4, 1, 0), partners_of(given))
+    assert explored.learn_from is not None
+    assert explored.learn_from.tolist() == [True, False, True, False]
+    assert explored.mixed is not None
+    assert explored.mixed.tolist() == [True, False, False, False]
+    # 0.7 * 5 + 0.3 * 4 = 4.7; classes 5 % 3 = 2 and 4 % 3 = 1
+    torch.testing.assert_close(explored.batch.image[0], torch.full((1, 2, 2), 4.7))
+    torch.testing.assert_close(explored.batch.target[0], torch.tensor([0.0, 0.3, 0.7]))
+    assert explored.batch.image[1:, 0, 0, 0].tolist() == [4.0, 1.0, 0.0]
+
+
+def test_the_ranking_is_made_anew_in_each_explored_epoch() -> None:
+    given = explorer()
+    record_everything(given, torch.arange(INSTANCES))
+    given.start_epoch(3)
+    assert given.selected.nonzero().flatten().tolist() == [0, 1]
+    given.record.entropy.copy_(given.record.entropy.flip(0))
+    given.start_epoch(4)
+    assert given.selected.nonzero().flatten().tolist() == [8, 9]
+
+
+def test_a_resumed_epoch_keeps_its_ranking() -> None:
+    given, other = explorer(), explorer()
+    record_everything(given, torch.arange(INSTANCES))
+    given.start_epoch(3)
+    given.record.entropy.copy_(given.record.entropy.flip(0))  # as the epoch goes on
+    other.load_state_dict(given.state_dict())
+    other.start_epoch(3, resumed=True)
+    assert other.active
+    assert torch.equal(other.selected, given.selected)
+    assert torch.equal(other.partner, given.partner)
+    assert other.selected.nonzero().flatten().tolist() == [0, 1]
+
+
+def test_the_entropy_of_a_mixed_image_is_not_recorded() -> None:
+    given = explorer()
+    record_everything(given, torch.arange(INSTANCES))
+    given.start_epoch(3)
+    before = given.record.entropy.clone()
+    explored = given.explore(batch(1, 6), partners_of(given))  # instance 1 is mixed
+    given.observe(explored, torch.zeros(2, CLASSES))
+    assert given.record.entropy[1] == before[1]
+    assert given.record.entropy[6] > before[6]
+
+
+def test_the_mix_weight_is_an_option() -> None:
+    given = explorer(mix_weight=0.25)
+    record_everything(given, torch.arange(INSTANCES))
+    given.start_epoch(3)
+    explored = given.explore(batch(1), partners_of(given))  # partner: rank 5, instance 4
+    torch.testing.assert_close(explored.batch.image, torch.full((1, 1, 2, 2), 0.25 + 3.0))
+
+
+def test_exploring_no_epoch_is_possible() -> None:
+    given = explorer(epochs=0)
+    given.start_epoch(3)
+    assert not given.active
+
+
+@pytest.mark.parametrize("weight", [-0.1, 1.1])
+def test_an_impossible_mix_weight_is_refused(weight: float) -> None:
+    with pytest.raises(UserError, match=f"mix_weight={weight}: give a number from 0 to 1"):
+        explorer(mix_weight=weight)
+
+
+def test_a_negative_number_of_epochs_is_refused() -> None:
+    with pytest.raises(UserError, match=r"epochs=-1: give a number of at least 0"):
+        explorer(epochs=-1)

@@ -1,0 +1,86 @@
+from dataclasses import FrozenInstanceError
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rlkd.errors import UserError
+from rlkd.losses import LossInputs, Objective, Term, cross_entropy, kd
+from rlkd.types import Temperatures
+
+
+@pytest.fixture
+def inputs() -> LossInputs:
+    student = torch.randn(5, 3, requires_grad=True)
+    temperature = Temperatures.same(torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]))
+    return LossInputs(student, torch.tensor([0, 1, 2, 0, 1]), torch.randn(5, 3), temperature)
+
+
+def two(_: Tensor) -> Tensor:
+    raise AssertionError("never called: its parameter has no name that training knows")
+
+
+def constant_two(target: Tensor) -> Tensor:
+    return torch.full((), 2.0) + 0 * target.sum()
+
+
+def test_the_objective_is_the_weighted_sum(inputs: LossInputs) -> None:
+    terms = {"ce": Term(cross_entropy, 0.1), "kd": Term(kd, 0.9)}
+    total, parts = Objective(terms)(inputs)
+    assert inputs.teacher_logits is not None
+    ce = cross_entropy(inputs.student_logits, inputs.target)
+    distilled = kd(inputs.student_logits, inputs.teacher_logits, inputs.temperature or 1.0)
+    torch.testing.assert_close(total, 0.1 * ce + 0.9 * distilled)
+    assert parts == {"ce": ce.detach(), "kd": distilled.detach()}
+
+
+def test_the_total_carries_gradient_and_the_parts_do_not(inputs: LossInputs) -> None:
+    total, parts = Objective({"ce": Term(cross_entropy, 0.5)})(inputs)
+    total.backward()
+    expected = torch.softmax(inputs.student_logits.detach(), 1)
+    expected[torch.arange(5), inputs.target] -= 1  # d CE / dz = p - y, the mean over 5 rows
+    torch.testing.assert_close(inputs.student_logits.grad, 0.5 * expected / 5)
+    assert not parts["ce"].requires_grad
+
+
+def test_a_weight_multiplies(inputs: LossInputs) -> None:
+    total, _ = Objective({"two": Term(constant_two, 30000.0)})(inputs)
+    assert total == 60000
+
+
+def test_only_terms_that_ask_for_the_teacher_need_one(inputs: LossInputs) -> None:
+    alone = Objective({"ce": Term(cross_entropy)})
+    assert not alone.needs_teacher
+    assert Objective({"ce": Term(cross_entropy), "kd": Term(kd)}).needs_teacher
+    total, _ = alone(LossInputs(inputs.student_logits, inputs.target))
+    assert torch.equal(total, cross_entropy(inputs.student_logits, inputs.target))
+
+
+def test_a_loss_with_weights_is_trained_along(inputs: LossInputs) -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor(3.0))
+
+        def forward(self, student_logits: Tensor) -> Tensor:
+            return self.scale * student_logits.square().mean()
+
+    objective = Objective({"scaled": Term(Scaled())})
+    assert [parameter.item() for parameter in objective.parameters()] == [3.0]
+    total, _ = objective(inputs)
+    torch.testing.assert_close(total, 3 * inputs.student_logits.square().mean())
+
+
+def test_a_loss_that_asks_for_what_training_has_not_is_refused_by_name() -> None:
+    with pytest.raises(UserError, match=r"loss odd asks for '_'"):
+        Objective({"odd": Term(two)})
+
+
+def test_an_objective_without_terms_is_refused() -> None:
+    with pytest.raises(UserError, match="no term"):
+        Objective({})
+
+
+def test_inputs_cannot_be_changed_between_losses(inputs: LossInputs) -> None:
+    with pytest.raises(FrozenInstanceError):
+        inputs.temperature = None  # pyright: ignore[reportAttributeAccessIssue]
