@@ -124,7 +124,10 @@ class MemoryLoader:
         order = torch.arange(len(self.images))
         if self.shuffle:
             order = torch.randperm(len(self.images), generator=generator)
-        return self._batches(start, order.to(self.device), self._draw(generator))
+        order, augmentation = order.to(self.device), self._draw(generator)
+        for position in range(start, len(self)):
+            rows = order[position * self.batch_size : (position + 1) * self.batch_size]
+            yield self._batch(rows, augmentation.select(rows))
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch, from 0, that the next iteration draws."""
@@ -174,13 +177,6 @@ class MemoryLoader:
             self._partner_augmentation = self._draw(self._generator(stream=1))
         rows = self.partner[batch.index].clamp(min=0)
         return self._batch(rows, self._partner_augmentation.select(batch.index))
-
-    def _batches(
-        self, start: int, order: Int64[Tensor, " n"], augmentation: Augmentation
-    ) -> Iterator[Batch]:
-        for position in range(start, len(self)):
-            rows = order[position * self.batch_size : (position + 1) * self.batch_size]
-            yield self._batch(rows, augmentation.select(rows))
 
     def _batch(self, rows: Int64[Tensor, " batch"], augmentation: Augmentation) -> Batch:
         image = self.images.image[rows]

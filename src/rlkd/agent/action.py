@@ -1,0 +1,99 @@
+"""The agent's action: a temperature in (0, T_max) drawn from a squashed Gaussian."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from rlkd.agent.state import STATE_SIZE
+
+TEMPERATURE_FLOOR = 0.05
+"""Below this no division by a temperature is done; dimensionless."""
+
+_HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
+
+
+def raw_from_temperature(temperature: float, max_temperature: float) -> float:
+    """Invert T = T_max * sigmoid(u) for a single number in (0, T_max)."""
+    return math.log(temperature / (max_temperature - temperature))
+
+
+def draw_field(generator: torch.Generator, device: torch.device) -> Float[Tensor, " coefficient"]:
+    """Draw a random linear field over states: what like instances do in common."""
+    return torch.randn(STATE_SIZE + 1, generator=generator, device=device)
+
+
+def coherent_noise(
+    state: Float[Tensor, "*rows 3"],
+    field: Float[Tensor, " coefficient"],
+    generator: torch.Generator,
+    *,
+    share: float,
+) -> Float[Tensor, "*rows"]:
+    """Draw N(0, 1) for each row; `share` of its variance is a random linear field of the state.
+
+    Independent noise averages out over the instances of a reward and leaves it little to tell.
+    With one field for all of them, like instances move together; each row alone is N(0, 1) all
+    the same, whatever the share, so that PPO's ratio of one instance is what it was.
+
+    Args:
+        state: of each row.
+        field: from `draw_field`, one for all rows that share a reward.
+        generator: of the independent part, on the state's device.
+        share: in [0, 1]; 0 is independent noise.
+
+    Source: after Raffin et al., "Smooth Exploration for Robotic Reinforcement Learning" (CoRL
+    2021), whose noise is a function of the state drawn anew every few steps.
+    """
+    own = torch.randn(state.shape[:-1], generator=generator, device=state.device)
+    inputs = torch.cat((torch.ones_like(state[..., :1]), 2 * state - 1), dim=-1)
+    common = F.normalize(inputs, dim=-1) @ field
+    return math.sqrt(share) * common + math.sqrt(1 - share) * own
+
+
+@dataclass(frozen=True, slots=True)
+class BoundedGaussian:
+    """The distribution of T = T_max * sigmoid(u), u ~ N(mean, std^2), one for each row."""
+
+    mean: Float[Tensor, "*rows"]
+    """Mean of u."""
+    std: Float[Tensor, "*rows"]
+    """Standard deviation of u, above 0."""
+    max_temperature: float
+    """T_max, above 0."""
+
+    def sample(self, generator: torch.Generator) -> Float[Tensor, "*rows"]:
+        """Draw u, on the generator's device."""
+        noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device)
+        return self.mean + self.std * noise
+
+    def temperature(self, raw_action: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
+        """Squash u into T, in [0.05, T_max)."""
+        bound = self.max_temperature * (1 - 1e-6)  # sigmoid rounds to 1 in float32 from u = 17
+        return (self.max_temperature * torch.sigmoid(raw_action)).clamp(TEMPERATURE_FLOOR, bound)
+
+    def log_prob(self, raw_action: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
+        """Return the log-density of u.
+
+        A ratio of two policies is the same for u as for T, whose Jacobian cancels; PPO uses u
+        in both numerator and denominator.
+        """
+        deviation = (raw_action - self.mean) / self.std
+        return -0.5 * deviation.square() - self.std.log() - _HALF_LOG_TWO_PI
+
+    def log_density(self, raw_action: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
+        """Return the log-density of T itself, at T = T_max * sigmoid(u).
+
+        log p(T) = log p(u) - log |dT/du|, with dT/du = T_max * sigmoid(u) * sigmoid(-u).
+        """
+        log_jacobian = (
+            math.log(self.max_temperature) + F.logsigmoid(raw_action) + F.logsigmoid(-raw_action)
+        )
+        return self.log_prob(raw_action) - log_jacobian
+
+    def entropy(self) -> Float[Tensor, "*rows"]:
+        """Return the differential entropy of u, in nats."""
+        return 0.5 + _HALF_LOG_TWO_PI + self.std.log()

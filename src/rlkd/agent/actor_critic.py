@@ -1,0 +1,60 @@
+"""The policy and the value function: two small networks that read an instance's state."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from rlkd.agent.action import BoundedGaussian, raw_from_temperature
+from rlkd.agent.state import STATE_SIZE
+
+_LOG_STD_RANGE = (math.log(0.3), 1.0)
+"""A policy surer than this would vary its actions too little to learn from a batch's reward."""
+
+
+def _trunk(hidden: int) -> list[nn.Module]:
+    return [nn.Linear(STATE_SIZE, hidden), nn.Tanh(), nn.Linear(hidden, hidden), nn.Tanh()]
+
+
+class Actor(nn.Module):
+    """Maps a state to the Gaussian of u; mean and standard deviation both depend on it.
+
+    The head starts at zero weight, so that every instance starts at the base temperature.
+
+    Args:
+        base_temperature: the temperature of the mean action before anything is learnt.
+        max_temperature: T_max; temperatures lie in (0, T_max).
+        initial_std: standard deviation of u before anything is learnt. Larger explores more
+            widely; 0.5 spreads T over about 2 to 6.5 (5 % to 95 %) around 4.
+        hidden: width of both hidden layers.
+    """
+
+    def __init__(
+        self, *, base_temperature: float, max_temperature: float, initial_std: float, hidden: int
+    ) -> None:
+        super().__init__()
+        self.max_temperature = max_temperature
+        head = nn.Linear(hidden, 2)
+        nn.init.zeros_(head.weight)
+        with torch.no_grad():
+            mean = raw_from_temperature(base_temperature, max_temperature)
+            head.bias.copy_(torch.tensor([mean, math.log(initial_std)]))
+        self.network = nn.Sequential(*_trunk(hidden), head)
+
+    def forward(self, state: Float[Tensor, "*rows 3"]) -> BoundedGaussian:
+        """Return the policy in each state."""
+        mean, log_std = self.network(2 * state - 1).unbind(dim=-1)
+        return BoundedGaussian(mean, log_std.clamp(*_LOG_STD_RANGE).exp(), self.max_temperature)
+
+
+class Critic(nn.Module):
+    """Maps a state to the return expected from it, in units of the calibrated reward."""
+
+    def __init__(self, *, hidden: int) -> None:
+        super().__init__()
+        self.network = nn.Sequential(*_trunk(hidden), nn.Linear(hidden, 1))
+
+    def forward(self, state: Float[Tensor, "*rows 3"]) -> Float[Tensor, "*rows"]:
+        """Return the value of each state."""
+        return self.network(2 * state - 1).squeeze(-1)

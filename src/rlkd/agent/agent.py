@@ -1,0 +1,227 @@
+"""The temperature agent: a temperature source that learns while a student trains."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from rlkd.agent.action import draw_field
+from rlkd.agent.learner import Calibration, Learner
+from rlkd.agent.random_stream import RandomStream
+from rlkd.agent.reward import Metric, Reward, RewardSource
+from rlkd.agent.rollout import Rollout, Trajectory, Window
+from rlkd.agent.state import instance_state
+from rlkd.errors import UserError
+from rlkd.temperature import TemperatureSource
+from rlkd.types import Temperatures
+
+_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+class TemperatureAgent(TemperatureSource):
+    """Sets the temperature of every instance by a policy that it learns on the way.
+
+    Call it once a batch, between the two networks' forward passes and the student's update, as
+    in `examples/plain_loop.py`. It acts for all rows in one call and learns once every
+    `update_interval` closed trajectories. In `eval()` it gives the greedy temperatures (those of
+    the policy's mean) and learns nothing. Its `state_dict` holds everything that a resumed run
+    needs.
+
+    With the reward sources `same_batch` and `probe` the loop must answer `observation_due`, see
+    `TemperatureSource`.
+
+    Args:
+        base_temperature: T before anything is learnt, in (0, max_temperature).
+        max_temperature: T_max; every T lies in [0.05, T_max).
+        reward_source: `next_batch` (the paper's), `same_batch` or `probe`; see `Reward`.
+        metric: `accuracy` or `loss`.
+        probe_interval: updates from one probe to the next.
+        gate: whether the reward is damped by sigmoid(E / gate_epochs) in epoch E.
+        gate_epochs: n_gate, in epochs.
+        update_interval: closed trajectories from one learning to the next.
+        warmup_epochs: epochs in which T is the base temperature and nothing is collected. Counts
+            from the first `start_epoch`; a loop that never calls it wants 0.
+        seed: of the agent's own random generator and of its networks' first weights.
+        calibration, state_updater, and the rest: see `Learner`.
+
+    Raises:
+        UserError: for a value out of range.
+
+    Source: Zhang et al., "Instance Temperature Knowledge Distillation" (arXiv 2407.00115). Where
+    this differs from the paper and its released code: docs/method.md.
+    """
+
+    def __init__(
+        self,
+        *,
+        base_temperature: float = 4.0,
+        max_temperature: float = 10.0,
+        reward_source: RewardSource = "next_batch",
+        metric: Metric = "accuracy",
+        probe_interval: int = 16,
+        gate: bool = True,
+        gate_epochs: float = 80.0,
+        update_interval: int = 8,
+        warmup_epochs: int = 0,
+        seed: int = 0,
+        calibration: Calibration = "additive",
+        state_updater: bool = True,
+        **learner_options: Any,
+    ) -> None:
+        super().__init__()
+        if update_interval < 1:
+            raise UserError(f"update_interval={update_interval}: give a number of at least 1")
+        if warmup_epochs < 0:
+            raise UserError(f"warmup_epochs={warmup_epochs}: give a number of at least 0")
+        self.reward = Reward(
+            source=reward_source,
+            metric=metric,
+            interval=probe_interval,
+            gate_epochs=gate_epochs if gate else None,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.learner = Learner(
+                base_temperature=base_temperature,
+                max_temperature=max_temperature,
+                calibration=calibration,
+                state_updater=state_updater,
+                **learner_options,
+            )
+        self.base_temperature = base_temperature
+        self.update_interval = update_interval
+        self.warmup_epochs = warmup_epochs
+        self.epoch = 1
+        self._window = Window()
+        self._closed: list[Trajectory] = []
+        self._figures: dict[str, Tensor] = {}
+        self._last_temperature: Tensor | None = None
+        self._random = RandomStream(seed)
+
+    @property
+    def acts(self) -> bool:
+        """Whether the policy sets the temperatures: training, and past the warm-up."""
+        return self.training and self.epoch > self.warmup_epochs
+
+    @property
+    def observation_due(self) -> bool:
+        """Whether the loop is to measure the student now and call `observe`."""
+        if not self.acts or self.reward.after_from_batch:
+            return False
+        probed = not self.reward.before_from_batch
+        unmeasured = probed and self._window.performance_before is None
+        return unmeasured or self._window.batches >= self.reward.updates_per_window
+
+    def start_epoch(self, epoch: int) -> None:
+        """Tell the agent which epoch begins, counted from 1: for warm-up and gate."""
+        self.epoch = epoch
+
+    def performance(
+        self,
+        student_logits: Float[Tensor, "batch classes"],
+        target: Int[Tensor, " batch"] | Float[Tensor, "batch classes"],
+    ) -> Float[Tensor, ""]:
+        """Score logits by the reward's metric."""
+        return self.reward.performance(student_logits, target)
+
+    @torch.no_grad()
+    def forward(
+        self,
+        student_logits: Float[Tensor, "batch classes"],
+        teacher_logits: Float[Tensor, "batch classes"],
+        target: Int[Tensor, " batch"] | Float[Tensor, "batch classes"],
+        *,
+        learn_from: Bool[Tensor, " batch"] | None = None,
+    ) -> Temperatures:
+        """Close the last transition, learn when due, and choose the temperatures of a batch."""
+        with torch.autocast(student_logits.device.type, enabled=False):
+            if self.acts and self.reward.before_from_batch:
+                performance = self.reward.performance(student_logits, target)
+                if self.reward.after_from_batch:
+                    self._close(performance)
+                self._window = Window(performance_before=performance)
+            temperature = self._act(instance_state(student_logits, teacher_logits), learn_from)
+        self._last_temperature = temperature
+        return Temperatures.same(temperature)
+
+    @torch.no_grad()
+    def observe(self, performance_after: Float[Tensor, ""]) -> None:
+        """Take a measurement made after the student's update; closes the open transition."""
+        if not self.acts:
+            return
+        with torch.autocast(performance_after.device.type, enabled=False):
+            self._close(performance_after)
+        carried = None if self.reward.before_from_batch else performance_after.detach()
+        self._window = Window(performance_before=carried)
+
+    def diagnostics(self) -> dict[str, Tensor]:
+        """Return the last update's figures and the last batch's temperatures, as scalar tensors.
+
+        Temperatures: `temperature_mean`, `_std`, and the quantiles `_p05` to `_p95`. Rewards:
+        `reward` (raw, mean over trajectories), `reward_gated`, and the mean sum and the spread of
+        the calibrated ones. `corrector_loss` is L_C with rewards in units of their spread,
+        `updater_loss` L_U.
+        """
+        if self._last_temperature is None:
+            return dict(self._figures)
+        levels = torch.tensor(_QUANTILES, device=self._last_temperature.device)
+        quantiles = self._last_temperature.quantile(levels)
+        figures = self._figures | {
+            "temperature_mean": self._last_temperature.mean(),
+            "temperature_std": self._last_temperature.std(correction=0),
+        }
+        for level, quantile in zip(_QUANTILES, quantiles, strict=True):
+            figures[f"temperature_p{round(100 * level):02d}"] = quantile
+        return figures
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return all but weights and buffers: transitions, random generator, counters."""
+        return {
+            "epoch": self.epoch,
+            "updates": self.updates,
+            "generator": self._random.state(),
+            "window": self._window.tensors(),
+            "batches": self._window.batches,
+            "closed": [trajectory.tensors() for trajectory in self._closed],
+            "figures": dict(self._figures),
+        }
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore what `get_extra_state` returned."""
+        device = next(self.parameters()).device
+
+        def here(held: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {name: tensor.to(device) for name, tensor in held.items()}
+
+        self.epoch, self.updates = state["epoch"], state["updates"]
+        self._random.restore(state["generator"])
+        self._window = Window.from_tensors(here(state["window"]), batches=state["batches"])
+        self._closed = [Trajectory(**here(held)) for held in state["closed"]]
+        self._figures = here(state["figures"])
+
+    def _act(
+        self, state: Float[Tensor, "batch 3"], learn_from: Bool[Tensor, " batch"] | None
+    ) -> Float[Tensor, " batch"]:
+        if self.training and not self.acts:
+            return torch.full_like(state[:, 0], self.base_temperature)
+        if not self.training:
+            policy = self.learner.policy(state)
+            return policy.temperature(policy.mean)
+        generator = self._random.on(state.device)
+        if self._window.noise_field is None:
+            self._window.noise_field = draw_field(generator, state.device)
+        policy, raw_action = self.learner.explore(state, generator, field=self._window.noise_field)
+        self._window.add(state, raw_action, learn_from)
+        return policy.temperature(raw_action)
+
+    def _close(self, performance_after: Float[Tensor, ""]) -> None:
+        trajectory = self._window.close(performance_after, gate=self.reward.gate(self.epoch))
+        if trajectory is not None:
+            self._closed.append(trajectory)
+        if len(self._closed) >= self.update_interval:
+            rollout = Rollout.stack(self._closed)
+            self._closed = []
+            with torch.enable_grad():
+                self._figures = self.learner.learn(rollout, self._random.on(rollout.mask.device))
+            self.updates += 1

@@ -1,0 +1,124 @@
+"""Instance reward calibration: one reward for a whole batch, handed out to its instances."""
+
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from rlkd.agent.rollout import Rollout
+from rlkd.agent.state import STATE_SIZE
+
+
+class Corrector(Protocol):
+    """C: predicts, from the first i states and actions, the reward of the whole batch."""
+
+    trust: Tensor
+    """How far its last fit may be believed, in [0, 1]: the actor takes this share of its step."""
+
+    def fit(self, rollout: Rollout) -> None:
+        """Learn from closed trajectories and from those that came before."""
+        ...
+
+    def predict(
+        self, rollout: Rollout
+    ) -> tuple[Float[Tensor, " trajectory"], Float[Tensor, "trajectory step"]]:
+        """Return g_0, the prediction before any instance is seen, and g_1..g_n."""
+        ...
+
+
+def redistribute(
+    start: Float[Tensor, " trajectory"],
+    predicted: Float[Tensor, "trajectory step"],
+    rollout: Rollout,
+) -> Float[Tensor, "trajectory step"]:
+    """Hand out each reward: r'_i = g_i - g_{i-1}, what is missing to r_b spread equally.
+
+    The result sums to r_b over each trajectory's instances and is 0 outside the mask, whatever
+    the prediction. Return-equivalent as in Arjona-Medina et al., "RUDDER: Return Decomposition
+    for Delayed Rewards" (NeurIPS 2019).
+    """
+    before = torch.cat((start[:, None], predicted[:, :-1]), dim=1)
+    contribution = (predicted - before) * rollout.mask
+    missing = rollout.reward - contribution.sum(dim=1)
+    return contribution + rollout.mask * (missing / rollout.steps)[:, None]
+
+
+def corrector_loss(
+    predicted: Float[Tensor, "trajectory step"],
+    rollout: Rollout,
+    *,
+    alpha: float,
+    beta: float,
+    scale: Float[Tensor, ""] | float = 1.0,
+) -> Float[Tensor, ""]:
+    r"""L_C = alpha (g_n - r_b)^2 + beta/n sum_i (g_i - G_i)^2, the mean over trajectories.
+
+    G_i, the return at step i, is r_b at every step: a batch is paid once, and what g_i predicts
+    is that payment as far as the first i steps tell it.
+
+    Args:
+        predicted: g_1..g_n.
+        rollout: the trajectories.
+        alpha: weight of the last prediction.
+        beta: weight of the predictions on the way.
+        scale: both sides are divided by it, the spread of rewards.
+    """
+    error = ((predicted - rollout.reward[:, None]) / scale).square() * rollout.mask
+    last = (rollout.steps.long() - 1)[:, None]
+    at_end = error.gather(1, last).squeeze(1)
+    return (alpha * at_end + beta * error.sum(dim=1) / rollout.steps).mean()
+
+
+class StateUpdater(nn.Module):
+    """U: weighs the components of a state, s' = m(s) * s with m in (0, 1)^3, learnt.
+
+    An estimator predicts the return from s'; both descend L_U = mean_i (estimator(s'_i) - G_i)^2.
+    m starts near 0.95, so that s' starts near s.
+
+    Args:
+        hidden: width of the hidden layer of either network.
+        learning_rate: Adam's.
+        iterations: descents in one update.
+    """
+
+    def __init__(self, *, hidden: int, learning_rate: float, iterations: int) -> None:
+        super().__init__()
+        gate = nn.Linear(hidden, STATE_SIZE)
+        nn.init.zeros_(gate.weight)
+        nn.init.constant_(gate.bias, 3.0)
+        self.weight = nn.Sequential(nn.Linear(STATE_SIZE, hidden), nn.ReLU(), gate)
+        self.estimator = nn.Sequential(
+            nn.Linear(STATE_SIZE, hidden), nn.ReLU(), nn.Linear(hidden, 1)
+        )
+        self.iterations = iterations
+        self.optimizer = torch.optim.Adam(self.parameters(), lr=learning_rate)
+
+    def forward(self, state: Float[Tensor, "*rows 3"]) -> Float[Tensor, "*rows 3"]:
+        """Return s'."""
+        return torch.sigmoid(self.weight(state)) * state
+
+    def loss(
+        self,
+        state: Float[Tensor, "*rows 3"],
+        episode_return: Float[Tensor, "*rows"],
+        mask: Float[Tensor, "*rows"],
+    ) -> Float[Tensor, ""]:
+        """Return L_U over the masked steps."""
+        error = self.estimator(self(state)).squeeze(-1) - episode_return
+        return (error.square() * mask).sum() / mask.sum().clamp_min(1)
+
+    def fit(
+        self,
+        state: Float[Tensor, "*rows 3"],
+        episode_return: Float[Tensor, "*rows"],
+        mask: Float[Tensor, "*rows"],
+    ) -> Float[Tensor, ""]:
+        """Descend L_U and return its value before the last descent."""
+        loss = episode_return.new_zeros(())
+        for _ in range(self.iterations):
+            self.optimizer.zero_grad()
+            loss = self.loss(state, episode_return, mask)
+            loss.backward()
+            self.optimizer.step()
+        return loss.detach()

@@ -1,0 +1,116 @@
+"""The control: temperatures of the agent's distribution, with no regard to the instance."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from rlkd.agent.action import BoundedGaussian, raw_from_temperature
+from rlkd.agent.random_stream import RandomStream
+from rlkd.errors import UserError
+from rlkd.reporting import read_metrics
+from rlkd.temperature import TemperatureSource
+from rlkd.types import Temperatures
+
+QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+"""The levels at which a run records the distribution of its temperatures, epoch by epoch."""
+
+
+def quantile_column(level: float) -> str:
+    """Return the name of a quantile's column in metrics.csv."""
+    return f"temperature/p{round(100 * level):02d}"
+
+
+class RandomTemperature(TemperatureSource):
+    """Draws every temperature at random, instance by instance, and learns nothing.
+
+    Any gain of an agent over this control comes from *which* instance gets which temperature; a
+    gain of this control over the constant comes from chance itself.
+
+    Args:
+        base_temperature: centre of the distribution, and the temperature of the warm-up.
+        max_temperature: T_max.
+        initial_std: standard deviation of u, where T = T_max * sigmoid(u).
+        warmup_epochs: epochs of constant temperature, as many as the agent's.
+        like: run folder of an agent: the distribution is then, epoch by epoch, the one that this
+            agent's temperatures had, linear between its recorded quantiles.
+        seed: of its own random generator.
+
+    Raises:
+        UserError: for a value out of range, or a run folder without recorded temperatures.
+    """
+
+    def __init__(
+        self,
+        *,
+        base_temperature: float = 4.0,
+        max_temperature: float = 10.0,
+        initial_std: float = 0.5,
+        warmup_epochs: int = 0,
+        like: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not 0 < base_temperature < max_temperature or initial_std <= 0:
+            raise UserError(
+                f"base_temperature={base_temperature}, max_temperature={max_temperature}, "
+                f"initial_std={initial_std}: give 0 < base < max, and a spread above 0"
+            )
+        self.base_temperature, self.max_temperature = base_temperature, max_temperature
+        self.mean, self.std = raw_from_temperature(base_temperature, max_temperature), initial_std
+        self.warmup_epochs = warmup_epochs
+        self.recorded = None if like is None else _recorded_quantiles(Path(like))
+        self.epoch = 1
+        self._random = RandomStream(seed)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Tell the control which epoch begins, counted from 1."""
+        self.epoch = epoch
+
+    def forward(
+        self,
+        student_logits: Float[Tensor, "batch classes"],
+        teacher_logits: Float[Tensor, "batch classes"],
+        target: Int[Tensor, " batch"] | Float[Tensor, "batch classes"],
+        *,
+        learn_from: Bool[Tensor, " batch"] | None = None,
+    ) -> Temperatures:
+        """Draw a temperature for every row."""
+        if self.epoch <= self.warmup_epochs:
+            return Temperatures.constant(self.base_temperature, like=student_logits)
+        rows, device = len(student_logits), student_logits.device
+        generator = self._random.on(device)
+        if self.recorded is None:
+            mean = torch.full((rows,), self.mean, device=device)
+            policy = BoundedGaussian(mean, torch.full_like(mean, self.std), self.max_temperature)
+            return Temperatures.same(policy.temperature(policy.sample(generator)))
+        knots = torch.tensor(self.recorded[min(self.epoch, len(self.recorded)) - 1], device=device)
+        levels = torch.tensor(QUANTILES, device=device)
+        span = QUANTILES[-1] - QUANTILES[0]
+        drawn = QUANTILES[0] + span * torch.rand(rows, generator=generator, device=device)
+        above = torch.searchsorted(levels, drawn).clamp(1, len(QUANTILES) - 1)
+        share = (drawn - levels[above - 1]) / (levels[above] - levels[above - 1])
+        return Temperatures.same(knots[above - 1] + share * (knots[above] - knots[above - 1]))
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return where the random generator stands."""
+        return {"generator": self._random.state()}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore the random generator."""
+        self._random.restore(state["generator"])
+
+
+def _recorded_quantiles(folder: Path) -> list[list[float]]:
+    path = folder / "metrics.csv"
+    if not path.is_file():
+        raise UserError(f"like={folder}: no metrics.csv there; give the folder of an agent's run")
+    columns = [quantile_column(level) for level in QUANTILES]
+    rows = read_metrics(path)
+    if not rows or any(column not in row for row in rows for column in columns):
+        raise UserError(
+            f"like={folder}: its metrics.csv records no temperatures ({columns[0]} ...)"
+        )
+    return [[row[column] for column in columns] for row in rows]

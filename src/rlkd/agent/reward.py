@@ -1,0 +1,82 @@
+"""What the agent is paid: the student's gain in performance over the update it shaped."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from rlkd.errors import UserError
+from rlkd.types import class_index
+
+RewardSource = Literal["next_batch", "same_batch", "probe"]
+Metric = Literal["accuracy", "loss"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reward:
+    """Which measurements make the reward, and how it is damped early in training.
+
+    Args:
+        source: `next_batch` (the paper's: before is batch b, after is batch b + 1, each scored
+            by the forward pass that training makes anyway), `same_batch` (batch b again, after
+            the update) or `probe` (a fixed batch held out of training).
+        metric: `accuracy`, or `loss` (minus the cross-entropy).
+        interval: updates from one probe to the next; the temperatures of all of them share
+            the reward. At least 1; only the probe reads it.
+        gate_epochs: n_gate of sigmoid(E / n_gate), in epochs, above 0; None leaves the gate out.
+
+    Raises:
+        UserError: for an unknown source or metric, or a number out of range.
+    """
+
+    source: RewardSource = "next_batch"
+    metric: Metric = "accuracy"
+    interval: int = 1
+    gate_epochs: float | None = 80.0
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("source", self.source, get_args(RewardSource)),
+            ("metric", self.metric, get_args(Metric)),
+        ):
+            if value not in known:
+                raise UserError(f"reward {name}={value}: choose one of {', '.join(known)}")
+        if self.interval < 1:
+            raise UserError(f"probe_interval={self.interval}: give a whole number of at least 1")
+        if self.gate_epochs is not None and self.gate_epochs <= 0:
+            raise UserError(f"gate_epochs={self.gate_epochs}: give a number above 0, or null")
+
+    @property
+    def before_from_batch(self) -> bool:
+        """Whether performance_before comes from the training pass of the batch itself."""
+        return self.source != "probe"
+
+    @property
+    def after_from_batch(self) -> bool:
+        """Whether performance_after comes from the training pass of the next batch."""
+        return self.source == "next_batch"
+
+    @property
+    def updates_per_window(self) -> int:
+        """Return the number of updates whose temperatures share one reward."""
+        return self.interval if self.source == "probe" else 1
+
+    def performance(
+        self,
+        student_logits: Float[Tensor, "batch classes"],
+        target: Int[Tensor, " batch"] | Float[Tensor, "batch classes"],
+    ) -> Float[Tensor, ""]:
+        """Score logits: top-1 accuracy as a fraction, or minus the mean cross-entropy in nats."""
+        logits = student_logits.detach().float()
+        if self.metric == "loss":
+            return -F.cross_entropy(logits, target)
+        return (logits.argmax(dim=1) == class_index(target)).float().mean()
+
+    def gate(self, epoch: int) -> float:
+        """Return sigmoid(E / n_gate), in (0.5, 1) for E >= 1; 1 without a gate."""
+        if self.gate_epochs is None:
+            return 1.0
+        return 1 / (1 + math.exp(-epoch / self.gate_epochs))

@@ -1,0 +1,138 @@
+"""What the agent remembers between acting and learning: whole trajectories, closed ones only."""
+
+from dataclasses import dataclass, field, fields
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from rlkd.agent.state import STATE_SIZE
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """One closed trajectory: the instances whose temperatures share a reward, in order.
+
+    Instances that are not learnt from stand at the end, with mask 0.
+    """
+
+    state: Float[Tensor, "step 3"]
+    raw_action: Float[Tensor, " step"]
+    mask: Float[Tensor, " step"]
+    raw_reward: Float[Tensor, ""]
+    """performance_after - performance_before."""
+    reward: Float[Tensor, ""]
+    """The raw reward times the gate."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the fields by name, for a checkpoint."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """Closed trajectories side by side, the shorter ones filled up with mask 0."""
+
+    state: Float[Tensor, "trajectory step 3"]
+    raw_action: Float[Tensor, "trajectory step"]
+    mask: Float[Tensor, "trajectory step"]
+    raw_reward: Float[Tensor, " trajectory"]
+    reward: Float[Tensor, " trajectory"]
+
+    @classmethod
+    def stack(cls, trajectories: list[Trajectory]) -> "Rollout":
+        """Put trajectories side by side."""
+        steps = max(len(trajectory.mask) for trajectory in trajectories)
+
+        def filled(values: Tensor) -> Tensor:
+            missing = steps - len(values)
+            return torch.cat((values, values.new_zeros(missing, *values.shape[1:])))
+
+        return cls(
+            state=torch.stack([filled(t.state) for t in trajectories]),
+            raw_action=torch.stack([filled(t.raw_action) for t in trajectories]),
+            mask=torch.stack([filled(t.mask) for t in trajectories]),
+            raw_reward=torch.stack([t.raw_reward for t in trajectories]),
+            reward=torch.stack([t.reward for t in trajectories]),
+        )
+
+    @property
+    def steps(self) -> Float[Tensor, " trajectory"]:
+        """The number of instances of each trajectory, at least 1."""
+        return self.mask.sum(dim=1).clamp_min(1)
+
+
+@dataclass(slots=True)
+class Window:
+    """The open trajectory: actions that were taken and whose reward is not known yet."""
+
+    performance_before: Tensor | None = None
+    """Measured with the weights that the first update starts from."""
+    batches: int = 0
+    """How many batches the actions come from."""
+    noise_field: Tensor | None = None
+    """What the exploration of its instances has in common; drawn with the first batch."""
+    states: list[Tensor] = field(default_factory=list[Tensor])
+    raw_actions: list[Tensor] = field(default_factory=list[Tensor])
+    masks: list[Tensor] = field(default_factory=list[Tensor])
+
+    def add(
+        self,
+        state: Float[Tensor, "batch 3"],
+        raw_action: Float[Tensor, " batch"],
+        learn_from: Bool[Tensor, " batch"] | None,
+    ) -> None:
+        """Append the actions of one batch."""
+        self.batches += 1
+        self.states.append(state)
+        self.raw_actions.append(raw_action)
+        mask = torch.ones_like(raw_action) if learn_from is None else learn_from.to(raw_action)
+        self.masks.append(mask)
+
+    def close(self, performance_after: Float[Tensor, ""], *, gate: float) -> Trajectory | None:
+        """Pay the actions, or return None if nothing was measured before them or none was taken."""
+        if self.performance_before is None or not self.states:
+            return None
+        mask = torch.cat(self.masks)
+        order = torch.argsort(mask, descending=True, stable=True)
+        raw_reward = performance_after.detach() - self.performance_before
+        return Trajectory(
+            state=torch.cat(self.states)[order],
+            raw_action=torch.cat(self.raw_actions)[order],
+            mask=mask[order],
+            raw_reward=raw_reward,
+            reward=gate * raw_reward,
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the contents as tensors, for a checkpoint."""
+        held: dict[str, Tensor] = {}
+        if self.performance_before is not None:
+            held["performance_before"] = self.performance_before
+        if self.noise_field is not None:
+            held["noise_field"] = self.noise_field
+        if self.states:
+            held["state"] = torch.cat(self.states)
+            held["raw_action"] = torch.cat(self.raw_actions)
+            held["mask"] = torch.cat(self.masks)
+        return held
+
+    @classmethod
+    def from_tensors(cls, held: dict[str, Tensor], *, batches: int) -> "Window":
+        """Undo `tensors`."""
+        return cls(
+            batches=batches,
+            performance_before=held.get("performance_before"),
+            noise_field=held.get("noise_field"),
+            states=[held["state"]] if "state" in held else [],
+            raw_actions=[held["raw_action"]] if "raw_action" in held else [],
+            masks=[held["mask"]] if "mask" in held else [],
+        )
+
+
+def state_and_action(rollout: Rollout) -> Float[Tensor, "trajectory step 4"]:
+    """Return (s_i, a_i), the action as the fraction sigmoid(u) = T / T_max, in [0, 1]."""
+    action = torch.sigmoid(rollout.raw_action).unsqueeze(-1)
+    joined = torch.cat((rollout.state, action), dim=-1)
+    assert joined.shape[-1] == STATE_SIZE + 1
+    return joined

@@ -1,0 +1,27 @@
+"""What the agent sees of an instance."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+STATE_NAMES = ("teacher_confidence", "student_confidence", "student_uncertainty")
+STATE_SIZE = len(STATE_NAMES)
+
+
+def instance_state(
+    student_logits: Float[Tensor, "batch classes"],
+    teacher_logits: Float[Tensor, "batch classes"],
+) -> Float[Tensor, "batch 3"]:
+    r"""Describe each instance by (c_t, c_s, v), each in [0, 1].
+
+    With p = softmax(z) at temperature 1: c_t = max_j p_t[j] and c_s = max_j p_s[j] are the
+    networks' confidences in their own top class, and v = 1 - (c_s - second largest p_s) is the
+    margin uncertainty of the student.
+
+    Source: Zhang et al., "Instance Temperature Knowledge Distillation" (arXiv 2407.00115). Its
+    released code takes the second *smallest* probability for v; see docs/method.md.
+    """
+    student = torch.softmax(student_logits.float(), dim=1)
+    teacher_confidence = torch.softmax(teacher_logits.float(), dim=1).amax(dim=1)
+    first, second = student.topk(2, dim=1).values.unbind(dim=1)
+    return torch.stack((teacher_confidence, first, 1 - (first - second)), dim=1)
