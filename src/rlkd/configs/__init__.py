@@ -1,0 +1,1 @@
+"""Hydra groups, packaged: an experiment is a diff of them."""

@@ -1,0 +1,182 @@
+"""Configuration: Hydra groups and overrides in, one checked tree out."""
+
+import difflib
+from collections.abc import Iterable, Iterator
+from itertools import takewhile
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from rlkd import models
+from rlkd.errors import UserError
+
+GROUPS = (
+    "data",
+    "teacher",
+    "student",
+    "method",
+    "temperature",
+    "optimizer",
+    "scheduler",
+    "experiment",
+)
+
+
+def portion(total: int, part: int, whole: int) -> int:
+    """Return part/whole of a total, rounded: the same point of a run of another length."""
+    return round(total * part / whole)
+
+
+def options(group: str) -> list[str]:
+    """List what a group may be set to."""
+    with _hydra():
+        return _options(group)
+
+
+def configure(overrides: Iterable[str] = ()) -> DictConfig:
+    """Compose the configuration.
+
+    Args:
+        overrides: Hydra's, such as `student=resnet20` or `trainer.epochs=10`. A network may also
+            be `torchvision:NAME` or `package.module:factory`.
+
+    Raises:
+        UserError: for an unknown key or group value (with the nearest known), a value that does
+            not parse, or one that is missing.
+    """
+    given = [each for override in overrides for each in _named_network(override)]
+    with _hydra():
+        parsed = _parse(given)
+        groups = [each for each in parsed if each.key_or_group in GROUPS]
+        for each in groups:
+            _check_choice(each)
+        base = _compose([str(each.input_line) for each in groups])
+        known = set(_keys(base))
+        for each in parsed:
+            if each.key_or_group not in GROUPS and not each.is_add():
+                _check_key(each.key_or_group, known)
+        config = _compose(given)
+        for key in base:
+            if key not in config:
+                raise UserError(f"{key} cannot be left out: override its settings instead")
+    choices = [OmegaConf.select(config, f"chosen.{group}") for group in _NAMED]
+    if config.output is None:
+        config.output = "runs/" + "_".join([*map(str, choices), f"seed{config.seed}"])
+    return config
+
+
+def as_yaml(config: DictConfig) -> str:
+    """Return a configuration as YAML, interpolations resolved.
+
+    Raises:
+        UserError: for a mandatory value that is missing, or one that depends on an impossible one.
+    """
+    try:
+        OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise unresolved(error) from None
+    return OmegaConf.to_yaml(config, resolve=True)
+
+
+def unresolved(error: OmegaConfBaseException, prefix: str = "") -> UserError:
+    """Return what the user can mend about a value that OmegaConf does not give.
+
+    Args:
+        error: what it raised.
+        prefix: goes before the key.
+    """
+    key = prefix + (getattr(error, "full_key", None) or "")
+    if isinstance(error, MissingMandatoryValue):
+        return UserError(f"{key} is missing: give {key}=...")
+    return UserError(f"{key}: {str(error).splitlines()[0]}")
+
+
+_NAMED = ("data", "teacher", "student", "method", "temperature")
+
+
+def _hydra() -> initialize_config_module:
+    GlobalHydra.instance().clear()
+    if not OmegaConf.has_resolver("portion"):
+        OmegaConf.register_new_resolver("portion", portion)
+    store = ConfigStore.instance()
+    for name in (*models.names(), "custom"):
+        network = {"name": None if name == "custom" else name, "checkpoint": None}
+        store.store(group="student", name=name, node=network)
+        store.store(group="teacher", name=name, node=network)
+    return initialize_config_module("rlkd.configs", version_base=None)
+
+
+def _compose(overrides: list[str]) -> DictConfig:
+    try:
+        composed = compose("config", overrides, return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(" ".join(str(error).split())) from None
+    chosen = {group: composed.hydra.runtime.choices.get(group) for group in GROUPS}
+    OmegaConf.set_struct(composed, False)
+    composed.pop("hydra")
+    composed["chosen"] = chosen
+    OmegaConf.set_struct(composed, True)
+    return composed
+
+
+def _parse(overrides: list[str]) -> list[Override]:
+    try:
+        return OverridesParser.create().parse_overrides(overrides)
+    except HydraException as error:
+        line = str(error).splitlines()[0]
+        raise UserError(f"{line}: give overrides as key=value") from None
+
+
+def _named_network(override: str) -> list[str]:
+    key, _, value = override.partition("=")
+    if key in ("teacher", "student") and ":" in value:
+        return [f"{key}=custom", f"{key}.name='{value}'"]
+    return [override]
+
+
+def _options(group: str) -> list[str]:
+    return GlobalHydra.instance().config_loader().get_group_options(group)
+
+
+def _check_choice(override: Override) -> None:
+    value = override.value()
+    known = _options(override.key_or_group)
+    if value is not None and value not in known:
+        raise UserError(
+            f"{override.key_or_group}={value}: {_nearest(str(value), known)}one of "
+            f"{', '.join(known)}"
+        )
+
+
+def _check_key(key: str, known: set[str]) -> None:
+    if key not in known:
+        raise UserError(
+            f"there is no setting {key}: {_nearest(key, known)}see them all with `rlkd show`"
+        )
+
+
+def _nearest(value: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(value, list(known), cutoff=0.5)
+    # Several are often equally near: resnet21 is to mean resnet20 rather than resnet32.
+    near.sort(key=lambda each: _common_start(each, value), reverse=True)
+    return f"did you mean {near[0]}? " if near else ""
+
+
+def _common_start(one: str, other: str) -> int:
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+
+
+def _keys(node: Any, prefix: str = "") -> Iterator[str]:
+    for key in node:
+        path = f"{prefix}{key}"
+        yield path
+        child = None if OmegaConf.is_missing(node, key) else node[key]
+        if isinstance(child, DictConfig):
+            yield from _keys(child, f"{path}.")

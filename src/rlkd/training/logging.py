@@ -1,0 +1,79 @@
+"""Figures of each epoch, into metrics.csv and TensorBoard."""
+
+from collections.abc import Callable
+
+import lightning as L
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from rlkd.reporting import Scores, write_metrics
+from rlkd.training.distiller import Distiller
+from rlkd.training.progress import Clock
+from rlkd.training.run_folder import RunFolder
+
+
+class LogEpochs(L.Callback):
+    """Completes each epoch's row with held-out scores and writes it.
+
+    The scores draw curves; they select nothing.
+
+    Args:
+        folder: of the run.
+        clock: counts the images.
+        scores: scores the student on each held-out set, by its name.
+        every_epochs: epochs between two scorings; the last epoch is always scored.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        clock: Clock,
+        scores: Callable[[], dict[str, Scores]],
+        *,
+        every_epochs: int,
+    ) -> None:
+        self.folder, self.clock, self.scores = folder, clock, scores
+        self.every_epochs = every_epochs
+        self.latest: dict[str, Scores] = {}
+        """The scores of the last epoch; empty before its end."""
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Score the student when due; the module has not written its row yet."""
+        assert isinstance(pl_module, Distiller)
+        epoch = trainer.current_epoch + 1
+        pl_module.epoch_figures["images_per_second"] = self.clock.images_per_second
+        if epoch % self.every_epochs == 0 or epoch == trainer.max_epochs:
+            scored = self.scores()
+            if epoch == trainer.max_epochs:
+                self.latest = scored
+            for name, scores in scored.items():
+                pl_module.epoch_figures[f"{name}/top1"] = scores.top1
+                pl_module.epoch_figures[f"{name}/loss"] = scores.loss
+
+
+class WriteMetrics(L.Callback):
+    """Writes the history after each epoch.
+
+    Args:
+        folder: of the run.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the epochs that have ended."""
+        self._write(trainer, pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the last epoch."""
+        self._write(trainer, pl_module)
+
+    def _write(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, Distiller)
+        if not pl_module.history:
+            return
+        write_metrics(self.folder.metrics, pl_module.history)
+        newest = dict(pl_module.history[-1])
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.log_metrics(newest, step=int(newest["epoch"]))

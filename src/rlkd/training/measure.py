@@ -1,0 +1,83 @@
+"""Scoring networks: whole sets for a result, single batches for a reward."""
+
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+from rlkd.reporting import Scores
+from rlkd.types import Batch
+
+
+@torch.no_grad()
+def evaluate(network: nn.Module, batches: Iterable[Batch], *, num_classes: int) -> Scores:
+    """Score a network in evaluation mode, which it leaves as it found it.
+
+    Args:
+        network: returns logits.
+        batches: the set; every instance counts once.
+        num_classes: of the data.
+
+    Returns:
+        Top-1 and top-5 accuracy as fractions (top-k with fewer than 5 classes), and the mean
+        cross-entropy in nats.
+    """
+    top1: MulticlassAccuracy | None = None
+    top5: MulticlassAccuracy | None = None
+    loss = MeanMetric()
+    was_training = network.training
+    network.eval()
+    for batch in batches:
+        if top1 is None or top5 is None:
+            device = batch.image.device
+            top1 = MulticlassAccuracy(num_classes, average="micro").to(device)
+            top5 = MulticlassAccuracy(num_classes, top_k=min(5, num_classes), average="micro")
+            top5, loss = top5.to(device), loss.to(device)
+        logits = network(batch.image).float()
+        top1.update(logits, batch.target)
+        top5.update(logits, batch.target)
+        loss.update(F.cross_entropy(logits, batch.target), weight=len(batch.target))
+    network.train(was_training)
+    assert top1 is not None
+    assert top5 is not None
+    return Scores(
+        top1=float(top1.compute()), top5=float(top5.compute()), loss=float(loss.compute())
+    )
+
+
+@contextmanager
+def frozen_statistics(network: nn.Module) -> Generator[None]:
+    """Let batch norms use the batch's statistics and keep their running ones as they are."""
+    norms = [each for each in network.modules() if isinstance(each, _BatchNorm)]
+    tracked = [each.track_running_stats for each in norms]
+    for each in norms:
+        each.track_running_stats = False
+    try:
+        yield
+    finally:
+        for each, was in zip(norms, tracked, strict=True):
+            each.track_running_stats = was
+
+
+@torch.no_grad()
+def scored_logits(
+    network: nn.Module, image: Float[Tensor, "batch c h w"]
+) -> Float[Tensor, "batch classes"]:
+    """Return the logits that a reward is measured on, with the weights of this moment.
+
+    In training mode batch norms use the batch's own statistics: the running ones lag behind the
+    weights and depend on which batches came last, which is noise to a reward.
+    """
+    # Autocast keeps the casts of weights it has seen, and would score those of before the update;
+    # those made here carry no gradient, and would take it from a later pass.
+    torch.clear_autocast_cache()
+    with frozen_statistics(network):
+        logits = network(image).float()
+    torch.clear_autocast_cache()
+    return logits

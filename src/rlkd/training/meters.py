@@ -1,0 +1,127 @@
+"""Figures of an epoch, summed on the device and read once at its end."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from rlkd.agent.control import QUANTILES, quantile_column
+from rlkd.reporting import PolicyMap
+from rlkd.types import Temperatures, class_index
+
+_HISTOGRAM_BINS = 400
+_POLICY_BINS = 10
+
+
+class EpochMeters(nn.Module):
+    """Loss, accuracy, the distribution of temperatures and the policy, over one epoch.
+
+    Nothing here waits for the device but the methods whose name says `read`.
+
+    Args:
+        max_temperature: upper end of the histogram of temperatures; what lies above counts there.
+    """
+
+    totals: Tensor
+    histogram: Tensor
+    policy_sum: Tensor
+    policy_count: Tensor
+
+    def __init__(self, max_temperature: float = 10.0) -> None:
+        super().__init__()
+        self.max_temperature = max_temperature
+        self.register_buffer("totals", torch.zeros(5))
+        self.register_buffer("histogram", torch.zeros(_HISTOGRAM_BINS))
+        self.register_buffer("policy_sum", torch.zeros(_POLICY_BINS**2))
+        self.register_buffer("policy_count", torch.zeros(_POLICY_BINS**2))
+        self.figures: dict[str, Tensor] = {}
+        self.figure_count = 0
+
+    def reset(self) -> None:
+        """Begin an epoch."""
+        for buffer in self.buffers():
+            buffer.zero_()
+        self.figures, self.figure_count = {}, 0
+
+    @torch.no_grad()
+    def add_batch(
+        self,
+        loss: Float[Tensor, ""],
+        student_logits: Float[Tensor, "batch classes"],
+        target: Int[Tensor, " batch"] | Float[Tensor, "batch classes"],
+    ) -> None:
+        """Count a batch's loss and accuracy."""
+        correct = (student_logits.argmax(dim=1) == class_index(target)).sum()
+        rows = torch.full_like(loss, len(target))
+        self.totals[:3] += torch.stack((loss.detach() * rows, correct.to(loss), rows))
+
+    @torch.no_grad()
+    def add_temperatures(
+        self, temperatures: Temperatures, state: Float[Tensor, "batch 3"] | None
+    ) -> None:
+        """Count a batch's student temperatures; and by confidence, where states are given."""
+        temperature = temperatures.student
+        self.totals[3:] += torch.stack((temperature.sum(), temperature.square().sum()))
+        bins = (temperature * (_HISTOGRAM_BINS / self.max_temperature)).long()
+        ones = torch.ones_like(temperature)
+        self.histogram.scatter_add_(0, bins.clamp_(0, _HISTOGRAM_BINS - 1), ones)
+        if state is not None:
+            cell = (state[:, :2] * _POLICY_BINS).long().clamp_(0, _POLICY_BINS - 1)
+            flat = cell[:, 0] * _POLICY_BINS + cell[:, 1]
+            self.policy_sum.scatter_add_(0, flat, temperature)
+            self.policy_count.scatter_add_(0, flat, ones)
+
+    def add_figures(self, figures: dict[str, Tensor]) -> None:
+        """Sum the figures of one update of the temperature source."""
+        self.figures = {
+            name: self.figures[name] + value if name in self.figures else value
+            for name, value in figures.items()
+        }
+        self.figure_count += 1
+
+    def read(self) -> dict[str, float]:
+        """Return the epoch so far, as the columns of metrics.csv."""
+        loss, correct, rows, total, squares = self.totals.tolist()
+        row = {"train/loss": loss / max(rows, 1), "train/accuracy": correct / max(rows, 1)}
+        histogram = self.histogram.cumsum(0).cpu()
+        count = float(histogram[-1])
+        if count:
+            mean = total / count
+            row["temperature/mean"] = mean
+            row["temperature/std"] = max(squares / count - mean**2, 0.0) ** 0.5
+            width = self.max_temperature / _HISTOGRAM_BINS
+            for level in QUANTILES:
+                position = int(torch.searchsorted(histogram, level * count))
+                row[quantile_column(level)] = (min(position, _HISTOGRAM_BINS - 1) + 0.5) * width
+        for name, value in self.figures.items():
+            if not name.startswith("temperature_"):
+                row[f"agent/{name}"] = float(value) / self.figure_count
+        return row
+
+    def read_policy(self) -> PolicyMap | None:
+        """Return the mean T over both confidences; None where no state was counted."""
+        count = self.policy_count.view(_POLICY_BINS, _POLICY_BINS).long().tolist()
+        if not any(map(any, count)):
+            return None
+        sums = self.policy_sum.view(_POLICY_BINS, _POLICY_BINS).tolist()
+        edges = [step / _POLICY_BINS for step in range(_POLICY_BINS + 1)]
+        return PolicyMap(
+            teacher_confidence_edges=edges,
+            student_confidence_edges=list(edges),
+            mean_temperature=[
+                [cell / n if n else None for cell, n in zip(row, counts, strict=True)]
+                for row, counts in zip(sums, count, strict=True)
+            ],
+            count=count,
+        )
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return the summed figures."""
+        return {"figures": self.figures, "count": self.figure_count}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore the summed figures."""
+        device = self.totals.device
+        self.figures = {name: value.to(device) for name, value in state["figures"].items()}
+        self.figure_count = state["count"]

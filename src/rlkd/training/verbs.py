@@ -1,0 +1,65 @@
+"""The verbs of the command line, each a function of its overrides and a console."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from rlkd.errors import UserError
+from rlkd.reporting import Result
+from rlkd.training import build, demonstration, run
+from rlkd.training.compose import GROUPS, as_yaml, configure, options
+
+
+def distill(overrides: list[str], console: Console) -> None:
+    """Distil a teacher into a student."""
+    _print_result(run.distill(overrides, console=console), overrides, console)
+
+
+def train(overrides: list[str], console: Console) -> None:
+    """Train on labels alone."""
+    _print_result(run.train(overrides, console=console), [*run.ALONE, *overrides], console)
+
+
+def evaluate(overrides: list[str], console: Console) -> None:
+    """Score checkpoints on the test split."""
+    run.score_checkpoints(overrides, console=console)
+
+
+def ls(overrides: list[str], console: Console) -> None:
+    """List what each group, or the one named, may be set to."""
+    for name in overrides:
+        if name not in GROUPS:
+            raise UserError(f"there is no group {name}: use one of {', '.join(GROUPS)}")
+    for group in overrides or GROUPS:
+        console.print(f"[bold]{group}[/bold]: {', '.join(options(group))}", soft_wrap=True)
+
+
+def show(overrides: list[str], console: Console) -> None:
+    """Print the configuration that overrides make."""
+    print(as_yaml(configure(overrides)), end="")
+
+
+def validate(overrides: list[str], console: Console) -> None:
+    """Build every packaged experiment, and every option of every group."""
+    for experiment in options("experiment"):
+        build.validate([f"experiment={experiment}", *overrides])
+        console.print(f"experiment={experiment}: ok")
+    for group in ("method", "temperature", "optimizer", "scheduler", "student", "teacher"):
+        for option in options(group):
+            if option not in ("custom", "none"):
+                build.validate([f"{group}={option}", *overrides])
+        console.print(f"{group}: every option ok")
+
+
+def demo(overrides: list[str], console: Console) -> None:
+    """Compare four ways of training a tiny student on digits."""
+    demonstration.demo(overrides, console)
+
+
+def _print_result(result: Result, overrides: list[str], console: Console) -> None:
+    teacher = f", teacher {100 * result.teacher.top1:.2f} %" if result.teacher else ""
+    console.print(
+        f"test top-1 {100 * result.test.top1:.2f} % (epoch {result.epochs}, the last){teacher}, "
+        f"{result.images_per_second:.0f} images/s"
+    )
+    console.print(f"everything is in {Path(configure(overrides).output)}", soft_wrap=True)
