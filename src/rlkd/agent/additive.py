@@ -63,6 +63,7 @@ class AdditiveCorrector(nn.Module):
         self.register_buffer("coefficients", torch.zeros(features))
         self.register_buffer("centre", torch.zeros(features))
         self.register_buffer("start", torch.zeros(()))
+        self.register_buffer("spread", torch.ones(()))
         self.register_buffer("trust", torch.zeros(()))
 
     powers: Tensor
@@ -74,6 +75,8 @@ class AdditiveCorrector(nn.Module):
     coefficients: Tensor
     centre: Tensor
     start: Tensor
+    spread: Tensor
+    """Standard deviation of the remembered rewards, less their trend."""
     trust: Tensor
     """How far the contributions to the last fitted trajectories may be believed, in [0, 1]: the
     expected correlation of the part of h that holds the action with its true value,
@@ -111,10 +114,10 @@ class AdditiveCorrector(nn.Module):
         inputs = inputs - nuisance @ (nuisance.T @ inputs)
         target = (self.rewards - self.start) * present
         target = target - nuisance @ (nuisance.T @ target)
-        spread = (target.square().sum() / count).sqrt().clamp_min(1e-12)
+        self.spread = (target.square().sum() / count).sqrt().clamp_min(1e-12)
         freedom = (count - nuisance.square().sum()).clamp_min(1)
-        mean, covariance = self._posterior(inputs, target / spread, freedom)
-        self.coefficients = mean * spread / length
+        mean, covariance = self._posterior(inputs, target / self.spread, freedom)
+        self.coefficients = mean * self.spread / length
         self.trust = self._trust(features, rollout.mask, mean, covariance)
 
     def predict(

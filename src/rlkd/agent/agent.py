@@ -160,8 +160,8 @@ class TemperatureAgent(TemperatureSource):
 
         Temperatures: `temperature_mean`, `_std`, and the quantiles `_p05` to `_p95`. Rewards:
         `reward` (raw, mean over trajectories), `reward_gated`, and the mean sum and the spread of
-        the calibrated ones. `corrector_loss` is L_C with rewards in units of their spread,
-        `updater_loss` L_U.
+        the calibrated ones. `corrector_loss` is L_C, rewards in units of the spread of those that
+        the corrector remembers; `updater_loss` is L_U.
         """
         if self._last_temperature is None:
             return dict(self._figures)

@@ -13,6 +13,8 @@ from rlkd.agent.state import STATE_SIZE
 class Corrector(Protocol):
     """C: predicts, from the first i states and actions, the reward of the whole batch."""
 
+    spread: Tensor
+    """The spread of the rewards that it remembers, above 0."""
     trust: Tensor
     """How far its last fit may be believed, in [0, 1]: the actor takes this share of its step."""
 

@@ -166,9 +166,8 @@ class Learner(nn.Module):
             self.corrector.fit(rollout)
             figures["trust"] = self.corrector.trust.clone()
             start, predicted = self.corrector.predict(rollout)
-            spread = rollout.reward.std(correction=0).clamp_min(1e-12)
             figures["corrector_loss"] = corrector_loss(
-                predicted, rollout, alpha=_ALPHA, beta=_BETA, scale=spread
+                predicted, rollout, alpha=_ALPHA, beta=_BETA, scale=self.corrector.spread
             )
         return redistribute(start, predicted, rollout), figures
 

@@ -33,4 +33,4 @@ class RandomStream:
     def restore(self, state: tuple[int, Tensor | None]) -> None:
         """Go on from what `state` returned."""
         self._generator, (self.seed, position) = None, state
-        self._restored = None if position is None else position.cpu()
+        self._restored = None if position is None else position.to("cpu")

@@ -44,14 +44,15 @@ class RecurrentCorrector(nn.Module):
         self.buffer, self.iterations, self.alpha, self.beta = buffer, iterations, alpha, beta
         self.optimizer = torch.optim.Adam(self.parameters(), lr=learning_rate)
         self.register_buffer("reward_mean", torch.zeros(()))
-        self.register_buffer("reward_std", torch.ones(()))
+        self.register_buffer("spread", torch.ones(()))
         self.register_buffer("trust", torch.ones(()), persistent=False)
         # Their sizes grow, so the extra state carries them; as buffers they follow the device.
         for name in _FIELDS:
             self.register_buffer(f"past_{name}", None, persistent=False)
 
     reward_mean: Tensor
-    reward_std: Tensor
+    spread: Tensor
+    """Standard deviation of the remembered rewards."""
     trust: Tensor
     """1: an LSTM does not know how far it may be believed."""
 
@@ -59,7 +60,7 @@ class RecurrentCorrector(nn.Module):
         """Descend L_C over the remembered trajectories, the given ones included."""
         past = self._remember(rollout)
         self.reward_mean = past.reward.mean()
-        self.reward_std = past.reward.std(correction=0).clamp_min(1e-12)
+        self.spread = past.reward.std(correction=0).clamp_min(1e-12)
         with torch.enable_grad():
             for _ in range(self.iterations):
                 self.optimizer.zero_grad()
@@ -70,7 +71,7 @@ class RecurrentCorrector(nn.Module):
         """Return L_C, in units of the remembered rewards' variance."""
         _, predicted = self.predict(rollout)
         return corrector_loss(
-            predicted, rollout, alpha=self.alpha, beta=self.beta, scale=self.reward_std
+            predicted, rollout, alpha=self.alpha, beta=self.beta, scale=self.spread
         )
 
     def predict(
@@ -78,7 +79,7 @@ class RecurrentCorrector(nn.Module):
     ) -> tuple[Float[Tensor, " trajectory"], Float[Tensor, "trajectory step"]]:
         """Return the mean remembered reward, and g_1..g_n, in units of the reward."""
         hidden, _ = self.lstm(state_and_action(rollout))
-        predicted = self.reward_mean + self.reward_std * self.head(hidden).squeeze(-1)
+        predicted = self.reward_mean + self.spread * self.head(hidden).squeeze(-1)
         return self.reward_mean.expand(len(predicted)), predicted
 
     def get_extra_state(self) -> dict[str, Any]:

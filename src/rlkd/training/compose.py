@@ -29,9 +29,9 @@ GROUPS = (
 )
 
 
-def portion(total: int, part: int, whole: int) -> int:
+def portion(total: int, part: int, whole: int, least: int = 0) -> int:
     """Return part/whole of a total, rounded: the same point of a run of another length."""
-    return round(total * part / whole)
+    return max(round(total * part / whole), least)
 
 
 def options(group: str) -> list[str]:
@@ -57,15 +57,17 @@ def configure(overrides: Iterable[str] = ()) -> DictConfig:
         groups = [each for each in parsed if each.key_or_group in GROUPS]
         for each in groups:
             _check_choice(each)
-        base = _compose([str(each.input_line) for each in groups])
-        known = set(_keys(base))
-        for each in parsed:
-            if each.key_or_group not in GROUPS and not each.is_add():
-                _check_key(each.key_or_group, known)
-        config = _compose(given)
-        for key in base:
-            if key not in config:
-                raise UserError(f"{key} cannot be left out: override its settings instead")
+        try:
+            config = _compose(given)
+        except UserError:
+            known = set(_keys(_compose([str(each.input_line) for each in groups])))
+            for each in parsed:
+                if each not in groups and not each.is_add():
+                    _check_key(each.key_or_group, known)
+            raise
+    for key in _SECTIONS:
+        if key not in config:
+            raise UserError(f"{key} cannot be left out: override its settings instead")
     choices = [OmegaConf.select(config, f"chosen.{group}") for group in _NAMED]
     if config.output is None:
         config.output = "runs/" + "_".join([*map(str, choices), f"seed{config.seed}"])
@@ -98,6 +100,7 @@ def unresolved(error: OmegaConfBaseException, prefix: str = "") -> UserError:
     return UserError(f"{key}: {str(error).splitlines()[0]}")
 
 
+_SECTIONS = (*GROUPS[:-1], "trainer", "probe", "exploration", "seed", "output")
 _NAMED = ("data", "teacher", "student", "method", "temperature")
 
 

@@ -10,7 +10,13 @@ from rlkd.reporting import RunRecord, print_table, read_run, summarise, write_re
 from rlkd.training import run
 
 SEEDS = (0, 1, 2)
-COMMON = ("data=digits", "trainer.epochs=40", "trainer.evaluate_every=2", "trainer.accelerator=cpu")
+COMMON = (
+    "data=digits",
+    "trainer.epochs=40",
+    "trainer.evaluate_every=2",
+    "trainer.accelerator=cpu",
+    "trainer.threads=1",
+)
 ARMS = {
     "student alone": run.ALONE,
     "KD, constant T": ("temperature=constant",),

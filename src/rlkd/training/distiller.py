@@ -116,9 +116,8 @@ class Distiller(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add where in the epoch the run stands."""
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress
-        # A batch counts as completed only after the hooks that save checkpoints.
-        done = 0 if progress.is_last_batch else progress.current.processed
+        loop = self.trainer.fit_loop.epoch_loop
+        done = 0 if loop.batch_progress.is_last_batch else loop.batch_idx + 1
         checkpoint["rlkd"] = {"batches_done": done, "history": self.history}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -140,8 +139,6 @@ class Distiller(L.LightningModule):
     def _temperatures(
         self, student_logits: Tensor, teacher_logits: Tensor | None, explored: Explored
     ) -> Temperatures | None:
-        if self.explorer is not None:
-            self.explorer.observe(explored, student_logits.detach())
         if self.temperature is None or teacher_logits is None:
             return None
         logits = student_logits.detach()
@@ -170,6 +167,8 @@ class Distiller(L.LightningModule):
             self.meters.add_figures(source.diagnostics())
 
     def _record(self, loss: Tensor, student_logits: Tensor, explored: Explored) -> None:
+        if self.explorer is not None:
+            self.explorer.observe(explored, student_logits)
         self.meters.add_batch(loss.float(), student_logits, explored.batch.target)
         first_bad = (self.bad_step < 0) & ~torch.isfinite(loss)
         self.bad_step.copy_(torch.where(first_bad, self.global_step, self.bad_step))

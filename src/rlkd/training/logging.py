@@ -6,6 +6,7 @@ import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from rlkd.reporting import Scores, write_metrics
+from rlkd.training.checkpoints import check_finite
 from rlkd.training.distiller import Distiller
 from rlkd.training.progress import Clock
 from rlkd.training.run_folder import RunFolder
@@ -39,6 +40,7 @@ class LogEpochs(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Score the student when due; the module has not written its row yet."""
         assert isinstance(pl_module, Distiller)
+        check_finite(pl_module, self.folder.checkpoint)
         epoch = trainer.current_epoch + 1
         pl_module.epoch_figures["images_per_second"] = self.clock.images_per_second
         if epoch % self.every_epochs == 0 or epoch == trainer.max_epochs:

@@ -8,7 +8,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
-from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from rlkd.reporting import Scores
@@ -30,25 +29,25 @@ def evaluate(network: nn.Module, batches: Iterable[Batch], *, num_classes: int) 
     """
     top1: MulticlassAccuracy | None = None
     top5: MulticlassAccuracy | None = None
-    loss = MeanMetric()
-    was_training = network.training
+    loss, count = 0.0, 0
+    modes = [(each, each.training) for each in network.modules()]
     network.eval()
     for batch in batches:
         if top1 is None or top5 is None:
             device = batch.image.device
             top1 = MulticlassAccuracy(num_classes, average="micro").to(device)
             top5 = MulticlassAccuracy(num_classes, top_k=min(5, num_classes), average="micro")
-            top5, loss = top5.to(device), loss.to(device)
+            top5 = top5.to(device)
         logits = network(batch.image).float()
         top1.update(logits, batch.target)
         top5.update(logits, batch.target)
-        loss.update(F.cross_entropy(logits, batch.target), weight=len(batch.target))
-    network.train(was_training)
+        loss += F.cross_entropy(logits, batch.target, reduction="sum").double()
+        count += len(batch.target)
+    for each, training in modes:
+        each.training = training
     assert top1 is not None
     assert top5 is not None
-    return Scores(
-        top1=float(top1.compute()), top5=float(top5.compute()), loss=float(loss.compute())
-    )
+    return Scores(top1=float(top1.compute()), top5=float(top5.compute()), loss=float(loss) / count)
 
 
 @contextmanager

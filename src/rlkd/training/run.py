@@ -155,7 +155,8 @@ def score_checkpoints(
         console.print(
             f"{role} {node.name}: top-1 {100 * scored[role].top1:.2f} %, top-5 "
             f"{100 * scored[role].top5:.2f} %, loss {scored[role].loss:.4f} "
-            f"on {len(sets.test)} test images"
+            f"on {len(sets.test)} test images",
+            soft_wrap=True,
         )
         written = models.read_metadata(Path(node.checkpoint)).get("accuracy")
         if isinstance(written, int | float):

@@ -60,6 +60,7 @@ def _print_result(result: Result, overrides: list[str], console: Console) -> Non
     teacher = f", teacher {100 * result.teacher.top1:.2f} %" if result.teacher else ""
     console.print(
         f"test top-1 {100 * result.test.top1:.2f} % (epoch {result.epochs}, the last){teacher}, "
-        f"{result.images_per_second:.0f} images/s"
+        f"{result.images_per_second:.0f} images/s",
+        soft_wrap=True,
     )
     console.print(f"everything is in {Path(configure(overrides).output)}", soft_wrap=True)

@@ -1,0 +1,62 @@
+"""What the command line answers: exit codes, one line for what the user can mend."""
+
+import pytest
+from tests.training.refusal import assert_told
+
+from rlkd.cli import HELP, main
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["distil"], "there is no verb distil: .*distill"),
+        (["ls", "networks"], "there is no group networks: use one of data, teacher"),
+        (["evaluate"], "nothing to evaluate: give teacher.checkpoint=FILE"),
+    ],
+)
+def test_a_command_that_makes_no_sense_is_refused(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    found = capsys.readouterr().err
+    assert len(found.splitlines()) == 1
+    assert_told(found, told)
+
+
+def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["distill", "trainer.epochs=0", "--debug"]) == 2
+    told = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in told
+    assert told.splitlines()[-1] == "rlkd: trainer.epochs=0: give at least 1"
+
+
+def test_a_bug_is_told_from_what_the_user_can_mend(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("rlkd.training.verbs.show", broken)
+    assert main(["show"]) == 1
+    told = capsys.readouterr().err
+    assert "ZeroDivisionError" in told
+    assert "this is a bug" in told
+
+
+def test_ctrl_c_outside_of_training_ends_with_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rlkd.training.verbs.show", interrupted)
+    assert main(["show"]) == 130
+    assert capsys.readouterr().err == "rlkd: interrupted\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["help"]])
+def test_help_names_every_verb(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.strip() == HELP
+    for verb in ("demo", "distill", "train", "evaluate", "ls", "show", "validate"):
+        assert f"rlkd {verb} " in HELP

@@ -1,0 +1,28 @@
+"""A defect of published results, re-made here, fails where ours passes."""
+
+from unittest.mock import Mock
+
+import torch
+from lightning import Trainer
+
+from rlkd.reporting import Scores
+from rlkd.training.distiller import Distiller
+from rlkd.training.logging import LogEpochs
+from rlkd.training.progress import Clock
+from rlkd.training.run_folder import RunFolder
+
+
+def test_defect_best_epoch_chosen_on_the_test_set() -> None:
+    torch.manual_seed(0)
+    # Nothing but noise between epochs of one student: its best is not what it is worth.
+    accuracies = 0.7 + 0.003 * torch.randn(240)
+    defective = accuracies.max()
+    assert defective > 0.7 + 2 * 0.003
+    given = accuracies.tolist()
+    scores = iter({"test": Scores(top1=top1, top5=0.9, loss=1.0)} for top1 in given)
+    clock, folder = Mock(spec=Clock, images_per_second=1.0), Mock(spec=RunFolder)
+    log = LogEpochs(folder, clock, lambda: next(scores), every_epochs=1)
+    module = Mock(spec=Distiller, epoch_figures={})
+    for epoch in range(240):
+        log.on_train_epoch_end(Mock(spec=Trainer, current_epoch=epoch, max_epochs=240), module)
+    assert log.latest["test"].top1 == given[-1] < defective

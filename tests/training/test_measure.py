@@ -1,0 +1,128 @@
+"""What is measured, and with which weights."""
+
+import math
+from collections.abc import Iterable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rlkd.training.measure import evaluate, scored_logits
+from rlkd.types import Batch
+
+
+def batches(logits: Tensor, target: Tensor, sizes: Iterable[int]) -> list[Batch]:
+    """Images that are logits, for a network that flattens them."""
+    first, made = 0, list[Batch]()
+    for size in sizes:
+        rows = slice(first, first + size)
+        image = logits[rows].reshape(size, 1, 1, -1)
+        made.append(Batch(image=image, target=target[rows], index=torch.arange(size)))
+        first += size
+    return made
+
+
+def test_scores_agree_with_hand_arithmetic() -> None:
+    # Every row holds the logits 0 to 5 in some order; those of the true classes are
+    # 5, 5, 5, 4, 1, 0: three rows are right, five have the class among the first five, and the
+    # loss of a row is log(e^0 + ... + e^5) minus the true class's logit, which sum to 20.
+    logits = torch.tensor(
+        [
+            [5.0, 4, 3, 2, 1, 0],
+            [0.0, 5, 4, 3, 2, 1],
+            [4.0, 3, 5, 2, 1, 0],
+            [5.0, 3, 2, 4, 1, 0],
+            [2.0, 5, 4, 3, 1, 0],
+            [1.0, 2, 3, 4, 5, 0],
+        ]
+    )
+    scores = evaluate(nn.Flatten(), batches(logits, torch.arange(6), (4, 2)), num_classes=6)
+    assert scores.top1 == pytest.approx(3 / 6)
+    assert scores.top5 == pytest.approx(5 / 6)
+    expected = math.log(sum(math.exp(logit) for logit in range(6))) - 20 / 6
+    assert scores.loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_with_few_classes_every_one_is_among_the_first_five() -> None:
+    logits = torch.tensor([[3.0, 2, 1], [3.0, 2, 1]])
+    scores = evaluate(nn.Flatten(), batches(logits, torch.tensor([0, 2]), (2,)), num_classes=3)
+    assert (scores.top1, scores.top5) == (0.5, 1.0)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_evaluation_uses_running_statistics_and_leaves_every_mode(training: bool) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(2), nn.Dropout().eval())
+    network.training = network[1].training = training
+    logits = torch.tensor([[10.0, 9.0], [10.0, 9.0]])  # its own statistics would flatten them
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    scores = evaluate(network, batches(logits, torch.tensor([0, 0]), (2,)), num_classes=2)
+    assert scores.top1 == 1
+    assert [each.training for each in network] == [True, training, False]
+    assert network.training is training
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def network_and_image() -> tuple[nn.Sequential, Tensor]:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)
+    )
+    return network, torch.randn(8, 1, 4, 4)
+
+
+def scored_and_fresh(*, clearing: bool) -> tuple[Tensor, Tensor]:
+    """Train one step in bfloat16 and score; score the same weights where nothing is cached."""
+    network, image = network_and_image()
+    optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        nn.functional.cross_entropy(network(image), torch.arange(8) % 3).backward()
+        optimizer.step()
+        with pytest.MonkeyPatch.context() as patched:
+            if not clearing:
+                patched.setattr(torch, "clear_autocast_cache", lambda: None)
+            scored = scored_logits(network, image)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return scored, scored_logits(network, image)
+
+
+def test_scored_logits_are_those_of_the_weights_after_the_update() -> None:
+    scored, fresh = scored_and_fresh(clearing=True)
+    assert torch.equal(scored, fresh)
+
+
+def test_without_clearing_the_casts_they_would_be_those_of_before() -> None:
+    scored, fresh = scored_and_fresh(clearing=False)
+    assert not torch.allclose(scored, fresh, rtol=1e-2)
+
+
+def test_a_training_pass_after_scoring_still_has_gradients() -> None:
+    network, image = network_and_image()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        scored_logits(network, image)
+        network(image).float().sum().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_scoring_uses_the_batch_and_leaves_every_statistic_and_the_mode() -> None:
+    network, image = network_and_image()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    scored = scored_logits(network, image)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert network.training
+    assert network[1].track_running_stats
+    assert torch.equal(scored, network(image).detach())  # a training pass, batch statistics
+    assert not torch.equal(network[1].running_mean, before["1.running_mean"])  # which moves these
+
+
+def test_in_evaluation_mode_scoring_uses_the_running_statistics() -> None:
+    network, image = network_and_image()
+    network.eval()
+    assert torch.equal(scored_logits(network, image), network(image).detach())
+    assert not network.training
+
+
+def test_statistics_are_tracked_again_after_a_failure() -> None:
+    network, image = network_and_image()
+    with pytest.raises(RuntimeError):
+        scored_logits(network, image[:, :, :2])
+    assert network[1].track_running_stats

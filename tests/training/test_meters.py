@@ -1,0 +1,73 @@
+"""An epoch's figures, by hand."""
+
+import io
+
+import pytest
+import torch
+
+from rlkd.training.meters import EpochMeters
+from rlkd.types import Temperatures
+
+
+def test_loss_and_accuracy_are_means_over_instances() -> None:
+    meters = EpochMeters()
+    logits = torch.eye(3)
+    meters.add_batch(torch.tensor(2.0), logits, torch.tensor([0, 1, 0]))  # two of three
+    meters.add_batch(torch.tensor(6.0), logits[:1], torch.tensor([1]))  # none of one
+    row = meters.read()
+    assert row == {"train/loss": (3 * 2 + 6) / 4, "train/accuracy": 2 / 4}
+
+
+def test_a_mixed_target_counts_by_its_likeliest_class() -> None:
+    meters = EpochMeters()
+    meters.add_batch(torch.tensor(1.0), torch.eye(2), torch.tensor([[0.7, 0.3], [0.7, 0.3]]))
+    assert meters.read()["train/accuracy"] == 0.5
+
+
+def test_temperatures_are_told_by_mean_spread_and_quantiles() -> None:
+    meters = EpochMeters(max_temperature=10.0)
+    meters.add_temperatures(Temperatures.same(torch.tensor([2.0, 4.0])), None)
+    meters.add_temperatures(Temperatures.same(torch.tensor([6.0, 8.0])), None)
+    row = meters.read()
+    assert row["temperature/mean"] == 5
+    assert row["temperature/std"] == pytest.approx(5**0.5)  # (9 + 1 + 1 + 9) / 4
+    bin_width = 10 / 400
+    assert row["temperature/p50"] == pytest.approx(4.0, abs=bin_width)
+    assert row["temperature/p95"] == pytest.approx(8.0, abs=bin_width)
+
+
+def test_the_policy_is_the_mean_temperature_by_both_confidences() -> None:
+    meters = EpochMeters()
+    state = torch.tensor([[0.05, 0.95, 0.0], [0.05, 0.95, 0.5], [1.0, 1.0, 0.0]])
+    meters.add_temperatures(Temperatures.same(torch.tensor([2.0, 4.0, 9.0])), state)
+    policy = meters.read_policy()
+    assert policy is not None
+    assert policy.mean_temperature[0][9] == 3  # teacher in [0, 0.1), student in [0.9, 1]
+    assert policy.mean_temperature[9][9] == 9
+    assert policy.count[0][9] == 2
+    assert policy.mean_temperature[5][5] is None
+
+
+def test_figures_are_means_over_updates_and_begin_anew_each_epoch() -> None:
+    meters = EpochMeters()
+    for value in (1.0, 2.0):
+        figures = {"reward": torch.tensor(value), "temperature_mean": torch.tensor(4.0)}
+        meters.add_figures(figures)
+    assert meters.read()["agent/reward"] == 1.5
+    assert "agent/temperature_mean" not in meters.read()
+    meters.reset()
+    assert meters.read() == {"train/loss": 0.0, "train/accuracy": 0.0}
+    assert meters.read_policy() is None
+
+
+def test_half_an_epoch_survives_a_checkpoint() -> None:
+    meters, file = EpochMeters(), io.BytesIO()
+    meters.add_batch(torch.tensor(2.0), torch.eye(3), torch.tensor([0, 1, 0]))
+    meters.add_temperatures(Temperatures.same(torch.tensor([2.0, 4.0])), torch.rand(2, 3))
+    meters.add_figures({"reward": torch.tensor(1.0)})
+    torch.save(meters.state_dict(), file)
+    file.seek(0)
+    restored = EpochMeters()
+    restored.load_state_dict(torch.load(file, weights_only=True))
+    assert restored.read() == meters.read()
+    assert restored.read_policy() == meters.read_policy()
