@@ -1,6 +1,6 @@
 """RLKD in a loop of your own: no Lightning, no configuration, five lines more than plain KD.
 
-    python examples/plain_loop.py
+python examples/plain_loop.py
 """
 
 import torch

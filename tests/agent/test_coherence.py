@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from rlkd.agent.action import coherent_noise, draw_field
 from rlkd.agent.agent import TemperatureAgent
 from rlkd.agent.learner import Learner
@@ -59,5 +60,5 @@ def test_all_batches_of_a_window_share_a_field_and_the_next_window_draws_anew() 
 
 
 def test_a_share_outside_the_unit_interval_is_refused() -> None:
-    with pytest.raises(UserError, match="coherence=1.5"):
+    with pytest.raises(UserError, match=r"coherence=1\.5"):
         Learner(coherence=1.5)

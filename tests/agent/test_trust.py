@@ -1,9 +1,10 @@
 """The actor moves as far as its corrector may be believed."""
 
 import torch
+from torch import Tensor
+
 from rlkd.agent.learner import Learner
 from rlkd.agent.rollout import Rollout, Trajectory
-from torch import Tensor
 
 
 def learnt(trust: float | None) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:

@@ -1,9 +1,11 @@
 import copy
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rlkd.models import Teacher, create
 
@@ -133,3 +135,36 @@ def test_a_copy_is_a_teacher_of_its_own(
     other.to(torch.float64)
     assert next(network.parameters()).dtype == torch.float32
     assert not other.train().network.training
+
+
+def test_fusing_folds_batch_norms_and_keeps_the_logits() -> None:
+    program = """
+import torch
+from rlkd.models import Teacher, create
+torch.manual_seed(0)
+network = create("resnet8", num_classes=10)
+for module in network.modules():
+    if isinstance(module, torch.nn.BatchNorm2d):
+        torch.nn.init.uniform_(module.running_mean, -0.3, 0.3)
+        torch.nn.init.uniform_(module.running_var, 0.5, 2.0)
+image = torch.randn(4, 3, 32, 32)
+expected = network.eval()(image)
+teacher = Teacher(network, fuse=True)
+torch.testing.assert_close(teacher(image), expected, rtol=1e-4, atol=1e-4)
+operations = [str(node.target) for node in teacher.network.graph.nodes]
+assert not any("bn" in each for each in operations), operations
+assert not any(each.requires_grad for each in teacher.network.parameters())
+"""
+    # Apart from this process, whose type checks see the tracer's stand-ins for tensors.
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_network_that_cannot_be_traced_is_left_as_it_is() -> None:
+    class Branches(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x if x.sum() > 0 else -x
+
+    network = Branches()
+    teacher = Teacher(network, fuse=True)
+    assert teacher.network is network

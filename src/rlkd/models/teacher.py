@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.fx.experimental import optimization
 
 
 class Teacher(nn.Module):
@@ -18,11 +19,18 @@ class Teacher(nn.Module):
         network: a classifier, its weights already loaded.
         dtype: the precision of weights and images, such as torch.bfloat16; kept when a parent is
             cast. None leaves the network as it is, and a parent's cast reaches it.
+        fuse: whether batch norms are folded into the convolutions before them, where the network
+            can be traced: the same logits up to rounding, sooner. Hooks on its modules may then no
+            longer fire.
     """
 
-    def __init__(self, network: nn.Module, *, dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self, network: nn.Module, *, dtype: torch.dtype | None = None, fuse: bool = False
+    ) -> None:
         super().__init__()
         self.dtype = dtype
+        if fuse:
+            network = _fused(network.eval())
         # A tuple hides it from nn.Module, which registers every module among its attributes.
         self._unregistered = (network.eval().requires_grad_(False).to(dtype=dtype),)
         super().train(False)
@@ -50,3 +58,10 @@ class Teacher(nn.Module):
         if self.dtype is not None:
             self.network.to(dtype=self.dtype)
         return self
+
+
+def _fused(network: nn.Module) -> nn.Module:
+    try:
+        return optimization.fuse(network)
+    except Exception:  # whatever a network's own code raises when it is traced, not run
+        return network

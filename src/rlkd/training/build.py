@@ -146,7 +146,7 @@ def teacher(config: DictConfig, dataset: Dataset, options: TrainerOptions) -> Te
             f"with `rlkd train student={config.name} ...`)"
         )
     dtype = torch.bfloat16 if options.precision.startswith("bf16") else None
-    made = Teacher(network(config, "teacher", dataset), dtype=dtype)
+    made = Teacher(network(config, "teacher", dataset), dtype=dtype, fuse=True)
     return made.to(memory_format=options.memory_format)
 
 

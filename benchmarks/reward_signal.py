@@ -1,0 +1,209 @@
+"""How much signal each reward source carries: can it tell the temperatures T = 1, 2, 4, 8 apart?
+
+A student trains with KD at T = 4. At some points of that training, from the same weights and the
+same momentum, a window of SGD steps is done with every batch at T = 1, 2, 4 or 8, and each reward
+is taken. `effect` is the distance between the means of the best and the worst T; `sd` the spread of
+one reward over windows at one T; `batches` how many training batches each of the two needs until
+their means differ by 3 standard errors, 18 (sd / effect)^2 times the length of the window.
+
+    python benchmarks/reward_signal.py --root DIR --teacher resnet56_cifar100.pth
+"""
+
+import argparse
+import copy
+import json
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch.nn import functional as F
+
+import rlkd
+from rlkd.agent import Reward
+from rlkd.data import MemoryLoader, hold_out
+from rlkd.data.sets import cifar100
+from rlkd.models import Teacher, create, load_weights
+from rlkd.reporting import hardware, versions
+from rlkd.training.measure import scored_logits
+from rlkd.types import Batch
+
+TEMPERATURES = (1.0, 2.0, 4.0, 8.0)
+WINDOWS = (1, 4, 16)
+PROBES = (256, 512, 1000)
+METRICS = {name: Reward(metric=name) for name in ("accuracy", "loss")}
+
+
+class Bench:
+    """A student in training, its teacher and its data."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        torch.manual_seed(arguments.seed)
+        dataset = cifar100(root=arguments.root)
+        train, probe = hold_out(dataset.train, max(PROBES), seed=1)
+        common = {"mean": dataset.mean, "std": dataset.std}
+        self.loader = MemoryLoader(
+            train, batch_size=64, shuffle=True, crop_padding=4, flip=True, drop_last=True, **common
+        )
+        # hold_out keeps classes together; a smaller probe is to have all of them too
+        order = torch.randperm(len(probe), generator=torch.Generator().manual_seed(0))
+        plain = MemoryLoader(probe.select(order), batch_size=len(probe), shuffle=False, **common)
+        self.probe = next(iter(plain))
+        self.student = create(arguments.student, num_classes=100)
+        network = create("resnet56", num_classes=100)
+        load_weights(network, Path(arguments.teacher))
+        self.teacher = Teacher(network, dtype=torch.bfloat16)
+        self.optimizer = torch.optim.SGD(
+            self.student.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4
+        )
+
+    def step(self, batch: Batch, temperature: float) -> torch.Tensor:
+        """Do one SGD step and return the logits that it started from."""
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = self.student(batch.image).float()
+        loss = 0.1 * F.cross_entropy(logits, batch.target) + 0.9 * rlkd.losses.kd(
+            logits, self.teacher(batch.image), temperature
+        )
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return logits.detach()
+
+    def logits(self, batch: Batch) -> torch.Tensor:
+        """Return the logits of this moment, with the batch's own statistics."""
+        with torch.autocast("cpu", torch.bfloat16):
+            return scored_logits(self.student, batch.image)
+
+    def probe_scores(self) -> dict[tuple[str, str], float]:
+        """Score the probes by both metrics; and in evaluation mode, by running statistics."""
+        by_batch = self.logits(self.probe)
+        self.student.eval()
+        by_running = self.logits(self.probe)
+        self.student.train()
+        scores: dict[tuple[str, str], float] = {}
+        for metric, reward in METRICS.items():
+            for size in PROBES:
+                score = reward.performance(by_batch[:size], self.probe.target[:size])
+                scores[f"probe of {size}", metric] = float(score)
+            score = reward.performance(by_running, self.probe.target)
+            scores[f"probe of {max(PROBES)}, running statistics", metric] = float(score)
+        return scores
+
+
+def trial(bench: Bench, batches: list[Batch], temperature: float) -> dict[tuple, float]:
+    """Do a window at one temperature; return each reward by (source, metric, window)."""
+    rewards: dict[tuple, float] = {}
+    before = bench.probe_scores()
+    logits = bench.step(batches[0], temperature)
+    same, following = bench.logits(batches[0]), bench.logits(batches[1])
+    for metric, reward in METRICS.items():
+        first = reward.performance(logits, batches[0].target)
+        again = reward.performance(same, batches[0].target)
+        rewards["same batch", metric, 1] = float(again - first)
+        after = reward.performance(following, batches[1].target)
+        rewards["next batch", metric, 1] = float(after - first)
+    for done in range(1, max(WINDOWS) + 1):
+        if done > 1:
+            bench.step(batches[done - 1], temperature)
+        if done in WINDOWS:
+            after = bench.probe_scores()
+            for (source, metric), score in after.items():
+                rewards[source, metric, done] = score - before[source, metric]
+    return rewards
+
+
+def measure(bench: Bench, trials: int, source: MemoryLoader) -> list[dict]:
+    """Measure every reward over `trials` windows from where the student stands."""
+    networks = (bench.student.state_dict(), bench.optimizer.state_dict())
+    saved = copy.deepcopy(networks)
+    stream = iter(source)
+    collected: dict[tuple, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for _ in range(trials):
+        batches = [next(stream) for _ in range(max(WINDOWS) + 1)]
+        for temperature in TEMPERATURES:
+            bench.student.load_state_dict(saved[0])
+            bench.optimizer.load_state_dict(copy.deepcopy(saved[1]))
+            for key, value in trial(bench, batches, temperature).items():
+                collected[key][temperature].append(value)
+    bench.student.load_state_dict(saved[0])
+    bench.optimizer.load_state_dict(saved[1])
+    rows = []
+    for (name, metric, window), by_temperature in sorted(collected.items()):
+        values = torch.tensor([by_temperature[t] for t in TEMPERATURES], dtype=torch.float64)
+        means, sd = values.mean(1), values.var(1).mean().sqrt()
+        effect = means.max() - means.min()
+        rows.append(
+            {
+                "source": name,
+                "metric": metric,
+                "window": window,
+                "means": means.tolist(),
+                "sd": float(sd),
+                "effect_over_sd": float(effect / sd),
+                "batches": float(window * 18 * (sd / effect) ** 2),
+                "prefers": TEMPERATURES[int(means.argmax())],
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--root", required=True, help="folder of CIFAR-100")
+    parser.add_argument("--teacher", required=True, help="checkpoint of a ResNet-56")
+    parser.add_argument("--student", default="resnet20")
+    parser.add_argument("--after", type=float, nargs="+", default=[1, 3], help="epochs")
+    parser.add_argument("--trials", type=int, default=40)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/reward_signal.json"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads or torch.get_num_threads())
+    bench, console, began = Bench(arguments), Console(), time.perf_counter()
+    report = {
+        "command": "python benchmarks/reward_signal.py " + " ".join(sys.argv[1:]),
+        "hardware": hardware(),
+        "versions": versions(),
+        "seed": arguments.seed,
+        "trials": arguments.trials,
+        "points": [],
+    }
+    done, epoch = 0, 0
+    stream = iter(bench.loader)
+    for after in sorted(arguments.after):
+        for _ in range(done, round(after * len(bench.loader))):
+            batch = next(stream, None)
+            if batch is None:
+                epoch += 1
+                bench.loader.set_epoch(epoch)
+                stream = iter(bench.loader)
+                batch = next(stream)
+            bench.step(batch, 4.0)
+        done = round(after * len(bench.loader))
+        held = bench.loader.epoch
+        bench.loader.set_epoch(10_000 + held)
+        rows = measure(bench, arguments.trials, bench.loader)
+        bench.loader.set_epoch(held)
+        report["points"].append({"after_epochs": after, "rows": rows})
+        table = Table(title=f"after {after:g} epochs ({time.perf_counter() - began:.0f} s)")
+        for column in ("reward", "metric", "updates", "effect / sd", "batches", "prefers"):
+            table.add_column(column)
+        for row in sorted(rows, key=lambda row: row["batches"]):
+            table.add_row(
+                row["source"],
+                row["metric"],
+                str(row["window"]),
+                f"{row['effect_over_sd']:.3f}",
+                f"{row['batches']:.0f}",
+                f"T {row['prefers']:g}",
+            )
+        console.print(table)
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
