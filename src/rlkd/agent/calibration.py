@@ -94,7 +94,7 @@ class StateUpdater(nn.Module):
             nn.Linear(STATE_SIZE, hidden), nn.ReLU(), nn.Linear(hidden, 1)
         )
         self.iterations = iterations
-        self.optimizer = torch.optim.Adam(self.parameters(), lr=learning_rate)
+        self.optimizer = torch.optim.Adam(self.parameters(), lr=learning_rate, fused=True)
 
     def forward(self, state: Float[Tensor, "*rows 3"]) -> Float[Tensor, "*rows 3"]:
         """Return s'."""

@@ -80,8 +80,12 @@ class PPO:
         self.actor, self.critic = actor, critic
         self.clip, self.epochs, self.minibatches = clip, epochs, minibatches
         self.max_grad_norm, self.entropy_bonus = max_grad_norm, entropy_bonus
-        self.actor_optimizer = torch.optim.Adam(actor.parameters(), lr=actor_learning_rate)
-        self.critic_optimizer = torch.optim.Adam(critic.parameters(), lr=critic_learning_rate)
+        self.actor_optimizer = torch.optim.Adam(
+            actor.parameters(), lr=actor_learning_rate, fused=True
+        )
+        self.critic_optimizer = torch.optim.Adam(
+            critic.parameters(), lr=critic_learning_rate, fused=True
+        )
 
     def update(
         self, experience: Experience, generator: torch.Generator
