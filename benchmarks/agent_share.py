@@ -1,9 +1,9 @@
 """What part of a training step the temperature source takes, timed inside the step itself.
 
-R56 -> R20, batch 64, on the CPU. Unlike `overhead.py` it does not compare two step times, which on a
-noisy machine differ by more than the agent costs: it adds up the time within a step of choosing
-temperatures (the agent's learning included) and of measuring rewards, over whole intervals of
-learning and probes, after 4 steps left out.
+R56 -> R20, batch 64, on the CPU. `overhead.py` compares two step times, which on a noisy machine
+differ by more than the agent costs; this adds up the time within a step of choosing temperatures
+(the learning of the agent included) and of measuring rewards, over whole intervals of learning and
+probes, after 4 steps left out.
 
     python benchmarks/agent_share.py
 """
