@@ -141,6 +141,7 @@ def table_of(outcomes: Sequence[Outcome], noises: Sequence[float]) -> Table:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=100, help="0 to 4 chose the defaults")
     parser.add_argument("--max-batches", type=int, default=1200, help="twice as many at noise 1")
     parser.add_argument("--noise", type=float, nargs="+", default=[0.0, 0.1, 1.0])
     parser.add_argument("--arms", nargs="+", default=list(LABELS), choices=get_args(Arm))
@@ -149,7 +150,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/bandit.json"))
     arguments = parser.parse_args()
     began = time.perf_counter()
-    every = product(arguments.explorations, arguments.arms, arguments.noise, range(arguments.seeds))
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+    every = product(arguments.explorations, arguments.arms, arguments.noise, seeds)
     runs = [
         (*each, arguments.max_batches * (LOUD_BATCHES if each[2] >= LOUD else 1))
         for each in every
@@ -162,7 +164,7 @@ def main() -> None:
         "command": "python benchmarks/bandit.py " + " ".join(sys.argv[1:]),
         "hardware": hardware(),
         "versions": versions(),
-        "seeds": list(range(arguments.seeds)),
+        "seeds": list(seeds),
         "wall_seconds": time.perf_counter() - began,
         "runs": [asdict(outcome) for outcome in outcomes],
     }

@@ -12,6 +12,7 @@ from rlkd.agent.state import STATE_SIZE
 
 _VARIABLES = STATE_SIZE + 1
 _SCALES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
+_ACT_SCALES = (1e-5, 1e-4, *_SCALES)
 _DECAYS = (0.05, 0.25, 1.0)
 
 
@@ -32,10 +33,11 @@ class AdditiveCorrector(nn.Module):
     Past rewards, less their linear trend, are regressed on the sums of features of their batches.
     The coefficients have a Gaussian prior of variance scale * decay^(degree - 1), with one scale
     for products that hold the action and one for those of the state alone: smooth contributions
-    are likelier than rough ones. Both scales, the decay and the noise are weighed by the evidence,
-    and the posterior means are averaged by it, so that rewards without signal give contributions
-    near 0. h does not depend on the policy, so that old trajectories stay valid; they matter, for
-    a policy that has become sure of itself no longer varies its actions.
+    are likelier than rough ones. The action's scale may be so low that it says nothing. Both
+    scales, the decay and the noise are weighed by the evidence, and the posterior means are
+    averaged by it, so that rewards without signal give contributions near 0. h does not depend on
+    the policy, so that old trajectories stay valid; they matter, for a policy that has become sure
+    of itself no longer varies its actions.
 
     Source: Bishop, "Pattern Recognition and Machine Learning" (2006), sections 3.3 to 3.5.
 
@@ -52,7 +54,7 @@ class AdditiveCorrector(nn.Module):
         acts = powers[:, -1] > 0
         priors = [
             torch.where(acts, act_scale, state_scale) * decay ** (powers.sum(dim=1) - 1)
-            for state_scale, act_scale, decay in product(_SCALES, _SCALES, _DECAYS)
+            for state_scale, act_scale, decay in product(_SCALES, _ACT_SCALES, _DECAYS)
         ]
         self.register_buffer("powers", powers, persistent=False)
         self.register_buffer("acts", acts.float(), persistent=False)
@@ -145,7 +147,9 @@ class AdditiveCorrector(nn.Module):
         factor, _ = torch.linalg.cholesky_ex(precision)
         whitened = torch.cholesky_solve((scale * projected)[..., None], factor)[..., 0]
         means = scale * whitened
-        residual = (target - means @ inputs.T).square().sum(dim=1) + whitened.square().sum(dim=1)
+        residual = (
+            target.square().sum() - means @ projected
+        )  # at the optimum, prior's part included
         residual = residual.clamp_min(1e-6 * freedom)
         half_log_determinant = factor.diagonal(dim1=1, dim2=2).log().sum(dim=1)
         weight = torch.softmax(-0.5 * freedom * residual.log() - half_log_determinant, dim=0)

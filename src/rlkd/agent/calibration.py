@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from rlkd.agent.adam import Adam
 from rlkd.agent.rollout import Rollout
 from rlkd.agent.state import STATE_SIZE
 
@@ -94,7 +95,7 @@ class StateUpdater(nn.Module):
             nn.Linear(STATE_SIZE, hidden), nn.ReLU(), nn.Linear(hidden, 1)
         )
         self.iterations = iterations
-        self.optimizer = torch.optim.Adam(self.parameters(), lr=learning_rate, fused=True)
+        self.optimizer = Adam(self.parameters(), lr=learning_rate)
 
     def forward(self, state: Float[Tensor, "*rows 3"]) -> Float[Tensor, "*rows 3"]:
         """Return s'."""

@@ -234,10 +234,7 @@ class Learner(nn.Module):
             each.load_state_dict(state[name])
 
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        optimizers: dict[str, torch.optim.Optimizer] = {
-            "actor": self.ppo.actor_optimizer,
-            "critic": self.ppo.critic_optimizer,
-        }
+        optimizers: dict[str, torch.optim.Optimizer] = {"ppo": self.ppo.optimizer}
         if self.updater is not None:
             optimizers["updater"] = self.updater.optimizer
         return optimizers

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rlkd.agent.actor_critic import Actor, Critic
+from rlkd.agent.adam import Adam
 
 
 def clipped_objective(
@@ -47,6 +48,20 @@ class Experience:
             self.mask[chosen],
         )
 
+    def mean(self, values: Float[Tensor, " row"]) -> Float[Tensor, ""]:
+        """Return the mean over the rows that are learnt from."""
+        return (values * self.mask).sum() / self.mask.sum().clamp_min(1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What one descent saw before it."""
+
+    log_ratio: Float[Tensor, " row"]
+    entropy: Float[Tensor, ""]
+    actor_loss: Float[Tensor, ""]
+    critic_loss: Float[Tensor, ""]
+
 
 class PPO:
     """Updates an actor and a critic by the clipped objective.
@@ -80,12 +95,11 @@ class PPO:
         self.actor, self.critic = actor, critic
         self.clip, self.epochs, self.minibatches = clip, epochs, minibatches
         self.max_grad_norm, self.entropy_bonus = max_grad_norm, entropy_bonus
-        self.actor_optimizer = torch.optim.Adam(
-            actor.parameters(), lr=actor_learning_rate, fused=True
-        )
-        self.critic_optimizer = torch.optim.Adam(
-            critic.parameters(), lr=critic_learning_rate, fused=True
-        )
+        groups = [
+            {"params": list(actor.parameters()), "lr": actor_learning_rate},
+            {"params": list(critic.parameters()), "lr": critic_learning_rate},
+        ]
+        self.optimizer = Adam(groups)  # one: every step has a fixed cost
 
     def update(
         self, experience: Experience, generator: torch.Generator
@@ -96,44 +110,41 @@ class PPO:
         is 0 up to rounding when the old log-probabilities belong to the weights that it starts
         from.
         """
-        figures: dict[str, Tensor] = {}
-        rows = len(experience.mask)
-        for _ in range(self.epochs):
-            order = torch.randperm(rows, generator=generator, device=generator.device)
-            for chosen in order.chunk(self.minibatches):
-                figures = self._step(experience.rows(chosen), figures)
-        return figures
+        rows, device = len(experience.mask), generator.device
+        parts = [
+            experience.rows(chosen)
+            for _ in range(self.epochs)
+            for chosen in torch.randperm(rows, generator=generator, device=device).chunk(
+                self.minibatches
+            )
+        ]
+        first = last = self._step(parts[0])
+        for part in parts[1:]:
+            last = self._step(part)
+        ratio_error = (first.log_ratio.exp() - 1).abs() * parts[0].mask
+        return self._figures(last, parts[-1]) | {"first_ratio_error": ratio_error.amax()}
 
-    def _step(self, part: Experience, figures: dict[str, Tensor]) -> dict[str, Tensor]:
-        count = part.mask.sum().clamp_min(1)
-
-        def mean(values: Tensor) -> Tensor:
-            return (values * part.mask).sum() / count
-
+    def _step(self, part: Experience) -> _Step:
         policy = self.actor(part.state)
         log_prob = policy.log_prob(part.raw_action)
         objective = clipped_objective(log_prob, part.log_prob_old, part.advantage, clip=self.clip)
-        entropy = mean(policy.entropy())
-        actor_loss = -mean(objective) - self.entropy_bonus * entropy
-        critic_loss = mean((self.critic(part.state) - part.value_target).square())
-        self._descend(actor_loss, self.actor, self.actor_optimizer)
-        self._descend(critic_loss, self.critic, self.critic_optimizer)
+        entropy = part.mean(policy.entropy())
+        actor_loss = -part.mean(objective) - self.entropy_bonus * entropy
+        critic_loss = part.mean((self.critic(part.state) - part.value_target).square())
+        self.optimizer.zero_grad()
+        (actor_loss + critic_loss).backward()  # they share no weight
+        for network in (self.actor, self.critic):
+            nn.utils.clip_grad_norm_(network.parameters(), self.max_grad_norm)
+        self.optimizer.step()
+        log_ratio = log_prob.detach() - part.log_prob_old
+        return _Step(log_ratio, entropy.detach(), actor_loss.detach(), critic_loss.detach())
 
-        log_ratio = (log_prob - part.log_prob_old).detach()
-        ratio = log_ratio.exp()
-        ratio_error = (ratio - 1).abs()
-        first_error = (ratio_error * part.mask).amax()
+    def _figures(self, step: _Step, part: Experience) -> dict[str, Tensor]:
+        ratio = step.log_ratio.exp()
         return {
-            "first_ratio_error": figures["first_ratio_error"] if figures else first_error,
-            "approx_kl": mean(ratio - 1 - log_ratio),
-            "clip_fraction": mean((ratio_error > self.clip).float()),
-            "entropy": entropy.detach(),
-            "actor_loss": actor_loss.detach(),
-            "critic_loss": critic_loss.detach(),
+            "approx_kl": part.mean(ratio - 1 - step.log_ratio),
+            "clip_fraction": part.mean(((ratio - 1).abs() > self.clip).float()),
+            "entropy": step.entropy,
+            "actor_loss": step.actor_loss,
+            "critic_loss": step.critic_loss,
         }
-
-    def _descend(self, loss: Tensor, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), self.max_grad_norm)
-        optimizer.step()

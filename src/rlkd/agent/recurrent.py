@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from rlkd.agent.adam import Adam
 from rlkd.agent.calibration import corrector_loss
 from rlkd.agent.rollout import Rollout, state_and_action
 from rlkd.agent.state import STATE_SIZE
@@ -42,7 +43,7 @@ class RecurrentCorrector(nn.Module):
         self.lstm = nn.LSTM(STATE_SIZE + 1, hidden, batch_first=True)
         self.head = nn.Linear(hidden, 1)
         self.buffer, self.iterations, self.alpha, self.beta = buffer, iterations, alpha, beta
-        self.optimizer = torch.optim.Adam(self.parameters(), lr=learning_rate)
+        self.optimizer = Adam(self.parameters(), lr=learning_rate)
         self.register_buffer("reward_mean", torch.zeros(()))
         self.register_buffer("spread", torch.ones(()))
         self.register_buffer("trust", torch.ones(()), persistent=False)
