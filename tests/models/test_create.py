@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,46 @@ def test_torchvision_refuses_grey_images() -> None:
     assert "take 3 channels, the images have 1" in message
 
 
+def test_timm_names_build_timms_network_without_weights() -> None:
+    timm = pytest.importorskip("timm", reason="timm is not installed")
+    model = create("timm:resnet18", num_classes=10, in_channels=1).eval()
+    expected = timm.models.resnet.resnet18(num_classes=10, in_chans=1)
+    assert type(model) is type(expected)
+    shapes = {key: tensor.shape for key, tensor in model.state_dict().items()}
+    assert shapes == {key: tensor.shape for key, tensor in expected.state_dict().items()}
+    with torch.inference_mode():
+        assert model(torch.rand(1, 1, 32, 32)).shape == (1, 10)
+
+
+def test_a_timm_name_may_carry_the_tag_of_its_published_weights() -> None:
+    pytest.importorskip("timm", reason="timm is not installed")
+    assert create("timm:resnet18.a1_in1k", num_classes=3).fc.weight.shape == (3, 512)
+    assert "'timm:resnet18.a1_in1k'" in _refusal("timm:resnet18.a1_in2k")
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("timm:resnet19", "timm:resnet18"), ("timm:ResNet18", "timm:resnet18")],
+)
+def test_an_unknown_timm_name_is_answered_with_the_nearest(name: str, nearest: str) -> None:
+    pytest.importorskip("timm", reason="timm is not installed")
+    message = _refusal(name)
+    assert f"model '{name}' is unknown; did you mean '{nearest}' or 'timm:" in message
+
+
+def test_a_timm_name_never_reaches_for_a_hub() -> None:
+    pytest.importorskip("timm", reason="timm is not installed")
+    assert "is unknown" in _refusal("timm:hf-hub:somebody/resnet18")
+
+
+def test_timm_is_asked_for_when_it_is_named_and_only_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    assert "pip install timm" in _refusal("timm:resnet18")
+    create("resnet8", num_classes=10)
+
+
 def test_a_factory_is_called_with_the_class_count_and_the_keywords(own_module: str) -> None:
     model = create(f"{own_module}:plain", num_classes=4, in_channels=1, width=5)
     assert model.state_dict()["weight"].shape == (4, 5)
@@ -92,6 +133,10 @@ def test_a_class_is_a_factory_too() -> None:
     [
         ("resnet21", "resnet20"),
         ("ResNet-32x4", "resnet32x4"),
+        ("resnet50", "ResNet50"),
+        ("mobilenetv2", "MobileNetV2"),
+        ("ShuffleNetV1", "ShuffleV1"),
+        ("WRN-40-2", "wrn_40_2"),
         ("torchvision:resnet19", "torchvision:resnet18"),
         ("own_networks:plane", "own_networks:plain"),
     ],
@@ -101,8 +146,9 @@ def test_an_unknown_name_is_answered_with_the_nearest_and_the_forms(
     name: str, nearest: str
 ) -> None:
     message = _refusal(name)
-    assert f"model '{name}' is unknown; did you mean '{nearest}'?" in message
+    assert f"model '{name}' is unknown; did you mean '{nearest}'" in message
     assert "'torchvision:NAME'" in message
+    assert "'timm:NAME'" in message
     assert "'package.module:factory'" in message
 
 
@@ -133,7 +179,11 @@ def test_a_factory_that_returns_no_network_is_refused(own_module: str) -> None:
     assert "returned a int" in _refusal(f"{own_module}:not_a_network")
 
 
-@pytest.mark.parametrize("name", ["resnet8", "torchvision:resnet18", "own_networks:plain"])
+@pytest.mark.parametrize(
+    "name", ["resnet8", "torchvision:resnet18", "timm:resnet18", "own_networks:plain"]
+)
 @pytest.mark.usefixtures("own_module")
 def test_a_keyword_that_the_network_does_not_take_is_named(name: str) -> None:
+    if name.startswith("timm:"):
+        pytest.importorskip("timm", reason="timm is not installed")
     assert "hidden_size" in _refusal(name, hidden_size=3)

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from rlkd.errors import UserError
 from rlkd.models import create
 from rlkd.models.small import SmallConvNet
+from rlkd.models.taps import Taps
 
 
 def _sizes(model: SmallConvNet, image: Tensor) -> list[tuple[int, ...]]:
@@ -47,6 +48,18 @@ def test_logits_are_the_classifier_of_the_mean_feature() -> None:
     feature = nn.functional.relu(model.layers[0][1](model.layers[0][0](image)))
     expected = model.fc(feature.sum(dim=(2, 3)) / 16)
     torch.testing.assert_close(model(image), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_taps_name_every_layer_as_a_stage_and_the_embedding() -> None:
+    model = SmallConvNet(channels=(4, 6, 8), num_classes=10, in_channels=1)
+    _, features = Taps(model, model.taps.values())(torch.rand(2, 1, 8, 8))
+    shapes = {name: tuple(features[path].shape) for name, path in model.taps.items()}
+    assert shapes == {
+        "stage1": (2, 4, 8, 8),
+        "stage2": (2, 6, 4, 4),
+        "stage3": (2, 8, 2, 2),
+        "embedding": (2, 8),
+    }
 
 
 def test_a_stack_without_layers_is_refused() -> None:

@@ -1,9 +1,10 @@
-"""A name becomes a network: packaged, torchvision's, or anybody's own."""
+"""A name becomes a network: packaged, torchvision's, timm's, or anybody's own."""
 
 import difflib
 import importlib
 import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -12,7 +13,10 @@ from rlkd.errors import UserError
 from rlkd.models import cifar, small
 
 _PACKAGED: dict[str, Callable[..., nn.Module]] = {**cifar.BUILDERS, **small.BUILDERS}
-_FORMS = f"one of {', '.join(_PACKAGED)}; or 'torchvision:NAME'; or 'package.module:factory'"
+_FORMS = (
+    f"one of {', '.join(_PACKAGED)}; or 'torchvision:NAME'; or 'timm:NAME'; or "
+    "'package.module:factory'"
+)
 
 
 def names() -> list[str]:
@@ -24,15 +28,17 @@ def create(name: str, *, num_classes: int, in_channels: int = 3, **kwargs: Any) 
     """Build a network with fresh weights.
 
     Args:
-        name: a packaged name (see `names`), "torchvision:NAME" for a classifier of torchvision, or
-            "package.module:factory" for a callable that takes `num_classes` and returns a module.
+        name: a packaged name (see `names`), "torchvision:NAME" or "timm:NAME" for a classifier of
+            those libraries, or "package.module:factory" for a callable that takes `num_classes`
+            and returns a module. Upper and lower case differ.
         num_classes: size of the logits.
-        in_channels: channels of the images. torchvision's networks take 3; a factory is told if
-            its signature has the parameter.
+        in_channels: channels of the images. torchvision's networks take 3; timm's are told as
+            `in_chans`; a factory is told if its signature has the parameter.
         **kwargs: passed on.
 
     Raises:
-        UserError: if no network has this name, or if it does not take these arguments.
+        UserError: if no network has this name, if its library is not installed, or if it does not
+            take these arguments.
     """
     arguments: dict[str, Any] = {"num_classes": num_classes, **kwargs}
     source, separator, attribute = name.partition(":")
@@ -48,6 +54,9 @@ def create(name: str, *, num_classes: int, in_channels: int = 3, **kwargs: Any) 
                 f"{in_channels}; use a packaged network or your own factory"
             )
         return _build(name, _torchvision_factory(attribute), {"weights": None, **arguments})
+    if source == "timm":
+        factory = _timm_factory(name, attribute)
+        return _build(name, factory, {"in_chans": in_channels, **arguments})
     factory = _imported(name, source, attribute)
     if _takes_in_channels(factory, in_channels):
         arguments["in_channels"] = in_channels
@@ -75,6 +84,22 @@ def _torchvision_factory(name: str) -> Callable[..., nn.Module]:
     if name not in known:
         raise _unknown(f"torchvision:{name}", [f"torchvision:{each}" for each in known])
     return models.get_model_builder(name)
+
+
+def _timm_factory(name: str, architecture: str) -> Callable[..., Any]:
+    try:
+        timm = importlib.import_module("timm")
+    except ImportError as error:
+        raise UserError(f"model '{name}' needs timm ({error}): pip install timm") from error
+    known: list[str] = timm.list_models()
+    # "resnet18.a1_in1k" names published weights too; whether to load them is `pretrained`'s word.
+    base, _, weights = architecture.partition(".")
+    if base not in known:
+        raise _unknown(name, [f"timm:{each}" for each in known])
+    tagged: list[str] = timm.list_pretrained(f"{base}.*")
+    if weights and architecture not in tagged:
+        raise _unknown(name, [f"timm:{each}" for each in tagged])
+    return partial(timm.create_model, architecture, pretrained=False)
 
 
 def _imported(name: str, module_name: str, attribute: str) -> Callable[..., Any]:
@@ -115,5 +140,7 @@ def _unknown(name: str, known: Sequence[str]) -> UserError:
 
     near = difflib.get_close_matches(name.lower(), by_lower_case)
     # Several are often equally near: resnet21 is to mean resnet20 rather than resnet32.
-    hint = f"; did you mean '{by_lower_case[max(near, key=longest_common_run)]}'?" if near else "."
+    near.sort(key=longest_common_run, reverse=True)
+    nearest = " or ".join(f"'{by_lower_case[each]}'" for each in near)
+    hint = f"; did you mean {nearest}?" if near else "."
     return UserError(f"model '{name}' is unknown{hint} Give {_FORMS}")

@@ -13,7 +13,8 @@ from rlkd.errors import UserError
 class SmallConvNet(nn.Module):
     """A stack of Conv3x3-BN-ReLU layers, a global average pool and a linear classifier.
 
-    The image is halved between layers as long as 2 x 2 pixels or more remain.
+    The image is halved between layers as long as 2 x 2 pixels or more remain. `taps` names each
+    layer as a stage, and the classifier's input.
 
     Args:
         channels: output channels of each layer; at least one layer.
@@ -31,6 +32,10 @@ class SmallConvNet(nn.Module):
         inputs = (in_channels, *channels[:-1])
         self.layers = nn.ModuleList(map(_layer, inputs, channels))
         self.fc = nn.Linear(channels[-1], num_classes)
+        self.taps = {
+            **{f"stage{index + 1}": f"layers.{index}" for index in range(len(channels))},
+            "embedding": "fc:input",
+        }
 
     def forward(
         self, x: Float[Tensor, "batch channels height width"]

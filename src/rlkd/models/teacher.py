@@ -22,10 +22,17 @@ class Teacher(nn.Module):
         fuse: whether batch norms are folded into the convolutions before them, where the network
             can be traced: the same logits up to rounding, sooner. Hooks on its modules may then no
             longer fire.
+        renormalise: what images are multiplied by and then added, a number a channel, shape
+            (channels, 1, 1): for a teacher that wants another normalisation than the student.
     """
 
     def __init__(
-        self, network: nn.Module, *, dtype: torch.dtype | None = None, fuse: bool = False
+        self,
+        network: nn.Module,
+        *,
+        dtype: torch.dtype | None = None,
+        fuse: bool = False,
+        renormalise: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.dtype = dtype
@@ -33,7 +40,13 @@ class Teacher(nn.Module):
             network = _fused(network.eval())
         # A tuple hides it from nn.Module, which registers every module among its attributes.
         self._unregistered = (network.eval().requires_grad_(False).to(dtype=dtype),)
+        scale, shift = (None, None) if renormalise is None else renormalise
+        self.register_buffer("scale", scale, persistent=False)
+        self.register_buffer("shift", shift, persistent=False)
         super().train(False)
+
+    scale: Tensor | None
+    shift: Tensor | None
 
     @property
     def network(self) -> nn.Module:
@@ -49,6 +62,8 @@ class Teacher(nn.Module):
     ) -> Float[Tensor, "batch classes"]:
         """Return the logits, in float32 or better."""
         with torch.no_grad():
+            if self.scale is not None and self.shift is not None:
+                image = image * self.scale + self.shift
             logits = self.network(image.to(dtype=self.dtype))
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 

@@ -6,12 +6,15 @@ CIFAR-100 checkpoints load. Source: He et al., "Deep Residual Learning for Image
 Distillation" (ICLR 2020).
 """
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rlkd.errors import UserError
+from rlkd.models.cifar.initial import he_normal
 
 
 class BasicBlock(nn.Module):
@@ -54,6 +57,14 @@ class ResNet(nn.Module):
         UserError: if the depth is not of the form 6n + 2.
     """
 
+    taps: ClassVar[dict[str, str]] = {
+        "stem": "relu",
+        "stage1": "layer1",
+        "stage2": "layer2",
+        "stage3": "layer3",
+        "embedding": "fc:input",
+    }
+
     def __init__(
         self,
         *,
@@ -69,19 +80,18 @@ class ResNet(nn.Module):
         stem, *stages = widths
         self.conv1 = nn.Conv2d(in_channels, stem, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(stem)
+        self.relu = nn.ReLU()
         self.layer1 = _stage(stem, stages[0], blocks, stride=1)
         self.layer2 = _stage(stages[0], stages[1], blocks, stride=2)
         self.layer3 = _stage(stages[1], stages[2], blocks, stride=2)
         self.fc = nn.Linear(stages[2], num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        he_normal(self)
 
     def forward(
         self, x: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch classes"]:
         """Return the logits."""
-        x = F.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.fc(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
 

@@ -1,0 +1,19 @@
+"""How the networks of this package start, where it is not as PyTorch starts them."""
+
+from torch import nn
+
+
+def he_normal(network: nn.Module) -> None:
+    """Draw all convolution weights from a normal distribution of variance 2 / fan-out.
+
+    Source: He et al., "Delving Deep into Rectifiers" (ICCV 2015), section 2.2, backward case.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+def small_normal(classifier: nn.Linear) -> None:
+    """Draw the weights of a classifier with standard deviation 0.01, and no bias."""
+    nn.init.normal_(classifier.weight, std=0.01)
+    nn.init.zeros_(classifier.bias)
