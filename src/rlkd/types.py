@@ -17,6 +17,9 @@ class Batch:
     """Class indices; or, where images are mixed, one distribution over classes a row."""
     index: Int[Tensor, " batch"]
     """The row of each instance in its training set."""
+    strong: Float[Tensor, "batch channels height width"] | None = None
+    """A second, strongly augmented view of the same instances, normalised; None where no loss
+    needs one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,14 @@ class Temperatures:
     """Divides the student's logits."""
     teacher: Float[Tensor, " batch"]
     """Divides the teacher's logits."""
+    weight: Float[Tensor, " batch"] | None = None
+    """What multiplies an instance's loss; None means the product of the two temperatures, which
+    keeps gradients of one size."""
+
+    @property
+    def factor(self) -> Float[Tensor, " batch"]:
+        """What multiplies an instance's loss: T^2 where both networks have the same T."""
+        return self.student * self.teacher if self.weight is None else self.weight
 
     @classmethod
     def same(cls, temperature: Float[Tensor, " batch"]) -> "Temperatures":

@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -33,6 +34,9 @@ def assert_same(batches: list[Batch], others: list[Batch]) -> None:
         assert torch.equal(batch.index, other.index)
         assert torch.equal(batch.target, other.target)
         assert torch.equal(batch.image, other.image)
+        assert (batch.strong is None) == (other.strong is None)
+        if batch.strong is not None and other.strong is not None:
+            assert torch.equal(batch.strong, other.strong)
 
 
 def test_images_are_normalised_as_torchvision_does(images: ImageSet) -> None:
@@ -194,3 +198,19 @@ def test_select_keeps_the_order_given(images: ImageSet) -> None:
     assert torch.equal(chosen.image, torch.stack([images.image[4], images.image[2]]))
     assert chosen.target.tolist() == [1, 2]
     assert chosen.class_names == images.class_names
+
+
+@pytest.mark.parametrize("label", [3, -1, 255])
+def test_the_first_label_out_of_range_is_named_with_its_row(images: ImageSet, label: int) -> None:
+    target = images.target.clone()
+    target[[4, 9]] = label
+    with pytest.raises(
+        UserError, match=rf"row 4 of the images has label {label}, not 0 to 2: mend"
+    ):
+        replace(images, target=target)
+
+
+def test_labels_at_both_ends_of_the_range_and_no_labels_at_all_are_taken(images: ImageSet) -> None:
+    ends = replace(images, target=torch.tensor([0, 2]), image=images.image[:2])
+    assert ends.target.tolist() == [0, 2]
+    assert len(images.select(torch.tensor([], dtype=torch.int64))) == 0

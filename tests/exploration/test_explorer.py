@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -76,6 +77,28 @@ def test_in_its_epochs_only_rows_of_the_selected_set_are_learnt_from() -> None:
     torch.testing.assert_close(explored.batch.image[0], torch.full((1, 2, 2), 4.7))
     torch.testing.assert_close(explored.batch.target[0], torch.tensor([0.0, 0.3, 0.7]))
     assert explored.batch.image[1:, 0, 0, 0].tolist() == [4.0, 1.0, 0.0]
+
+
+def test_the_strong_view_of_a_mixed_row_is_its_mixed_image() -> None:
+    given = explorer()
+    record_everything(given, torch.tensor([5, 0, 7, 2, 4, 1, 8, 3, 6, 9]))
+    given.start_epoch(3)
+    one = batch(5, 4, 1, 0)
+    explored = given.explore(replace(one, strong=one.image + 100), partners_of(given))
+    strong = explored.batch.strong
+    assert strong is not None
+    # instance 5 alone is mixed: 0.7 * 5 + 0.3 * 4 = 4.7
+    torch.testing.assert_close(strong[0], torch.full((1, 2, 2), 4.7))
+    assert torch.equal(strong[0], explored.batch.image[0])
+    assert strong[1:, 0, 0, 0].tolist() == [104.0, 101.0, 100.0]
+    assert explored.batch.image[1:, 0, 0, 0].tolist() == [4.0, 1.0, 0.0]
+
+
+def test_a_batch_of_one_view_is_explored_without_a_second() -> None:
+    given = explorer()
+    record_everything(given, torch.arange(INSTANCES))
+    given.start_epoch(3)
+    assert given.explore(batch(1, 6), partners_of(given)).batch.strong is None
 
 
 def test_the_ranking_is_made_anew_in_each_explored_epoch() -> None:

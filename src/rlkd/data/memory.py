@@ -2,20 +2,25 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
 from rlkd.data.augment import Augmentation, crop_and_flip
+from rlkd.data.strong import StrongAugmentation, strong_view
 from rlkd.errors import UserError
 from rlkd.types import Batch
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Labelled images of one size."""
+    """Labelled images of one size.
+
+    Raises:
+        UserError: if a label is no index into the class names.
+    """
 
     image: UInt8[Tensor, "n c h w"]
     """Pixels in 0 to 255."""
@@ -23,6 +28,18 @@ class ImageSet:
     """The class of each image: an index into `class_names`."""
     class_names: tuple[str, ...]
     """What the classes are called, in the order of their indices."""
+
+    def __post_init__(self) -> None:
+        if len(self.target) == 0:
+            return
+        lowest, highest = (int(label) for label in self.target.aminmax())
+        if lowest < 0 or highest >= self.num_classes:
+            wrong = (self.target < 0) | (self.target >= self.num_classes)
+            row = int(wrong.int().argmax())
+            raise UserError(
+                f"row {row} of the images has label {int(self.target[row])}, not 0 to "
+                f"{self.num_classes - 1}: mend the label, or name every class in class_names"
+            )
 
     @property
     def num_classes(self) -> int:
@@ -59,6 +76,8 @@ class MemoryLoader:
         crop_padding: pixels of black added on each side before a random crop; 0 for no crop.
         flip: whether images are mirrored left to right with probability one half.
         drop_last: whether a last batch that is not full is left out.
+        strong_view: whether batches carry a second, strongly augmented view: a crop and a flip of
+            its own and a random change of shape or colour. The first view is the same either way.
         memory_format: of the images of a batch: contiguous or channels last.
         device: where images are kept and batches are made.
 
@@ -78,6 +97,7 @@ class MemoryLoader:
         crop_padding: int = 0,
         flip: bool = False,
         drop_last: bool = False,
+        strong_view: bool = False,
         memory_format: torch.memory_format = torch.contiguous_format,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -96,6 +116,11 @@ class MemoryLoader:
                 f"mean={mean} and std={std}: give {channels} numbers each, one a channel, and "
                 "a std above 0"
             )
+        if strong_view and channels not in (1, 3):
+            raise UserError(
+                f"the strong view is made of images of 1 or 3 channels (AutoAugment), these have "
+                f"{channels}: convert them to grey or RGB, or choose a loss without a strong view"
+            )
         self.device = torch.device(device)
         self.images = images.to(self.device)
         self.batch_size = batch_size
@@ -104,6 +129,7 @@ class MemoryLoader:
         self.crop_padding = crop_padding
         self.flip = flip
         self.drop_last = drop_last
+        self.strong_view = strong_view
         self.memory_format = memory_format
         self.epoch = 0
         self.partner: Int64[Tensor, " n"] | None = None
@@ -124,10 +150,16 @@ class MemoryLoader:
         order = torch.arange(len(self.images))
         if self.shuffle:
             order = torch.randperm(len(self.images), generator=generator)
-        order, augmentation = order.to(self.device), self._draw(generator)
+        augmentation, strong = self._draw(generator), self._draw_strong()
+        on_device = order.to(self.device)
         for position in range(start, len(self)):
-            rows = order[position * self.batch_size : (position + 1) * self.batch_size]
-            yield self._batch(rows, augmentation.select(rows))
+            here = slice(position * self.batch_size, (position + 1) * self.batch_size)
+            rows = on_device[here]
+            batch = self._batch(rows, augmentation.select(rows))
+            if strong is not None:
+                second = self._strong(rows, strong.select(order[here]))
+                batch = replace(batch, strong=second)
+            yield batch
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch, from 0, that the next iteration draws."""
@@ -184,6 +216,12 @@ class MemoryLoader:
             image = crop_and_flip(image, augmentation, crop_padding=self.crop_padding)
         return Batch(image=self._normalise(image), target=self.images.target[rows], index=rows)
 
+    def _strong(
+        self, rows: Int64[Tensor, " batch"], augmentation: StrongAugmentation
+    ) -> Float32[Tensor, "batch c h w"]:
+        image = self.images.image[rows]
+        return self._normalise(strong_view(image, augmentation, crop_padding=self.crop_padding))
+
     def _normalise(self, image: UInt8[Tensor, "batch c h w"]) -> Float32[Tensor, "batch c h w"]:
         pixels = image.to(torch.float32, memory_format=self.memory_format)
         return pixels.mul_(self._scale).sub_(self._shift)
@@ -193,6 +231,16 @@ class MemoryLoader:
             len(self.images), crop_padding=self.crop_padding, flip=self.flip, generator=generator
         )
         return drawn.to(self.device)
+
+    def _draw_strong(self) -> StrongAugmentation | None:
+        if not self.strong_view:
+            return None
+        return StrongAugmentation.draw(
+            len(self.images),
+            crop_padding=self.crop_padding,
+            flip=self.flip,
+            generator=self._generator(stream=2),
+        )
 
     def _generator(self, *, stream: int) -> torch.Generator:
         """Return a CPU generator whose seed no nearby seed, epoch or stream shares."""

@@ -1,7 +1,7 @@
 """Efficient exploration: in its first epochs the agent learns from what is worth most."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -80,6 +80,9 @@ class Explorer(nn.Module):
     def explore(self, batch: Batch, partners_of: Callable[[Batch], Batch]) -> Explored:
         """Mix a batch's uncertain rows, and say which rows the agent learns from.
 
+        A mixed row has one image: it stands in the strong view too, which otherwise would show an
+        instance that the row's target is not of.
+
         Args:
             batch: as the data gave it.
             partners_of: returns the partners of a batch, row by row; any row where there is none.
@@ -87,14 +90,17 @@ class Explorer(nn.Module):
         if not self.active:
             return Explored(batch, learn_from=None, mixed=None)
         mixed = self.partner[batch.index] != NO_PARTNER
-        batch = mix(
+        seen = mix(
             batch,
             partners_of(batch),
             mixed,
             weight=self.mix_weight,
             num_classes=self.num_classes,
         )
-        return Explored(batch, learn_from=self.selected[batch.index], mixed=mixed)
+        if batch.strong is not None:
+            strong = torch.where(mixed[:, None, None, None], seen.image, batch.strong)
+            seen = replace(seen, strong=strong)
+        return Explored(seen, learn_from=self.selected[batch.index], mixed=mixed)
 
     def observe(self, explored: Explored, student_logits: Float[Tensor, "batch classes"]) -> None:
         """Record the entropies of a training pass."""
