@@ -1,6 +1,31 @@
 """Temperature sources: what sets the temperature of each instance."""
 
+from rlkd.temperature.curriculum import GlobalCTKD, InstanceCTKD
 from rlkd.temperature.fixed import ConstantTemperature
-from rlkd.temperature.source import TemperatureSource
+from rlkd.temperature.logit_driven import (
+    DTKD,
+    ConfidenceTemperature,
+    EntropyTemperature,
+    LogitDriven,
+    LogitStandardisation,
+    MaxLogitTemperature,
+    NormKD,
+)
+from rlkd.temperature.schedule import ScheduledTemperature
+from rlkd.temperature.source import TEMPERATURE_FLOOR, TemperatureSource
 
-__all__ = ["ConstantTemperature", "TemperatureSource"]
+__all__ = [
+    "DTKD",
+    "TEMPERATURE_FLOOR",
+    "ConfidenceTemperature",
+    "ConstantTemperature",
+    "EntropyTemperature",
+    "GlobalCTKD",
+    "InstanceCTKD",
+    "LogitDriven",
+    "LogitStandardisation",
+    "MaxLogitTemperature",
+    "NormKD",
+    "ScheduledTemperature",
+    "TemperatureSource",
+]

@@ -1,9 +1,14 @@
 """What a temperature source is: anything that gives each instance its temperature."""
 
+from collections.abc import Iterable
+
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from rlkd.types import Temperatures
+
+TEMPERATURE_FLOOR = 0.05
+"""No source gives a lower temperature: dividing logits by it keeps losses and gradients finite."""
 
 
 class TemperatureSource(nn.Module):
@@ -12,6 +17,7 @@ class TemperatureSource(nn.Module):
     A source needs only `forward`. The other members have defaults that suit a source which
     neither learns nor follows a schedule; the training loop calls them all, in this order:
 
+        optimizer = SGD([*student.parameters(), *source.trained_parameters()], ...)
         source.start_epoch(epoch)                         # epochs count from 1
         temperatures = source(student_logits, teacher_logits, target)
         ...                                               # the student's update
@@ -38,12 +44,21 @@ class TemperatureSource(nn.Module):
         """Choose the temperatures of a batch.
 
         Args:
-            student_logits: the student's logits, at temperature 1.
-            teacher_logits: the teacher's logits, at temperature 1.
+            student_logits: the student's logits, at temperature 1. They come with their
+                gradient, so what a source computes from them trains the student too: a source
+                that must not do so detaches them.
+            teacher_logits: the teacher's logits, at temperature 1; without gradient.
             target: class indices, or a distribution over classes for mixed images.
             learn_from: the rows that a learning source may learn from; None means all.
         """
         raise NotImplementedError(f"{type(self).__name__} must define forward")
+
+    def trained_parameters(self) -> Iterable[nn.Parameter]:
+        """Return the parameters that the student's optimiser trains along; none by default.
+
+        A source that learns by itself, as the agent does, leaves its own out.
+        """
+        return ()
 
     def start_epoch(self, epoch: int) -> None:
         """Tell the source which epoch begins, counted from 1."""
