@@ -13,6 +13,7 @@ from rlkd.models import Teacher
 from rlkd.training import build
 from rlkd.training.compose import configure
 from rlkd.training.distiller import Distiller
+from rlkd.training.observed import observe
 from rlkd.types import Batch
 
 
@@ -48,6 +49,7 @@ class Steps:
     def __init__(self, overrides: list[str], *, images: int = 4096, explore: bool = False) -> None:
         config = configure(["teacher=resnet56", "student=resnet20", *overrides])
         options = build.trainer_options(config)
+        objective = build.objective(config)
         torch.manual_seed(0)
         loading = {
             "mean": CIFAR100_MEAN,
@@ -61,6 +63,7 @@ class Steps:
             shuffle=True,
             crop_padding=4,
             flip=True,
+            strong_view=objective.strong,
             **loading,
         )
         probe = None
@@ -71,7 +74,7 @@ class Steps:
         teacher = Teacher(
             models.create(config.teacher.name, num_classes=100),
             dtype=torch.bfloat16 if low else None,
-            fuse=True,
+            fuse=not objective.taps,
         )
         explorer = Explorer(
             instances=images,
@@ -80,18 +83,36 @@ class Steps:
             epochs=10**6 if explore else 0,
             bands=Bands(),
         )
+        student = models.create(config.student.name, num_classes=100)
+        temperature = build.temperature(config)
+        some = next(iter(loader))
+        observed = observe(
+            objective,
+            student,
+            teacher,
+            batch=Batch(some.image[:8].cpu(), some.target[:8].cpu(), some.index[:8].cpu()),
+            train_targets=loader.images.target.cpu(),
+            temperature=temperature,
+        )
         self.distiller = BareDistiller(
-            student=models.create(config.student.name, num_classes=100),
+            student=student,
             loader=loader,
-            objective=build.objective(config),
+            objective=objective,
             optimizer=build.optimizer(config),
             teacher=teacher,
-            temperature=build.temperature(config),
+            temperature=temperature,
+            observed=observed,
             explorer=explorer if config.exploration.enabled else None,
             probe=probe,
         )
         self.distiller.to(options.device).to(memory_format=options.memory_format)
-        self.distiller.optimizer = build.optimizer(config)(self.distiller.student.parameters())
+        trained = [student, objective]
+        self.distiller.optimizer = build.optimizer(config)(
+            [
+                *(each for module in trained for each in module.parameters()),
+                *temperature.trained_parameters(),
+            ]
+        )
         self.autocast = torch.autocast(
             options.device.type, dtype=torch.bfloat16, enabled=options.precision == "bf16-mixed"
         )

@@ -157,3 +157,16 @@ def test_cross_entropy_with_a_distribution_is_the_mean_over_it() -> None:
 def test_the_class_of_a_mixed_target_is_its_likeliest() -> None:
     assert class_index(torch.tensor([[0.3, 0.7], [1.0, 0.0]])).tolist() == [1, 0]
     assert class_index(torch.tensor([1, 0])).tolist() == [1, 0]
+
+
+def test_cross_entropy_keeps_the_precision_of_float64() -> None:
+    # -ln softmax(1e-9, 0)_0 = ln 2 - 5e-10, which float32 cannot tell from ln 2.
+    loss = cross_entropy(torch.tensor([[1e-9, 0.0]], dtype=torch.float64), torch.tensor([0]))
+    torch.testing.assert_close(math.log(2) - loss.item(), 5e-10, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_a_distribution_may_have_another_precision_than_the_logits(dtype: torch.dtype) -> None:
+    logits, mixed = torch.tensor([[math.log(3), 0.0]], dtype=dtype), torch.tensor([[0.75, 0.25]])
+    found = cross_entropy(logits, mixed.double())
+    torch.testing.assert_close(found, cross_entropy(logits, mixed.to(dtype)))

@@ -73,7 +73,7 @@ UNKNOWN = {
     "temperature=rldk": "temperature=rldk: did you mean rlkd",
     "teacher=resnet57": "teacher=resnet57: did you mean resnet56",
     "student=resnet21": "student=resnet21: did you mean resnet20",
-    "method=dk": "method=dk: did you mean kd",
+    "method=reviwkd": "method=reviwkd: did you mean reviewkd",
     "data=cifar_100": "data=cifar_100: did you mean cifar100",
     "experiment=cifar100_resnet56_resnet21": "did you mean cifar100_resnet56_resnet20",
     "student=torchvision:resnet19": "did you mean 'torchvision:resnet18'",

@@ -12,7 +12,7 @@ import rlkd.configs
 from rlkd.errors import UserError
 from rlkd.losses import LossInputs
 from rlkd.temperature import ConstantTemperature
-from rlkd.training import build
+from rlkd.training import build, validation
 from rlkd.training.compose import GROUPS, as_yaml, configure, options, portion
 
 pytestmark = pytest.mark.usefixtures("plainly")
@@ -46,7 +46,7 @@ def test_every_experiment_is_a_short_difference_that_composes(path: Path) -> Non
     assert len(path.read_text().splitlines()) <= 15
     config = configure([f"experiment={path.stem}"])
     assert config.data._target_ == "rlkd.data.sets.cifar100"
-    assert path.stem == f"cifar100_{config.teacher.name}_{config.student.name}"
+    assert path.stem == f"cifar100_{config.teacher.name}_{config.student.name}".lower()
 
 
 def test_there_is_an_experiment_for_each_of_the_papers_pairs() -> None:
@@ -145,11 +145,11 @@ def test_a_weight_is_one_override() -> None:
 
 @pytest.mark.parametrize("given", ["temperature=rlkd_paper", "temperature=random", "method=alone"])
 def test_every_packaged_choice_builds(given: str) -> None:
-    build.validate([given])
+    validation.validate([given])
 
 
 def test_a_choice_that_does_not_build_is_refused_by_validation() -> None:
     with pytest.raises(UserError, match="max_temperature=0"):
-        build.validate(["temperature.max_temperature=0"])
+        validation.validate(["temperature.max_temperature=0"])
     with pytest.raises(UserError, match="scheduler does not build"):
-        build.validate(["scheduler.gamma=abc"])
+        validation.validate(["scheduler.gamma=abc"])

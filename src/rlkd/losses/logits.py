@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
@@ -9,6 +10,20 @@ from torch.nn import functional as F
 from rlkd.losses.softened import Temperature, as_temperatures, log_softened
 
 Reduction = Literal["mean", "none"]
+
+
+def kl_divergence(
+    log_student: Float[Tensor, "batch classes"], log_teacher: Float[Tensor, "batch classes"]
+) -> Float[Tensor, " batch"]:
+    """Return KL(teacher || student) of every row of log-probabilities, in nats."""
+    return F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(dim=1)
+
+
+def reduced(
+    loss: Float[Tensor, " batch"], reduction: Reduction
+) -> Float[Tensor, ""] | Float[Tensor, " batch"]:
+    """Average one value a row over the batch (`mean`), or leave it (`none`)."""
+    return loss.mean() if reduction == "mean" else loss
 
 
 def cross_entropy(
@@ -24,7 +39,9 @@ def cross_entropy(
         target: class indices, or a distribution over classes a row.
         reduction: `mean` over the batch, or `none`.
     """
-    return F.cross_entropy(student_logits.float(), target, reduction=reduction)
+    logits = student_logits.to(torch.promote_types(student_logits.dtype, torch.float32))
+    target = target.to(logits.dtype) if target.is_floating_point() else target
+    return F.cross_entropy(logits, target, reduction=reduction)
 
 
 def kd(
@@ -37,7 +54,7 @@ def kd(
     r"""Return T_i^2 KL(softmax(z_t / T_i) || softmax(z_s / T_i)), averaged over the batch.
 
     The factor keeps gradients of one size whatever the temperature; where student and teacher
-    have their own, it is the product of the two.
+    have their own, it is the product of the two, unless `Temperatures.weight` says otherwise.
 
     Args:
         student_logits: the student's logits, z_s.
@@ -53,6 +70,4 @@ def kd(
     temperatures = as_temperatures(temperature, like=student_logits)
     student = log_softened(student_logits, temperatures.student)
     teacher = log_softened(teacher_logits, temperatures.teacher)
-    divergence = F.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=1)
-    loss = temperatures.student * temperatures.teacher * divergence
-    return loss.mean() if reduction == "mean" else loss
+    return reduced(temperatures.factor * kl_divergence(student, teacher), reduction)

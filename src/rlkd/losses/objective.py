@@ -1,49 +1,54 @@
 """The student's objective: a weighted sum of losses, each told only what it asks for."""
 
-import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+import copy
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
 
-from jaxtyping import Float, Int
+import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from rlkd.errors import UserError
-from rlkd.types import Temperatures
+from rlkd.losses.inputs import (
+    EMBEDDING,
+    FEATURE,
+    FEATURES,
+    FROM_TEACHER,
+    HEAD,
+    STRONG,
+    LossInputs,
+    Pair,
+    asked_by,
+)
 
 Loss = Callable[..., Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class LossInputs:
-    """All that a loss may ask for. A loss names what it needs as its parameters."""
-
-    student_logits: Float[Tensor, "batch classes"]
-    target: Int[Tensor, " batch"] | Float[Tensor, "batch classes"]
-    teacher_logits: Float[Tensor, "batch classes"] | None = None
-    """None where a student trains alone."""
-    temperature: Temperatures | None = None
-    """None where a student trains alone."""
-
-
-FROM_TEACHER = frozenset({"teacher_logits", "temperature"})
-"""The inputs that only distillation has."""
-
-
-@dataclass(frozen=True, slots=True)
 class Term:
-    """A loss and its weight in the sum."""
+    """A loss, its weight in the sum, and which features it gets."""
 
     loss: Loss
+    """A function, a module, or a class of modules that is built from examples of its inputs."""
     weight: float = 1.0
+    warmup_epochs: int = 0
+    """The weight grows from 0 over these epochs: in epoch E it is min(E / warmup_epochs, 1) of
+    itself, E counted from 1."""
+    layers: Any = "last"
+    """Which features a loss gets that asks for some: `last`, `stages` (as many as both networks
+    have, from the deepest), a name such as `stage2`, a module path, or a list of these;
+    `{student: PATH, teacher: PATH}` where the two differ. A loss that asks for one pair is applied
+    to each and summed."""
 
 
 class Objective(nn.Module):
     """Sums weighted losses.
 
     Args:
-        terms: the losses by name. Whatever parameters a loss has among the fields of
-            `LossInputs` are given to it; the others must have defaults.
+        terms: the losses by name. Whatever parameters a loss has among `losses.inputs.NAMES` are
+            given to it; the others must have defaults.
 
     Raises:
         UserError: if there is no term, or a loss asks for what does not exist.
@@ -54,37 +59,127 @@ class Objective(nn.Module):
         if not terms:
             raise UserError("the objective has no term: give method.terms at least one loss")
         self.terms = dict(terms)
+        self.asked = {name: asked_by(name, each.loss) for name, each in terms.items()}
+        self.epoch = 1
+        self.pairs: dict[str, list[Pair]] = {name: [] for name in terms}
         self.losses = nn.ModuleDict(
-            {name: each.loss for name, each in terms.items() if isinstance(each.loss, nn.Module)}
+            {
+                name: nn.ModuleList([each.loss])
+                for name, each in terms.items()
+                if isinstance(each.loss, nn.Module)
+            }
         )
-        self.needs = {name: _needs(name, each.loss) for name, each in self.terms.items()}
+
+    @property
+    def names(self) -> frozenset[str]:
+        """All that any term asks for."""
+        return frozenset[str]().union(*(asked.names for asked in self.asked.values()))
 
     @property
     def needs_teacher(self) -> bool:
         """Whether any term asks for what only a teacher gives."""
-        return any(FROM_TEACHER.intersection(needs) for needs in self.needs.values())
+        return bool(FROM_TEACHER & self.names)
+
+    @property
+    def taps(self) -> bool:
+        """Whether any term asks for more of the teacher than its logits."""
+        return bool(self.names & (FEATURE | FEATURES | EMBEDDING | {HEAD}))
+
+    @property
+    def strong(self) -> bool:
+        """Whether any term asks for the logits of a second, strongly augmented view."""
+        return bool(self.names & STRONG)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Tell the terms that warm up which epoch begins, counted from 1."""
+        self.epoch = epoch
+
+    def prepare(
+        self, example: LossInputs, pairs: Mapping[str, Sequence[Pair]] | None = None
+    ) -> None:
+        """Build the losses that have weights, and call each loss once.
+
+        Args:
+            example: of a few instances; all that the losses ask for.
+            pairs: the features of each term that asks for some.
+
+        Raises:
+            UserError: if a loss does not fit the pair of networks or the data, naming the loss.
+        """
+        for name, found in (pairs or {}).items():
+            self.pairs[name] = list(found)
+        taught = example.teacher_logits
+        if taught is not None and taught.shape != example.student_logits.shape:
+            raise UserError(
+                f"the teacher gives {taught.shape[1]} logits and the student "
+                f"{example.student_logits.shape[1]}: both must know the same classes"
+            )
+        for name in self.terms:
+            for need in sorted(self.asked[name].needed):
+                if example.named(need, self.pairs[name]) is None:
+                    raise UserError(f"loss {name} needs {need}, which this run does not have")
+            with _naming(name):
+                if self.asked[name].builds:
+                    made = [self._build(name, one, example) for one in self._each(name)]
+                    self.losses[name] = nn.ModuleList(made)
+                value = self._rehearsed(name, example)
+            if not isinstance(value, Tensor) or value.dim() != 0:
+                shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                raise UserError(
+                    f"loss {name} returned {shape}: return one number, the mean over instances"
+                )
 
     def forward(self, inputs: LossInputs) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """Return the weighted sum, and each loss before its weight."""
-        values = {name: self._value(name, inputs) for name in self.terms}
-        total = sum(self.terms[name].weight * value for name, value in values.items())
+        with torch.autocast(inputs.student_logits.device.type, enabled=False):
+            values = {name: self._value(name, inputs) for name in self.terms}
+        total = sum(self._weight(self.terms[name]) * value for name, value in values.items())
         assert isinstance(total, Tensor)
         return total, {name: value.detach() for name, value in values.items()}
 
+    def _weight(self, term: Term) -> float:
+        share = min(self.epoch / term.warmup_epochs, 1.0) if term.warmup_epochs else 1.0
+        return share * term.weight
+
+    def _each(self, name: str) -> list[list[Pair]]:
+        """Return the pairs of each call of a loss: one by one if it asks for one."""
+        pairs = self.pairs[name]
+        return [[pair] for pair in pairs] if self.asked[name].names & FEATURE else [pairs]
+
     def _value(self, name: str, inputs: LossInputs) -> Tensor:
-        arguments = {need: getattr(inputs, need) for need in self.needs[name]}
-        return self.terms[name].loss(**arguments)
+        called = self.asked[name].when_called
+        built = cast(nn.ModuleList, self.losses[name]) if name in self.losses else None
+        values: list[Tensor] = []
+        for number, pairs in enumerate(self._each(name)):
+            loss = built[number % len(built)] if built else self.terms[name].loss
+            values.append(loss(**{each: inputs.named(each, pairs) for each in called}))
+        return sum(values[1:], start=values[0])
+
+    def _rehearsed(self, name: str, example: LossInputs) -> Any:
+        """Call a loss and leave it, its weights and all random generators as they were."""
+        held = copy.deepcopy(self.losses[name]) if name in self.losses else None
+        with torch.random.fork_rng(), torch.no_grad():
+            try:
+                return self._value(name, example)
+            finally:
+                if held is not None:
+                    self.losses[name] = held
+
+    def _build(self, name: str, pairs: list[Pair], example: LossInputs) -> nn.Module:
+        given = {each: example.named(each, pairs) for each in self.asked[name].when_built}
+        made: Any = self.terms[name].loss(**given)
+        return made.to(example.student_logits.device)
 
 
-def _needs(name: str, loss: Loss) -> tuple[str, ...]:
-    known = {each.name for each in fields(LossInputs)}
-    asked = loss.forward if isinstance(loss, nn.Module) else loss
-    parameters = inspect.signature(asked).parameters.values()
-    empty: Any = inspect.Parameter.empty
-    for parameter in parameters:
-        if parameter.name not in known and parameter.default is empty:
-            raise UserError(
-                f"loss {name} asks for '{parameter.name}', which training does not have: "
-                f"it may ask for {', '.join(sorted(known))}, the rest needs a default"
-            )
-    return tuple(parameter.name for parameter in parameters if parameter.name in known)
+@contextmanager
+def _naming(name: str) -> Generator[None]:
+    """Name the loss in what its own code raises about its inputs."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"loss {name}: {error}") from None
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        told = " ".join(str(error).split())
+        raise UserError(
+            f"loss {name} does not fit this teacher, student and data: {told}"
+        ) from error

@@ -12,17 +12,17 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from torch import nn
+from torch import Tensor, nn
 
 from rlkd import models
 from rlkd.data import ImageSet, MemoryLoader, hold_out
 from rlkd.data.sets import Dataset
 from rlkd.errors import UserError
 from rlkd.exploration import Explorer
-from rlkd.losses import LossInputs, Objective
+from rlkd.losses import Objective
 from rlkd.models import Teacher
 from rlkd.temperature import TemperatureSource
-from rlkd.training.compose import configure, unresolved
+from rlkd.training.compose import unresolved
 from rlkd.training.distiller import Schedule
 from rlkd.training.options import (
     TrainerOptions,
@@ -68,7 +68,9 @@ def _held_out(images: ImageSet, size: int, key: str, seed: int) -> tuple[ImageSe
         raise UserError(f"{key}={size}: {error}") from None
 
 
-def train_loader(sets: Sets, options: TrainerOptions, *, seed: int) -> MemoryLoader:
+def train_loader(
+    sets: Sets, options: TrainerOptions, *, seed: int, strong_view: bool = False
+) -> MemoryLoader:
     """Make the loader of augmented, shuffled training batches."""
     return MemoryLoader(
         sets.train,
@@ -80,6 +82,7 @@ def train_loader(sets: Sets, options: TrainerOptions, *, seed: int) -> MemoryLoa
         crop_padding=sets.dataset.crop_padding,
         flip=sets.dataset.flip,
         drop_last=len(sets.train) % options.batch_size == 1,
+        strong_view=strong_view,
         memory_format=options.memory_format,
         device=options.device,
     )
@@ -107,6 +110,13 @@ def probe_batch(sets: Sets, options: TrainerOptions) -> Batch | None:
     return next(iter(plain_loader(sets.probe, sets.dataset, options, batch_size=len(sets.probe))))
 
 
+def example_batch(sets: Sets, options: TrainerOptions, *, size: int = 8) -> Batch:
+    """Return the first training instances as they are, on the CPU, where networks are made."""
+    loader = plain_loader(sets.train, sets.dataset, options, batch_size=min(size, len(sets.train)))
+    batch = next(iter(loader))
+    return Batch(batch.image.cpu(), batch.target.cpu(), batch.index.cpu())
+
+
 def network(config: DictConfig, role: str, dataset: Dataset) -> nn.Module:
     """Make a network for the data, with the weights of its checkpoint if it has one.
 
@@ -130,10 +140,19 @@ def network(config: DictConfig, role: str, dataset: Dataset) -> nn.Module:
     return made
 
 
-def teacher(config: DictConfig, dataset: Dataset, options: TrainerOptions) -> Teacher | None:
+def teacher(
+    config: DictConfig, dataset: Dataset, options: TrainerOptions, *, fuse: bool = True
+) -> Teacher | None:
     """Make the frozen teacher; None for `teacher=none`.
 
     In bfloat16 training its weights are cast once, not at every step.
+
+    Args:
+        config: the `teacher` node; its `mean` and `std`, where given, are the normalisation that
+            it wants in place of the data's.
+        dataset: gives the number of classes and of channels, and the data's normalisation.
+        options: give precision and layout.
+        fuse: whether batch norms may be folded away, which takes the places of features along.
 
     Raises:
         UserError: if it has no checkpoint: a teacher that has learnt nothing teaches nothing.
@@ -146,8 +165,30 @@ def teacher(config: DictConfig, dataset: Dataset, options: TrainerOptions) -> Te
             f"with `rlkd train student={config.name} ...`)"
         )
     dtype = torch.bfloat16 if options.precision.startswith("bf16") else None
-    made = Teacher(network(config, "teacher", dataset), dtype=dtype, fuse=True)
+    made = Teacher(
+        network(config, "teacher", dataset),
+        dtype=dtype,
+        fuse=fuse,
+        renormalise=_renormalisation(config, dataset),
+    )
     return made.to(memory_format=options.memory_format)
+
+
+def _renormalisation(config: DictConfig, dataset: Dataset) -> tuple[Tensor, Tensor] | None:
+    """Return the scale and shift that turn the data's normalisation into the teacher's."""
+    if config.get("mean") is None and config.get("std") is None:
+        return None
+    columns: dict[str, Tensor] = {}
+    for name in ("mean", "std"):
+        given = config[name] if config[name] is not None else getattr(dataset, name)
+        if len(given) != len(dataset.mean) or (name == "std" and min(given) <= 0):
+            raise UserError(
+                f"teacher.{name}={list(given)}: give {len(dataset.mean)} numbers, one a channel"
+                + (", above 0" if name == "std" else "")
+            )
+        columns[name] = torch.tensor(list(given))[:, None, None]
+    mean, std = (torch.tensor(each)[:, None, None] for each in (dataset.mean, dataset.std))
+    return std / columns["std"], (mean - columns["mean"]) / columns["std"]
 
 
 def objective(config: DictConfig) -> Objective:
@@ -256,24 +297,3 @@ def _mendable(node: DictConfig, name: str) -> Generator[None]:
         ]
         told = f"; its settings are {', '.join(values)}" if values else ""
         raise UserError(f"{name} does not build: {' '.join(str(cause).split())}{told}") from error
-
-
-def validate(overrides: list[str]) -> None:
-    """Compose a configuration and build all its parts but the data, on small stand-ins.
-
-    Raises:
-        UserError: for the first part that does not build.
-    """
-    config = configure(overrides)
-    trainer_options(config)
-    for role in ("student", "teacher"):
-        if config[role].name is not None:
-            models.create(config[role].name, num_classes=100)
-    made = objective(config)
-    source = temperature(config)
-    stand_in = torch.randn(8, 100)
-    target = torch.arange(8)
-    temperatures = source(stand_in, stand_in.flip(1), target)
-    made(LossInputs(stand_in, target, stand_in.flip(1), temperatures))
-    scheduler(config)(optimizer(config)(nn.Linear(1, 1).parameters()))
-    assert exploration_options(config.exploration).bands

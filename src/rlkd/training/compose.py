@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Iterable, Iterator
 from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_module
@@ -45,24 +46,26 @@ def configure(overrides: Iterable[str] = ()) -> DictConfig:
 
     Args:
         overrides: Hydra's, such as `student=resnet20` or `trainer.epochs=10`. A network may also
-            be `torchvision:NAME` or `package.module:factory`.
+            be `torchvision:NAME`, `timm:NAME` or `package.module:factory`. `configs=DIR` adds a
+            folder of one's own groups: DIR/method/mine.yaml is then method=mine.
 
     Raises:
-        UserError: for an unknown key or group value (with the nearest known), a value that does
-            not parse, or one that is missing.
+        UserError: for a folder that is not there, an unknown key or group value (with the nearest
+            known), a value that does not parse, or one that is missing.
     """
-    given = [each for override in overrides for each in _named_network(override)]
+    given = [each for override in overrides for each in _in_hydras_words(override)]
     with _hydra():
         parsed = _parse(given)
+        own = [each for each in given if each.startswith(_SEARCH)]
         groups = [each for each in parsed if each.key_or_group in GROUPS]
         for each in groups:
-            _check_choice(each)
+            _check_choice(each, own)
         try:
             config = _compose(given)
         except UserError:
-            known = set(_keys(_compose([str(each.input_line) for each in groups])))
+            known = set(_keys(_compose([*own, *(str(each.input_line) for each in groups)])))
             for each in parsed:
-                if each not in groups and not each.is_add():
+                if each not in groups and each.input_line not in own and not each.is_add():
                     _check_key(each.key_or_group, known)
             raise
     for key in _SECTIONS:
@@ -72,6 +75,32 @@ def configure(overrides: Iterable[str] = ()) -> DictConfig:
     if config.output is None:
         config.output = "runs/" + "_".join([*map(str, choices), f"seed{config.seed}"])
     return config
+
+
+def sweep(overrides: Iterable[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """Part overrides into those of many values and those of one.
+
+    Args:
+        overrides: Hydra's, some as `key=a,b,c`.
+
+    Returns:
+        The values of each swept key, in order, and the other overrides as they were.
+
+    Raises:
+        UserError: for what does not parse, or a sweep over a range that Hydra alone knows.
+    """
+    swept: dict[str, list[str]] = {}
+    single: list[str] = []
+    for given in overrides:
+        with _hydra():
+            (parsed,) = _parse([given])
+        if not parsed.is_sweep_override():
+            single.append(given)
+        elif not parsed.is_choice_sweep():
+            raise UserError(f"{given}: give the values one by one, {parsed.key_or_group}=a,b,c")
+        else:
+            swept[parsed.key_or_group] = [str(each) for each in parsed.sweep_string_iterator()]
+    return swept, single
 
 
 def as_yaml(config: DictConfig) -> str:
@@ -100,7 +129,8 @@ def unresolved(error: OmegaConfBaseException, prefix: str = "") -> UserError:
     return UserError(f"{key}: {str(error).splitlines()[0]}")
 
 
-_SECTIONS = (*GROUPS[:-1], "trainer", "probe", "exploration", "seed", "output")
+_SECTIONS = (*GROUPS[:-1], "trainer", "probe", "exploration", "published", "seed", "output")
+_SEARCH = "hydra.searchpath"
 _NAMED = ("data", "teacher", "student", "method", "temperature")
 
 
@@ -112,7 +142,7 @@ def _hydra() -> initialize_config_module:
     for name in (*models.names(), "custom"):
         network = {"name": None if name == "custom" else name, "checkpoint": None}
         store.store(group="student", name=name, node=network)
-        store.store(group="teacher", name=name, node=network)
+        store.store(group="teacher", name=name, node=network | {"mean": None, "std": None})
     return initialize_config_module("rlkd.configs", version_base=None)
 
 
@@ -137,20 +167,26 @@ def _parse(overrides: list[str]) -> list[Override]:
         raise UserError(f"{line}: give overrides as key=value") from None
 
 
-def _named_network(override: str) -> list[str]:
+def _in_hydras_words(override: str) -> list[str]:
     key, _, value = override.partition("=")
     if key in ("teacher", "student") and ":" in value:
         return [f"{key}=custom", f"{key}.name='{value}'"]
+    if key == "configs":
+        folder = Path(value)
+        if not folder.is_dir():
+            raise UserError(f"configs={value}: there is no such folder; give one of your groups")
+        return [f"{_SEARCH}=['file://{folder.resolve()}']"]
     return [override]
 
 
-def _options(group: str) -> list[str]:
-    return GlobalHydra.instance().config_loader().get_group_options(group)
+def _options(group: str, own: list[str] | None = None) -> list[str]:
+    loader = GlobalHydra.instance().config_loader()
+    return loader.get_group_options(group, config_name="config", overrides=own or [])
 
 
-def _check_choice(override: Override) -> None:
+def _check_choice(override: Override, own: list[str]) -> None:
     value = override.value()
-    known = _options(override.key_or_group)
+    known = _options(override.key_or_group, own)
     if value is not None and value not in known:
         raise UserError(
             f"{override.key_or_group}={value}: {_nearest(str(value), known)}one of "
@@ -166,9 +202,11 @@ def _check_key(key: str, known: set[str]) -> None:
 
 
 def _nearest(value: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(value, list(known), cutoff=0.5)
+    by_lower_case = {each.lower(): each for each in known}
+    found = difflib.get_close_matches(value.lower(), by_lower_case, cutoff=0.5)
+    near = [by_lower_case[each] for each in found]
     # Several are often equally near: resnet21 is to mean resnet20 rather than resnet32.
-    near.sort(key=lambda each: _common_start(each, value), reverse=True)
+    near.sort(key=lambda each: _common_start(each.lower(), value.lower()), reverse=True)
     return f"did you mean {near[0]}? " if near else ""
 
 

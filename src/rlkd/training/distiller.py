@@ -1,6 +1,7 @@
 """The training step, as the paper's figure shows it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 import lightning as L
@@ -17,6 +18,7 @@ from rlkd.losses import LossInputs, Objective
 from rlkd.temperature import TemperatureSource
 from rlkd.training.measure import scored_logits
 from rlkd.training.meters import EpochMeters
+from rlkd.training.observed import Observed
 from rlkd.types import Batch, Temperatures
 
 Schedule = Callable[[Optimizer], LRScheduler]
@@ -36,6 +38,7 @@ class Distiller(L.LightningModule):
         explorer: ranks and mixes instances; None for none.
         probe: images held out of training, on which a source may have the student measured;
             None to measure on the training batch again.
+        observed: calls both networks for the losses; None where they ask for logits alone.
     """
 
     def __init__(
@@ -50,12 +53,14 @@ class Distiller(L.LightningModule):
         temperature: TemperatureSource | None = None,
         explorer: Explorer | None = None,
         probe: Batch | None = None,
+        observed: Callable[[Batch], LossInputs] | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.student, self.teacher, self.temperature = student, teacher, temperature
         self.objective, self.explorer = objective, explorer
         self.loader, self.probe = loader, probe
+        self.observed = Observed(student, teacher) if observed is None else observed
         self.meters = EpochMeters()
         self.history: list[dict[str, float]] = []
         self.epoch_figures: dict[str, float] = {}
@@ -71,24 +76,22 @@ class Distiller(L.LightningModule):
         """Train on one batch."""
         explored = self._explore(batch)
         batch = explored.batch
-        # 1. student and teacher logits
-        student_logits = self.student(batch.image)
-        teacher_logits = None if self.teacher is None else self.teacher(batch.image)
+        # 1. student and teacher logits, and features where a loss asks for them
+        seen = self.observed(batch)
         # 2. close the previous transition; 3. states; 4. temperatures
-        temperatures = self._temperatures(student_logits, teacher_logits, explored)
+        temperatures = self._temperatures(seen, explored)
         # 5. losses
-        loss, _ = self.objective(
-            LossInputs(student_logits, batch.target, teacher_logits, temperatures)
-        )
+        loss, _ = self.objective(replace(seen, temperature=temperatures))
         # 6. the student's step
         self._step_student(loss)
         # 7. measure what the step brought; the source learns when enough transitions are closed
         self._measure(batch)
-        self._record(loss.detach(), student_logits.detach(), explored)
+        self._record(loss.detach(), seen.student_logits.detach(), explored)
 
     def configure_optimizers(self) -> Any:
-        """Make the student's optimiser and its schedule; losses with weights train along."""
-        trained = [*self.student.parameters(), *self.objective.parameters()]
+        """Make the student's optimiser and its schedule; losses and sources may train along."""
+        along = () if self.temperature is None else self.temperature.trained_parameters()
+        trained = [*self.student.parameters(), *self.objective.parameters(), *along]
         optimizer = self._make_optimizer(trained)
         if self._make_scheduler is None:
             return optimizer
@@ -136,16 +139,15 @@ class Distiller(L.LightningModule):
             return Explored(batch, learn_from=None, mixed=None)
         return self.explorer.explore(batch, self.loader.partner_batch)
 
-    def _temperatures(
-        self, student_logits: Tensor, teacher_logits: Tensor | None, explored: Explored
-    ) -> Temperatures | None:
-        if self.temperature is None or teacher_logits is None:
+    def _temperatures(self, seen: LossInputs, explored: Explored) -> Temperatures | None:
+        if self.temperature is None or seen.teacher_logits is None:
             return None
-        logits = student_logits.detach()
         temperatures = self.temperature(
-            logits, teacher_logits, explored.batch.target, learn_from=explored.learn_from
+            seen.student_logits, seen.teacher_logits, seen.target, learn_from=explored.learn_from
         )
-        self.meters.add_temperatures(temperatures, instance_state(logits, teacher_logits))
+        with torch.no_grad():
+            states = instance_state(seen.student_logits, seen.teacher_logits)
+            self.meters.add_temperatures(temperatures, states)
         return temperatures
 
     def _step_student(self, loss: Tensor) -> None:
@@ -182,6 +184,7 @@ class Distiller(L.LightningModule):
         """
         self.loader.set_epoch(epoch)
         self.loader.start_at(start)
+        self.objective.start_epoch(epoch + 1)
         if self.temperature is not None:
             self._source_updates = self.temperature.updates
             self.temperature.start_epoch(epoch + 1)

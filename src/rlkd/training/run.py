@@ -29,6 +29,7 @@ from rlkd.training.compose import as_yaml, configure
 from rlkd.training.distiller import Distiller
 from rlkd.training.logging import LogEpochs, WriteMetrics
 from rlkd.training.measure import evaluate
+from rlkd.training.observed import observe
 from rlkd.training.progress import Clock, ShowProgress
 from rlkd.training.quiet import quiet_lightning
 from rlkd.training.run_folder import RunFolder, config_sha256
@@ -201,15 +202,24 @@ def _distiller(config: DictConfig, sets: build.Sets, options: build.TrainerOptio
     student = build.network(config.student, "student", sets.dataset)
     teacher, temperature = None, None
     if objective.needs_teacher:
-        teacher = build.teacher(config.teacher, sets.dataset, options)
+        teacher = build.teacher(config.teacher, sets.dataset, options, fuse=not objective.taps)
         temperature = build.temperature(config)
         if teacher is None:
             raise UserError("this method needs a teacher: give teacher=resnet56, or method=alone")
     first_epoch = getattr(temperature, "warmup_epochs", 0) + 1
     explorer = build.explorer(config.exploration, sets, first_epoch=first_epoch)
+    student = student.to(memory_format=options.memory_format)  # pyright: ignore[reportCallIssue]
+    observed = observe(
+        objective,
+        student,
+        teacher,
+        batch=build.example_batch(sets, options),
+        train_targets=sets.train.target,
+        temperature=temperature,
+    )
     return Distiller(
-        student=student.to(memory_format=options.memory_format),  # pyright: ignore[reportCallIssue]
-        loader=build.train_loader(sets, options, seed=config.seed),
+        student=student,
+        loader=build.train_loader(sets, options, seed=config.seed, strong_view=objective.strong),
         objective=objective,
         optimizer=build.optimizer(config),
         scheduler=build.scheduler(config),
@@ -217,6 +227,7 @@ def _distiller(config: DictConfig, sets: build.Sets, options: build.TrainerOptio
         temperature=temperature,
         explorer=None if teacher is None else explorer,
         probe=build.probe_batch(sets, options),
+        observed=observed,
     )
 
 

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from rlkd.errors import UserError
 from rlkd.reporting import Result
-from rlkd.training import build, demonstration, run
+from rlkd.training import demonstration, run, validation
 from rlkd.training.compose import GROUPS, as_yaml, configure, options
 
 
@@ -42,12 +42,12 @@ def show(overrides: list[str], console: Console) -> None:
 def validate(overrides: list[str], console: Console) -> None:
     """Build every packaged experiment, and every option of every group."""
     for experiment in options("experiment"):
-        build.validate([f"experiment={experiment}", *overrides])
+        validation.validate([f"experiment={experiment}", *overrides])
         console.print(f"experiment={experiment}: ok")
     for group in ("method", "temperature", "optimizer", "scheduler", "student", "teacher"):
         for option in options(group):
             if option not in ("custom", "none"):
-                build.validate([f"{group}={option}", *overrides])
+                validation.validate([f"{group}={option}", *overrides])
         console.print(f"{group}: every option ok")
 
 

@@ -1,0 +1,54 @@
+"""DIST: agreement up to scale and shift, within each row and within each class."""
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from rlkd.losses.softened import Temperature, as_temperatures, log_softened
+
+
+def dist(
+    student_logits: Float[Tensor, "batch classes"],
+    teacher_logits: Float[Tensor, "batch classes"],
+    temperature: Temperature,
+    *,
+    beta: float = 2.0,
+    gamma: float = 2.0,
+) -> Float[Tensor, ""]:
+    r"""Return beta mean_i T_i^2 (1 - r_i) + gamma mean_i(T_i^2) (1 - mean_c r_c).
+
+    r_i is Pearson's correlation of the student's and the teacher's softened probabilities of
+    instance i (inter-class), r_c that of class c over the batch (intra-class). The second couples
+    the instances, so that it takes their mean factor, and the loss has no form without reduction.
+    A row or a class that does not vary counts as uncorrelated.
+
+    Args:
+        student_logits: the student's logits.
+        teacher_logits: the teacher's logits.
+        temperature: a number, a (batch,) tensor, or `Temperatures`; above 0.
+        beta: weight of the inter-class part.
+        gamma: weight of the intra-class part.
+
+    Raises:
+        ValueError: if the temperature's shape does not fit.
+
+    Source: Huang et al., "Knowledge Distillation from A Stronger Teacher" (NeurIPS 2022); the
+    factor T^2 is in the released code and not in the paper's pseudocode.
+    """
+    temperatures = as_temperatures(temperature, like=student_logits)
+    student = log_softened(student_logits, temperatures.student).exp()
+    teacher = log_softened(teacher_logits, temperatures.teacher).exp()
+    between_classes = (temperatures.factor * (1 - _correlation(student, teacher, dim=1))).mean()
+    within_classes = temperatures.factor.mean() * (1 - _correlation(student, teacher, dim=0)).mean()
+    return beta * between_classes + gamma * within_classes
+
+
+def _correlation(
+    student: Float[Tensor, "batch classes"], teacher: Float[Tensor, "batch classes"], *, dim: int
+) -> Float[Tensor, " left"]:
+    return F.cosine_similarity(
+        student - student.mean(dim=dim, keepdim=True),
+        teacher - teacher.mean(dim=dim, keepdim=True),
+        dim=dim,
+        eps=1e-8,
+    )

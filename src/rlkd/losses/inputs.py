@@ -1,0 +1,141 @@
+"""What a loss may ask for, by the names of its parameters."""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from rlkd.errors import UserError
+from rlkd.types import Temperatures
+
+Pair = tuple[str, str]
+"""The paths of two features that belong together: the student's and the teacher's."""
+
+FEATURE = frozenset({"student_feature", "teacher_feature"})
+FEATURES = frozenset({"student_features", "teacher_features"})
+EMBEDDING = frozenset({"student_embedding", "teacher_embedding"})
+STRONG = frozenset({"student_logits_strong", "teacher_logits_strong"})
+HEAD = "teacher_head"
+
+
+@dataclass(frozen=True, slots=True)
+class LossInputs:
+    """All that a loss may ask for. A loss names what it needs as its parameters.
+
+    `student_feature` and `teacher_feature` are one pair out of `student_maps` and `teacher_maps`;
+    `student_features` and `teacher_features` are lists of them, shallow to deep. Which, the term
+    says.
+    """
+
+    student_logits: Float[Tensor, "batch classes"]
+    target: Int[Tensor, " batch"] | Float[Tensor, "batch classes"]
+    teacher_logits: Float[Tensor, "batch teacher_classes"] | None = None
+    """None where a student trains alone; as many classes as the student's, which is checked."""
+    temperature: Temperatures | None = None
+    """None where a student trains alone."""
+    index: Int[Tensor, " batch"] | None = None
+    """The row of each instance in the training set."""
+    student_embedding: Float[Tensor, "batch student_dim"] | None = None
+    """What goes into the student's classifier."""
+    teacher_embedding: Float[Tensor, "batch teacher_dim"] | None = None
+    teacher_head: Callable[[Tensor], Tensor] | None = None
+    """The teacher's classifier, frozen: its embedding in, logits out."""
+    student_logits_strong: Float[Tensor, "batch classes"] | None = None
+    """The logits of a second, strongly augmented view."""
+    teacher_logits_strong: Float[Tensor, "batch classes"] | None = None
+    train_targets: Int[Tensor, " instances"] | None = None
+    """The class of every training instance; given where a loss is built, not at each step."""
+    student_maps: Mapping[str, Tensor] = field(default_factory=dict)
+    """Features by module path."""
+    teacher_maps: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def named(self, name: str, pairs: Sequence[Pair]) -> Any:
+        """Return what a loss calls `name`, in float32 or better.
+
+        Args:
+            name: of a parameter.
+            pairs: the features meant, by path.
+        """
+        if name in FEATURE | FEATURES:
+            side = 0 if name.startswith("student") else 1
+            maps = (self.student_maps, self.teacher_maps)[side]
+            found = [_precise(maps[pair[side]]) for pair in pairs]
+            return found[0] if name in FEATURE else found
+        return _precise(getattr(self, name))
+
+
+NAMES = frozenset(LossInputs.__slots__) - {"student_maps", "teacher_maps"} | FEATURE | FEATURES
+"""What a loss may ask for."""
+
+FROM_TEACHER = frozenset(
+    {"temperature", HEAD, *(name for name in NAMES if name.startswith("teacher"))}
+)
+"""What only distillation has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a loss asks for."""
+
+    when_called: frozenset[str]
+    when_built: frozenset[str] = frozenset()
+    """What the constructor of a class is given examples of; empty for a function."""
+    builds: bool = False
+    """Whether it is a class, to be built from examples."""
+    needed: frozenset[str] = frozenset()
+    """Those of both that have no default."""
+
+    @property
+    def names(self) -> frozenset[str]:
+        """All of it."""
+        return self.when_called | self.when_built
+
+
+def asked_by(name: str, loss: Callable[..., Any]) -> Asked:
+    """Read from its parameters what a loss asks for.
+
+    Args:
+        name: of the loss, for messages.
+        loss: a function, a module, or a class of modules with some arguments bound.
+
+    Raises:
+        UserError: if it asks for what training does not have.
+    """
+    made = loss.func if isinstance(loss, functools.partial) else loss
+    if inspect.isclass(made) and issubclass(made, nn.Module):
+        called, needed = _parameters(name, made.forward, skip=("self",))
+        built, also = _parameters(name, loss)
+        return Asked(called, built, builds=True, needed=needed | also)
+    called, needed = _parameters(name, loss.forward if isinstance(loss, nn.Module) else loss)
+    return Asked(called, needed=needed)
+
+
+def _parameters(
+    name: str, called: Callable[..., Any], skip: tuple[str, ...] = ()
+) -> tuple[frozenset[str], frozenset[str]]:
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    parameters = [
+        each
+        for each in inspect.signature(called).parameters.values()
+        if each.name not in skip and each.kind not in kinds
+    ]
+    empty: Any = inspect.Parameter.empty
+    needed = [each.name for each in parameters if each.default is empty]
+    for parameter in needed:
+        if parameter not in NAMES:
+            raise UserError(
+                f"loss {name} asks for '{parameter}', which training does not have: "
+                f"it may ask for {', '.join(sorted(NAMES))}, the rest needs a default"
+            )
+    return frozenset(each.name for each in parameters) & NAMES, frozenset(needed)
+
+
+def _precise(value: Any) -> Any:
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return value.to(torch.promote_types(value.dtype, torch.float32))
+    return value

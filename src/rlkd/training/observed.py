@@ -1,0 +1,240 @@
+"""What the losses are given: both networks' logits, and features where a loss asks for them."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlkd.errors import UserError
+from rlkd.losses import LossInputs, Objective, Pair
+from rlkd.losses.inputs import FEATURE, FEATURES, HEAD
+from rlkd.models import Teacher
+from rlkd.models.taps import EMBEDDING as EMBEDDING_TAP
+from rlkd.models.taps import Taps, module_at, named_taps
+from rlkd.temperature import TemperatureSource
+from rlkd.types import Batch, Temperatures
+
+_STAGE = "stage"
+
+
+class Observed:
+    """Calls student and teacher on a batch and gathers what the losses ask for.
+
+    Args:
+        student: returns logits.
+        teacher: a frozen network; None where the student trains alone.
+        names: what the losses ask for, of `losses.inputs.NAMES`.
+        student_taps: paths of the student's modules whose features are wanted.
+        teacher_taps: the same of the teacher.
+        student_embedding: path of what goes into the student's classifier, where it is wanted.
+        teacher_embedding: the same of the teacher.
+        needs_head: whether the losses ask for the teacher's classifier.
+        strong: whether they ask for the logits of the second view, where a batch has one.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module | None,
+        *,
+        student_taps: Sequence[str] = (),
+        teacher_taps: Sequence[str] = (),
+        student_embedding: str | None = None,
+        teacher_embedding: str | None = None,
+        needs_head: bool = False,
+        strong: bool = False,
+    ) -> None:
+        self._strong = strong
+        self._student_embedding, self._teacher_embedding = student_embedding, teacher_embedding
+        self._student = Taps(student, _all(student_taps, student_embedding))
+        self._teacher, self._head = None, None
+        if teacher is not None:
+            network = teacher.network if isinstance(teacher, Teacher) else teacher
+            paths = _all(teacher_taps, teacher_embedding)
+            self._teacher = Taps(network, paths, call=teacher)
+            if needs_head and teacher_embedding is not None:
+                self._head = _Head(module_at(network, teacher_embedding))
+
+    def __call__(self, batch: Batch) -> LossInputs:
+        """Call both networks on a batch."""
+        student_logits, student_maps = self._student(batch.image)
+        teacher_logits, teacher_maps = None, dict[str, Tensor]()
+        if self._teacher is not None:
+            with torch.no_grad():
+                teacher_logits, teacher_maps = self._teacher(batch.image)
+        strong = batch.strong if self._strong else None
+        student_strong, teacher_strong = None, None
+        if strong is not None:
+            student_strong, _ = self._student(strong)
+        if strong is not None and self._teacher is not None:
+            with torch.no_grad():
+                teacher_strong, _ = self._teacher(strong)
+        return LossInputs(
+            student_logits=student_logits,
+            target=batch.target,
+            teacher_logits=teacher_logits,
+            index=batch.index,
+            student_embedding=_flat(student_maps, self._student_embedding),
+            teacher_embedding=_flat(teacher_maps, self._teacher_embedding),
+            teacher_head=self._head,
+            student_logits_strong=student_strong,
+            teacher_logits_strong=teacher_strong,
+            student_maps=student_maps,
+            teacher_maps=teacher_maps,
+        )
+
+
+class _Head:
+    """A copy of a classifier in float32, out of reach of optimisers and checkpoints."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = copy.deepcopy(module).float().eval().requires_grad_(False)
+
+    def __call__(self, embedding: Tensor) -> Tensor:
+        return self._module.to(embedding.device)(embedding)
+
+
+def observe(
+    objective: Objective,
+    student: nn.Module,
+    teacher: nn.Module | None,
+    *,
+    batch: Batch,
+    train_targets: Tensor,
+    temperature: TemperatureSource | None,
+) -> Observed:
+    """Tap both networks where the losses ask for features, and make the objective ready for them.
+
+    Args:
+        objective: the losses; those with weights are built.
+        student: on the batch's device.
+        teacher: the same; None where the student trains alone.
+        batch: a few training instances as they are.
+        train_targets: the class of every training instance.
+        temperature: the source.
+
+    Raises:
+        UserError: if a term names a place that a network does not have, or a loss does not fit.
+    """
+    observed, pairs = _tapped(objective, student, teacher, batch.image)
+    modes = [(each, each.training) for each in student.modules()]
+    with torch.no_grad():
+        student.eval()
+        seen = observed(batch)
+    for each, training in modes:
+        each.training = training
+    constant = Temperatures.constant(4.0, like=seen.student_logits)
+    objective.prepare(
+        replace(
+            seen,
+            train_targets=train_targets,
+            temperature=None if temperature is None else constant,
+        ),
+        pairs,
+    )
+    return observed
+
+
+def _tapped(
+    objective: Objective, student: nn.Module, teacher: nn.Module | None, image: Tensor
+) -> tuple[Observed, dict[str, list[Pair]]]:
+    pairs: dict[str, list[Pair]] = {name: [] for name in objective.terms}
+    if teacher is None or not objective.taps:
+        return Observed(student, teacher, strong=objective.strong), pairs
+    named = {
+        "student": named_taps(student, image),
+        "teacher": named_taps(_network(teacher), image.to(dtype=getattr(teacher, "dtype", None))),
+    }
+    networks = {"student": student, "teacher": _network(teacher)}
+    for name, term in objective.terms.items():
+        if objective.asked[name].names & (FEATURE | FEATURES):
+            pairs[name] = _pairs(name, term.layers, named, networks)
+    wanted = [pair for each in pairs.values() for pair in each]
+    needs_head = HEAD in objective.names
+    embedding: dict[str, str | None] = {}
+    for role in ("student", "teacher"):
+        asked = f"{role}_embedding" in objective.names or (role == "teacher" and needs_head)
+        embedding[role] = named[role].get(EMBEDDING_TAP) if asked else None
+        if asked and embedding[role] is None:
+            raise UserError(
+                f"the {role} has no linear classifier whose input is an embedding: choose a "
+                "method without embeddings, or give the network `taps` of its own"
+            )
+    return Observed(
+        student,
+        teacher,
+        student_taps=[pair[0] for pair in wanted],
+        teacher_taps=[pair[1] for pair in wanted],
+        student_embedding=embedding["student"],
+        teacher_embedding=embedding["teacher"],
+        needs_head=needs_head,
+        strong=objective.strong,
+    ), pairs
+
+
+def _pairs(
+    name: str,
+    layers: Any,
+    named: Mapping[str, Mapping[str, str]],
+    networks: Mapping[str, nn.Module],
+) -> list[Pair]:
+    listed = [layers] if isinstance(layers, str | Mapping) else list(layers)
+    if listed == ["stages"]:
+        student, teacher = (_stages(named[role]) for role in ("student", "teacher"))
+        count = min(len(student), len(teacher))
+        if not count:
+            raise UserError(
+                f"loss {name} needs feature maps: give its term layers, a list of module paths"
+            )
+        # From the deepest: that is where networks of different depths correspond.
+        both = zip(student[-count:], teacher[-count:], strict=True)
+        listed = [{"student": one, "teacher": other} for one, other in both]
+    pairs: list[Pair] = []
+    for one in listed:
+        places = one if isinstance(one, Mapping) else {"student": one, "teacher": one}
+        try:
+            pairs.append(
+                (
+                    _path(places["student"], named["student"], networks["student"]),
+                    _path(places["teacher"], named["teacher"], networks["teacher"]),
+                )
+            )
+        except KeyError as error:
+            raise UserError(
+                f"loss {name}: a layer of its term lacks {error}: give student and teacher"
+            ) from None
+        except UserError as error:
+            raise UserError(f"loss {name}: {error}") from None
+    return pairs
+
+
+def _path(place: str, named: Mapping[str, str], network: nn.Module) -> str:
+    stages = _stages(named)
+    if place == "last" and stages:
+        return named[stages[-1]]
+    if place in named:
+        return named[place]
+    try:
+        module_at(network, place)
+    except UserError as error:
+        raise UserError(f"{error}; by name there are {', '.join(named) or 'none'}") from None
+    return place
+
+
+def _stages(named: Mapping[str, str]) -> list[str]:
+    return [each for each in named if each.startswith(_STAGE)]
+
+
+def _network(teacher: nn.Module) -> nn.Module:
+    return teacher.network if isinstance(teacher, Teacher) else teacher
+
+
+def _all(paths: Sequence[str], embedding: str | None) -> list[str]:
+    return [*paths, *([embedding] if embedding else [])]
+
+
+def _flat(maps: dict[str, Tensor], path: str | None) -> Tensor | None:
+    return maps[path].flatten(1) if path is not None and path in maps else None

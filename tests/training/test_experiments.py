@@ -1,0 +1,147 @@
+"""The paper's pairs of networks on CIFAR-100, and the settings published for each."""
+
+from dataclasses import dataclass
+
+import pytest
+from omegaconf import DictConfig
+
+from rlkd import models
+from rlkd.errors import UserError
+from rlkd.training.compose import as_yaml, configure, options
+
+pytestmark = pytest.mark.usefixtures("plainly")
+
+
+@dataclass(frozen=True)
+class Pair:
+    teacher: str
+    student: str
+    rate: float
+    """Of the student's optimiser. HobbitLong/RepDistiller train_student.py, which says 0.01 for
+    MobileNet, ShuffleV1 and ShuffleV2; so do megvii-research/mdistiller configs/cifar100/dkd."""
+    beta: float
+    """DKD's. megvii-research/mdistiller configs/cifar100/dkd/*.yaml, engine/cfg.py where they have
+    none (8); resnet110 to resnet20 from Zhengbo-Zhang/ITKD config/cifar100/rl."""
+    kd: tuple[float, float]
+    """Base temperature and weight with logit standardisation: the logs that the README of
+    sunshangquan/logit-standardization-KD links, KD_TYPE,TEACHER,STUDENT,TEMPERATURE,WEIGHT."""
+    dkd: tuple[float, float, float]
+    """The same for DKD, and its beta then: the last number of a log's name, or 8 without one."""
+    review: float = 1.0
+    """ReviewKD's weight: dvlab-research/ReviewKD CIFAR-100/script/reviewKD.sh, else its default."""
+
+    @property
+    def name(self) -> str:
+        return f"cifar100_{self.teacher}_{self.student}".lower()
+
+
+PAIRS = [
+    Pair("resnet56", "resnet20", 0.05, 2, (2, 9), (3, 18, 2), 0.6),
+    Pair("resnet110", "resnet20", 0.05, 2, (4, 12), (2, 15, 2)),
+    Pair("resnet110", "resnet32", 0.05, 2, (2, 9), (2, 15, 2), 1.0),
+    Pair("resnet32x4", "resnet8x4", 0.05, 8, (2, 9), (2, 9, 8), 5.0),
+    Pair("wrn_40_2", "wrn_16_2", 0.05, 6, (2, 9), (2, 12, 2), 5.0),
+    Pair("wrn_40_2", "wrn_40_1", 0.05, 6, (2, 9), (2, 12, 2), 5.0),
+    Pair("vgg13", "vgg8", 0.05, 6, (3, 9), (2, 15, 2)),
+    Pair("vgg13", "MobileNetV2", 0.01, 6, (3, 9), (3, 9, 2)),
+    Pair("ResNet50", "MobileNetV2", 0.01, 8, (3, 1), (2, 15, 2)),
+    Pair("ResNet50", "vgg8", 0.05, 8, (2, 9), (2, 9, 8)),  # nothing published: the general ones
+    Pair("resnet32x4", "ShuffleV1", 0.01, 8, (2, 9), (2, 9, 8), 5.0),
+    Pair("resnet32x4", "ShuffleV2", 0.01, 8, (2, 9), (2, 9, 8), 8.0),
+    Pair("wrn_40_2", "ShuffleV1", 0.01, 8, (2, 9), (2, 9, 8), 5.0),
+]
+LIGHT = {"MobileNetV2", "ShuffleV1", "ShuffleV2"}
+METHODS = {
+    # Zhengbo-Zhang/ITKD config/cifar100/rl and zhengli97/CTKD scripts/run_cifar_distill.sh, the
+    # same for all their pairs. DKD has no KD term; its beta is by pair.
+    "kd": {"cross_entropy": 0.1, "kd": 0.9},
+    "dkd": {"cross_entropy": 1.0, "dkd": 1.0},
+    "pkt": {"cross_entropy": 0.1, "kd": 0.9, "pkt": 30000.0},
+    "sp": {"cross_entropy": 0.1, "kd": 0.9, "sp": 3000.0},
+    "vid": {"cross_entropy": 0.1, "kd": 0.9, "vid": 1.0},
+    "crd": {"cross_entropy": 0.1, "kd": 0.9, "crd": 0.8},
+    "srrl": {"cross_entropy": 0.1, "kd": 0.9, "srrl": 1.0},
+}
+
+each_pair = pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair.name)
+
+
+def composed(pair: Pair, method: str, temperature: str = "constant") -> DictConfig:
+    experiment = f"experiment={pair.name}"
+    return configure([experiment, f"method={method}", f"temperature={temperature}", "data.root=."])
+
+
+def weights(config: DictConfig) -> dict[str, float]:
+    return {name: term.weight for name, term in config.method.terms.items()}
+
+
+def test_the_experiments_are_the_papers_pairs_and_no_others() -> None:
+    assert options("experiment") == sorted(pair.name for pair in PAIRS)
+    assert {each for pair in PAIRS for each in (pair.teacher, pair.student)} <= set(models.names())
+
+
+def test_the_light_students_and_only_they_start_at_a_rate_of_a_hundredth() -> None:
+    assert {pair.student for pair in PAIRS if pair.rate == 0.01} == LIGHT
+    assert {pair.student for pair in PAIRS if pair.rate == 0.05}.isdisjoint(LIGHT)
+
+
+@each_pair
+def test_a_pair_has_its_networks_its_rate_and_its_published_beta(pair: Pair) -> None:
+    config = composed(pair, "dkd")
+    assert (config.teacher.name, config.student.name) == (pair.teacher, pair.student)
+    assert config.data._target_ == "rlkd.data.sets.cifar100"
+    assert config.optimizer.lr == pair.rate
+    assert config.method.terms.dkd.loss.beta == pair.beta
+    assert config.method.terms.dkd.weight == 1
+    assert config.temperature.temperature == 4
+    assert config.published.reviewkd_weight == pair.review
+
+
+@each_pair
+def test_standardised_logits_bring_the_pairs_base_temperature_and_weight(pair: Pair) -> None:
+    kd = composed(pair, "kd", "standardised")
+    assert (kd.temperature.base_temperature, kd.method.terms.kd.weight) == pair.kd
+    assert kd.method.terms.cross_entropy.weight == 0.1
+    dkd = composed(pair, "dkd", "standardised")
+    term = dkd.method.terms.dkd
+    assert (dkd.temperature.base_temperature, term.weight, term.loss.beta) == pair.dkd
+    assert (kd.optimizer.lr, dkd.optimizer.lr) == (pair.rate, pair.rate)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("pair", [PAIRS[0], PAIRS[8]], ids=lambda pair: pair.name)
+def test_the_papers_methods_have_their_published_weights(pair: Pair, method: str) -> None:
+    assert weights(composed(pair, method)) == METHODS[method]
+
+
+@pytest.mark.slow
+@each_pair
+def test_every_pair_composes_with_each_of_the_papers_methods(pair: Pair) -> None:
+    for method, expected in METHODS.items():
+        config = composed(pair, method, "ctkd")
+        as_yaml(config)
+        assert weights(config) == expected
+        assert config.optimizer.lr == pair.rate
+        assert config.output.endswith(f"{pair.teacher}_{pair.student}_{method}_ctkd_seed0")
+
+
+def test_reviewkd_has_the_weight_of_its_pair() -> None:
+    assert weights(composed(PAIRS[0], "reviewkd"))["reviewkd"] == 0.6
+    assert weights(configure(["method=reviewkd"]))["reviewkd"] == 1
+
+
+def test_without_an_experiment_the_settings_are_the_general_ones() -> None:
+    assert configure(["method=dkd"]).method.terms.dkd.loss.beta == 8
+    standardised = configure(["method=srrl", "temperature=standardised"])
+    assert standardised.temperature.base_temperature == 2
+    assert weights(standardised) == {"cross_entropy": 0.1, "kd": 9, "srrl": 1}
+
+
+def test_what_is_given_wins_over_what_is_published() -> None:
+    given = [f"experiment={PAIRS[8].name}", "method=dkd", "temperature=standardised"]
+    config = configure([*given, "optimizer.lr=0.02", "published.standardised.dkd.beta=5"])
+    assert config.optimizer.lr == 0.02
+    assert config.method.terms.dkd.loss.beta == 5
+    assert config.method.terms.dkd.weight == 15
+    with pytest.raises(UserError, match=r"did you mean published\.plain"):
+        configure([*given, "published.plane=1"])
