@@ -13,6 +13,7 @@ HELP = """rlkd: knowledge distillation with a learnt temperature for every insta
   rlkd demo                       digits: student alone, KD, random temperature, RLKD; a report
   rlkd distill [key=value ...]    distil a teacher into a student
   rlkd train [key=value ...]      train on labels alone: a teacher or a baseline
+  rlkd compare key=a,b,c ...      every combination of the values given, compared seed by seed
   rlkd evaluate [key=value ...]   score teacher.checkpoint=FILE or student.checkpoint=FILE
   rlkd ls [GROUP]                 what each setting may be
   rlkd show [key=value ...]       the configuration that overrides make
@@ -60,6 +61,7 @@ def _run(verb: str, overrides: list[str]) -> None:
     from rlkd.training import verbs
 
     known: dict[str, Verb] = {
+        "compare": verbs.compare,
         "demo": verbs.demo,
         "distill": verbs.distill,
         "evaluate": verbs.evaluate,

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from rlkd.errors import UserError
 from rlkd.reporting import Result
-from rlkd.training import demonstration, run, validation
+from rlkd.training import comparing, demonstration, run, validation
 from rlkd.training.compose import GROUPS, as_yaml, configure, options
 
 
@@ -18,6 +18,11 @@ def distill(overrides: list[str], console: Console) -> None:
 def train(overrides: list[str], console: Console) -> None:
     """Train on labels alone."""
     _print_result(run.train(overrides, console=console), [*run.ALONE, *overrides], console)
+
+
+def compare(overrides: list[str], console: Console) -> None:
+    """Run every combination of the swept settings and compare them."""
+    comparing.compare(overrides, console=console)
 
 
 def evaluate(overrides: list[str], console: Console) -> None:

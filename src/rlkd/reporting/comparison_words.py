@@ -1,0 +1,134 @@
+"""A comparison in words: the cells of its table, the caption under it, and what to be wary of."""
+
+from pathlib import Path
+
+from rlkd.reporting import provenance
+from rlkd.reporting.comparison import DONE, NOT_RUN, Combination, Comparison
+from rlkd.reporting.paired import LEVEL, PairedDifference, t_quantile
+from rlkd.reporting.record import RunRecord
+from rlkd.reporting.table import UNKNOWN, Cells, percent
+
+VERDICT = "verdict"
+FEW_SEEDS = 3
+LISTED = 6
+
+
+def table_words(comparison: Comparison) -> Cells:
+    """Put the rows in words, one combination a row."""
+    header = [*(comparison.keys or ("runs",)), "n", "top-1, %", "sd", "difference"]
+    header += ["95 % interval", "p (Holm)", VERDICT, "speed"]
+    return Cells(header, [_row(row) for row in comparison.rows])
+
+
+def words_columns(comparison: Comparison) -> tuple[str, ...]:
+    """Return the columns of the table that hold words, not figures."""
+    return (*(comparison.keys or ("runs",)), VERDICT)
+
+
+def caption(comparison: Comparison) -> str:
+    """Say what the figures are, and how large a difference they could have shown."""
+    return (
+        "Top-1 accuracy on the test split after the last epoch, not the best; the test split "
+        f"selects nothing. Mean and sample standard deviation (sd) over n seeds, "
+        f"{_seeds(comparison)}. Differences are to {_baseline(comparison)}, in percentage points, "
+        f"paired by seed. {_tests(comparison)} Speed: median of the training images a second, as a "
+        "multiple of the baseline's."
+    )
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """Say what is missing and what makes the runs less comparable, one sentence each."""
+    found = [f"{cell.name} {cell.state}." for cell in comparison.cells if cell.reason is not None]
+    absent = [cell.name for cell in comparison.cells if cell.state == NOT_RUN]
+    if absent:
+        more = f"; and {len(absent) - LISTED:,} more" if len(absent) > LISTED else ""
+        found.append(f"Not run: {'; '.join(absent[:LISTED])}{more}.")
+    if comparison.implied:
+        found.append(
+            "Besides what was swept, these settings differ between combinations, because a choice "
+            f"brings its own: {', '.join(comparison.implied)}."
+        )
+    return found + provenance.warnings(arms(comparison))
+
+
+def arms(comparison: Comparison) -> dict[str, list[RunRecord]]:
+    """Return the runs that have an accuracy, by combination, as a report names them."""
+    found = {
+        row.name: [
+            RunRecord(Path(cell.folder or "."), cell.result, [], None)
+            for cell in row.cells
+            if cell.result is not None and cell.state == DONE
+        ]
+        for row in comparison.rows
+    }
+    return {name: runs for name, runs in found.items() if runs}
+
+
+def points(fraction: float) -> str:
+    """Write a difference of fractions in percentage points, signed, two decimals."""
+    return f"{round(100 * fraction, 2) + 0.0:+.2f}"
+
+
+def _row(row: Combination) -> list[str]:
+    words = [*(row.labels.values() or [row.name]), str(row.n)]
+    words += [UNKNOWN if value is None else percent(value) for value in (row.mean, row.std)]
+    words += ["", "", ""] if row.is_baseline else _difference(row.difference)
+    speed = UNKNOWN if row.relative_speed is None else f"{row.relative_speed:.2f}"
+    return [*words, row.verdict, speed]
+
+
+def _difference(gap: PairedDifference | None) -> list[str]:
+    if gap is None:
+        return [UNKNOWN] * 3
+    interval = UNKNOWN
+    if gap.low is not None and gap.high is not None:
+        interval = f"{points(gap.low)} to {points(gap.high)}"
+    return [points(gap.value), interval, p_words(gap.p_corrected)]
+
+
+def p_words(p: float | None) -> str:
+    """Write a p-value, three decimals."""
+    if p is None:
+        return UNKNOWN
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _seeds(comparison: Comparison) -> str:
+    counts = [row.n for row in comparison.rows if row.n]
+    if not counts:
+        return "none yet"
+    low, high = min(counts), max(counts)
+    return f"n = {low}" if low == high else f"n = {low} to {high}"
+
+
+def _baseline(comparison: Comparison) -> str:
+    named = " ".join(f"{key}={value}" for key, value in comparison.baseline.items())
+    own = [key for key in comparison.keys if key not in comparison.baseline]
+    return f"{named} of the same {' and '.join(own)}" if own else named or "the baseline"
+
+
+def _tests(comparison: Comparison) -> str:
+    tested = comparison.tested
+    if not tested:
+        return "There is no interval and no test: they need two seeds that vary on both sides."
+    halves = [100 * each.half_width for each in tested if each.half_width is not None]
+    low, high = f"{min(halves):.2f}", f"{max(halves):.2f}"
+    smallest = low if low == high else f"{low} to {high}"
+    fewest = min(each.n for each in tested)
+    told = (
+        "The interval is of 95 %, from the t distribution; p is that of a paired t-test over the "
+        f"shared seeds, corrected for {provenance.counted(len(tested), 'test')} (Holm). Inside the "
+        f"noise: the corrected p is not below {LEVEL}. "
+    )
+    if fewest <= FEW_SEEDS:
+        told += f"With {fewest} shared seeds only large effects can be seen: the"
+    else:
+        told += "The"
+    told += f" smallest difference that one test alone could have shown here is {smallest} points"
+    if len(tested) > 1:
+        strict = t_quantile(1 - LEVEL / 2 / len(tested), fewest - 1)
+        factor = strict / t_quantile(1 - LEVEL / 2, fewest - 1)
+        told += f" (half an interval), up to {factor:,.1f} times that after the correction."
+    else:
+        told += " (half an interval)."
+    return told
