@@ -1,0 +1,61 @@
+"""The pages of docs/ whose code is executed as it stands."""
+
+import importlib
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.training.runs import as_users_call, silent, tiny, write_teacher
+
+from rlkd.training import distill
+
+ADDING = Path(__file__).parents[1] / "docs" / "adding.md"
+FILE = re.compile(r"^`(?P<path>\S+)`\n\n```(?:python|yaml)\n(?P<text>.*?)^```$", re.M | re.S)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    for found in FILE.finditer(ADDING.read_text(encoding="utf-8")):
+        path = tmp_path / found["path"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(found["text"], encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    known = set(sys.modules)
+    with as_users_call():
+        yield tmp_path
+    for name in set(sys.modules) - known:
+        if name.partition(".")[0] in ("mine", "test_cosine", "test_halved"):
+            del sys.modules[name]
+
+
+def test_the_page_has_three_files_for_a_loss_and_three_for_a_source(folder: Path) -> None:
+    written = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert written == {
+        "mine/cosine.py",
+        "conf/method/cosine.yaml",
+        "test_cosine.py",
+        "mine/halved.py",
+        "conf/temperature/halved.yaml",
+        "test_halved.py",
+    }
+
+
+@pytest.mark.parametrize("name", ["test_cosine", "test_halved"])
+def test_its_tests_pass(folder: Path, name: str) -> None:
+    module = vars(importlib.import_module(name))
+    tests = [each for key, each in module.items() if key.startswith("test_")]
+    assert tests
+    for each in tests:
+        each()
+
+
+def test_its_loss_and_its_source_train_a_student(folder: Path) -> None:
+    teacher = write_teacher(folder / "teacher.pth")
+    kept = [each for each in tiny(teacher, folder / "run") if not each.startswith("temperature")]
+    own = [f"configs={folder / 'conf'}", "method=cosine", "temperature=halved"]
+    result = distill([*kept, *own], console=silent())
+    assert (folder / "run" / "student.safetensors").is_file()
+    assert 0 <= result.test.top1 <= 1
+    assert "mine.cosine.Cosine" in (folder / "run" / "config.yaml").read_text()
