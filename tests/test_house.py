@@ -1,14 +1,21 @@
 """The house of DESIGN: floors, circles, sizes, and what a training step must not do."""
 
 import ast
+import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from hydra.utils import get_object
+
+import rlkd
+from rlkd.training.compose import options
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "rlkd"
+CONFIGS = PACKAGE / "configs"
 
 FLOORS = {
     **dict.fromkeys(("types", "errors", "reporting"), 1),
@@ -206,3 +213,51 @@ def test_a_wait_and_a_loose_tolerance_would_be_found() -> None:
     assert loose("assert_close(a, b, rtol=1e6)\napprox(1, rel=1e-6)") == [
         "rtol=1000000.0 in line 1"
     ]
+
+
+def _named_in_conditions(tree: ast.AST) -> set[str]:
+    """Return the strings and the classes that conditions compare with, match or ask for."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare | ast.MatchValue):
+            parts = [each for each in ast.walk(node) if isinstance(each, ast.Constant)]
+            found |= {each.value for each in parts if isinstance(each.value, str)}
+        asks = isinstance(node, ast.Call) and getattr(node.func, "id", "") == "isinstance"
+        if asks and isinstance(node, ast.Call):
+            found |= {getattr(each, "id", "") for each in ast.walk(node.args[1])}
+    return found
+
+
+def _own_files(choice: Path) -> set[str]:
+    """Return the files of what a group's option is made of."""
+    targets = re.findall(r"_target_: (\S+)", choice.read_text(encoding="utf-8"))
+    return {str(inspect.getsourcefile(get_object(target))) for target in targets}
+
+
+def test_no_condition_names_a_method_or_a_source_outside_its_own_file() -> None:
+    choices = {*options("method"), *options("temperature")}
+    classes = {
+        each.__name__
+        for room in (rlkd.losses, rlkd.temperature, rlkd)
+        for each in vars(room).values()
+        if isinstance(each, type) and issubclass(each, torch.nn.Module)
+    } - {"Objective", "TemperatureSource", "LogitDriven"}
+    assert {"CRD", "TemperatureAgent", "GlobalCTKD"} <= classes
+    assert {"dkd", "ctkd", "rlkd"} <= choices
+    files = [
+        each for group in ("method", "temperature") for each in CONFIGS.glob(f"{group}/*.yaml")
+    ]
+    own = {path.stem: _own_files(path) for path in files}
+    for path in sorted(Path(rlkd.__file__).parent.rglob("*.py")):
+        named = _named_in_conditions(ast.parse(path.read_text(encoding="utf-8")))
+        found = named & (choices | classes)
+        strangers = [each for each in found if str(path) not in own.get(each, ())]
+        assert not strangers, path
+
+
+@pytest.mark.parametrize(
+    "line",
+    ['if method == "dkd": pass', 'x = 1 if name in ("crd", "sp") else 2', "isinstance(a, CRD)"],
+)
+def test_such_a_condition_would_be_found(line: str) -> None:
+    assert _named_in_conditions(ast.parse(line)) & {"dkd", "crd", "CRD"}

@@ -1,22 +1,73 @@
-"""The strong view, against torchvision's AutoAugment, image by image."""
+"""The strong view, against Pillow, image by image."""
 
-from collections import defaultdict
+import math
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
+from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 from tests.data.test_memory import MEAN, STD, assert_same, loader_of
 from tests.reference.crop_flip import crop_and_flip_slowly
 from torch import Tensor
-from torchvision.transforms.v2 import AutoAugment, AutoAugmentPolicy
+from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
-from rlkd.data import ImageSet
-from rlkd.data.strong import StrongAugmentation, auto_augment, strong_view
+from rlkd.data import ImageSet, strong
+from rlkd.data.strong import OPERATIONS, StrongAugmentation, cut_out, rand_augment, strong_view
 from rlkd.errors import UserError
+
+
+def look_up(picture: Image.Image, *matrix: float) -> Image.Image:
+    return picture.transform(picture.size, Image.Transform.AFFINE, matrix)
+
+
+PILLOW: dict[str, tuple[float, float, Callable[[Image.Image, float], Image.Image]]] = {
+    "auto_contrast": (0, 1, lambda image, _: ImageOps.autocontrast(image)),
+    "brightness": (0.05, 0.95, lambda image, to: ImageEnhance.Brightness(image).enhance(to)),
+    "color": (0.05, 0.95, lambda image, to: ImageEnhance.Color(image).enhance(to)),
+    "contrast": (0.05, 0.95, lambda image, to: ImageEnhance.Contrast(image).enhance(to)),
+    "equalize": (0, 1, lambda image, _: ImageOps.equalize(image)),
+    "identity": (0, 1, lambda image, _: image),
+    "posterize": (4, 8, lambda image, bits: ImageOps.posterize(image, int(bits))),
+    "rotate": (-30, 30, lambda image, degrees: image.rotate(degrees)),
+    "sharpness": (0.05, 0.95, lambda image, to: ImageEnhance.Sharpness(image).enhance(to)),
+    "shear_x": (-0.3, 0.3, lambda image, by: look_up(image, 1, by, 0, 0, 1, 0)),
+    "shear_y": (-0.3, 0.3, lambda image, by: look_up(image, 1, 0, 0, by, 1, 0)),
+    "solarize": (0, 256, lambda image, level: ImageOps.solarize(image, level)),
+    "translate_x": (-0.3, 0.3, lambda image, by: look_up(image, 1, 0, by * image.width, 0, 1, 0)),
+    "translate_y": (-0.3, 0.3, lambda image, by: look_up(image, 1, 0, 0, 0, 1, by * image.height)),
+}
+"""What the public code calls for each operation, with the range of its strength."""
+
+
+def by_pillow(image: Tensor, name: str, strength: float) -> Tensor:
+    return pil_to_tensor(PILLOW[name][2](to_pil_image(image), strength))
+
+
+def cut_out_by_pillow(image: Tensor, row: float, column: float, side: float) -> Tensor:
+    _, height, width = image.shape
+    pixels = side * width
+    left = int(max(0, column * width - pixels / 2))
+    top = int(max(0, row * height - pixels / 2))
+    picture = to_pil_image(image)
+    ImageDraw.Draw(picture).rectangle(
+        (left, top, min(width, left + pixels), min(height, top + pixels)),
+        fill=(125, 123, 114) if picture.mode == "RGB" else 121,
+    )
+    return pil_to_tensor(picture)
 
 
 def noise(*shape: int) -> Tensor:
     return torch.randint(0, 256, shape, dtype=torch.uint8)
+
+
+def pictures(channels: int, height: int, width: int) -> Tensor:
+    """Noise, noise of few and of dark levels, one level, two levels and a slope; 24 in all."""
+    many = noise(4, channels, height, width)
+    slope = torch.linspace(0, 255, height * width).byte().view(height, width).expand_as(many)
+    kinds = [many, many // 32 + 100, many // 5, torch.full_like(many, 77), many // 128 * 200, slope]
+    return torch.cat(kinds)
 
 
 def drawn(count: int, *, crop_padding: int = 0, seed: int = 0) -> StrongAugmentation:
@@ -26,81 +77,109 @@ def drawn(count: int, *, crop_padding: int = 0, seed: int = 0) -> StrongAugmenta
     )
 
 
-class Coin:
-    """Stands for `torch.rand(())`: falls as told, then heads, and keeps the probability of it."""
-
-    def __init__(self, told: tuple[bool, ...]) -> None:
-        self.told, self.fell, self.probability = told, (), 1.0
-
-    def __le__(self, probability: float) -> bool:
-        place = len(self.fell)
-        heads = self.told[place] if place < len(self.told) else True
-        self.fell = (*self.fell, heads)
-        self.probability *= probability if heads else 1 - probability
-        return heads
-
-
-def outcomes_of_torchvision(image: Tensor, monkeypatch: pytest.MonkeyPatch) -> dict[bytes, float]:
-    """Every image that AutoAugment can make of one, with its probability."""
-    transform = AutoAugment(AutoAugmentPolicy.CIFAR10)
-    probability: dict[bytes, float] = defaultdict(float)
-    for policy in range(25):
-        to_visit: list[tuple[bool, ...]] = [()]
-        while to_visit:
-            told = to_visit.pop()
-            coin = Coin(told)
-            with monkeypatch.context() as patched:
-                patched.setattr(torch, "randint", lambda *_, policy=policy: torch.tensor(policy))
-                patched.setattr(torch, "rand", lambda *_, coin=coin: coin)
-                made = transform(image)
-            probability[made.numpy().tobytes()] += coin.probability / 25
-            to_visit += [(*coin.fell[:place], False) for place in range(len(told), len(coin.fell))]
-    return {made: share for made, share in probability.items() if share > 0}
+@pytest.mark.parametrize("size", [(32, 32), (13, 11), (2, 3)])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", PILLOW)
+def test_every_operation_makes_the_pixels_of_pillow(
+    name: str, channels: int, size: tuple[int, int]
+) -> None:
+    lowest, highest, _ = PILLOW[name]
+    image = pictures(channels, *size)
+    share = torch.cat([torch.tensor([0.0, 0.5, 1.0]), torch.rand(21)])[torch.randperm(24)]
+    strength = lowest + (highest - lowest) * share
+    number = torch.full((24, 1), OPERATIONS.index(name))
+    made = rand_augment(image, number, strength[:, None])
+    expected = [by_pillow(one, name, to) for one, to in zip(image, strength.tolist(), strict=True)]
+    assert torch.equal(made, torch.stack(expected))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_an_image_becomes_what_torchvision_makes_of_it_as_often(
-    channels: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    image, draws = noise(channels, 13, 11), 200_000
-    expected = outcomes_of_torchvision(image, monkeypatch)
-    assert sum(expected.values()) == pytest.approx(1)
-    assert len(expected) > 60
-    operation, count = drawn(draws).operation.unique(dim=0, return_counts=True)
-    made = auto_augment(image.expand(len(operation), -1, -1, -1), operation)
-    found: dict[bytes, int] = defaultdict(int)
-    for one, times in zip(made, count.tolist(), strict=True):
-        found[one.numpy().tobytes()] += times
-    assert found.keys() <= expected.keys()
-    for outcome, share in expected.items():
-        deviation = (draws * share * (1 - share)) ** 0.5
-        assert abs(found[outcome] - draws * share) < 5 * deviation
-
-
-def test_an_image_is_augmented_alike_in_a_batch_and_alone() -> None:
-    image, augmentation = noise(200, 3, 12, 12), drawn(200)
-    together = auto_augment(image, augmentation.operation)
-    for row in range(200):
-        alone = auto_augment(image[row : row + 1], augmentation.operation[row : row + 1])
-        assert torch.equal(alone[0], together[row])
-
-
-def test_the_crop_and_the_flip_come_first() -> None:
-    image, augmentation = noise(50, 3, 8, 8), drawn(50, crop_padding=2)
+def test_the_view_is_a_crop_then_two_operations_in_turn_then_a_cutout(channels: int) -> None:
+    image, augmentation = noise(300, channels, 14, 12), drawn(300, crop_padding=2)
     crop = augmentation.crop
-    cropped = crop_and_flip_slowly(image, crop.offset, crop.flip, crop_padding=2)
-    expected = auto_augment(cropped, augmentation.operation)
+    expected = crop_and_flip_slowly(image, crop.offset, crop.flip, crop_padding=2)
+    for row, one in enumerate(expected):
+        for number, to in zip(augmentation.operation[row], augmentation.strength[row], strict=True):
+            one = by_pillow(one, OPERATIONS[number], float(to))
+        expected[row] = cut_out_by_pillow(one, *augmentation.cutout[row].tolist())
     assert torch.equal(strong_view(image, augmentation, crop_padding=2), expected)
-    none = replace(augmentation, operation=torch.zeros(50, 2).long())
-    assert torch.equal(strong_view(image, none, crop_padding=2), cropped)
 
 
-def test_select_keeps_crop_and_operations_together() -> None:
+@pytest.mark.parametrize(
+    ("cutout", "rows", "columns"),
+    [
+        # Of 8 rows and 10 columns; the side in pixels is 10 times the share.
+        # 0.5 * 8 - 1.5 = 2.5 and 0.5 * 10 - 1.5 = 3.5; from 2 to 5 and from 3 to 6.
+        ((0.5, 0.5, 0.3), range(2, 6), range(3, 7)),
+        # 1 - 2.5 and 1 - 2.5 lie outside: from 0 to 5 both, the square keeps its size.
+        ((0.125, 0.1, 0.5), range(6), range(6)),
+        # 7 - 1.75 = 5.25 and 9 - 1.75 = 7.25; from 5 and 7 to 8 and 10, beyond the image.
+        ((0.875, 0.9, 0.35), range(5, 8), range(7, 10)),
+        # 4 - 0.25 and 5 - 0.25; from 3 to 3.5 and from 4 to 4.5: one pixel.
+        ((0.5, 0.5, 0.05), range(3, 4), range(4, 5)),
+        ((0.5, 0.5, 0.0), range(0), range(0)),
+    ],
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_cutout_fills_the_square_worked_out_by_hand(
+    cutout: tuple[float, float, float], rows: range, columns: range, channels: int
+) -> None:
+    image, colour = noise(channels, 8, 10), (125, 123, 114) if channels == 3 else (121,)
+    expected = image.clone()
+    for channel, row in product(range(channels), rows):
+        expected[channel, row, list(columns)] = colour[channel]
+    assert torch.equal(cut_out(image[None], torch.tensor([cutout]))[0], expected)
+
+
+def test_all_pairs_of_the_public_operations_are_drawn_equally_often() -> None:
+    assert sorted(OPERATIONS) == sorted(PILLOW)
+    pair = drawn(196_000).operation @ torch.tensor([14, 1])
+    count = pair.bincount(minlength=196)
+    assert len(count) == 196
+    # 1,000 each with a standard deviation of 32.
+    assert count.min() > 1000 - 5 * 32
+    assert count.max() < 1000 + 5 * 32
+
+
+def assert_uniform(value: Tensor, lowest: float, highest: float) -> None:
+    assert lowest <= value.min() <= value.max() <= highest
+    count = ((value - lowest) / (highest - lowest) * 10).long().clamp(max=9).bincount(minlength=10)
+    deviation = math.sqrt(len(value) * 0.1 * 0.9)
+    assert (count - len(value) / 10).abs().max() < 5 * deviation
+
+
+def test_strengths_and_squares_are_drawn_uniformly_each_by_itself() -> None:
+    augmentation = drawn(50_000)
+    for step in range(2):
+        number, strength = augmentation.operation[:, step], augmentation.strength[:, step]
+        for name, (lowest, highest, _) in PILLOW.items():
+            assert_uniform(strength[number == OPERATIONS.index(name)], lowest, highest)
+    for column, highest in enumerate((1.0, 1.0, 0.5)):
+        assert_uniform(augmentation.cutout[:, column], 0.0, highest)
+    lowest, highest = (
+        torch.tensor([PILLOW[name][end] for name in OPERATIONS])[augmentation.operation]
+        for end in (0, 1)
+    )
+    share = (augmentation.strength - lowest) / (highest - lowest)
+    together = torch.cat([share, augmentation.cutout, augmentation.operation], dim=1)
+    # Correlations of independent draws have a standard deviation of 1 / sqrt(50,000).
+    assert (together.T.corrcoef() - torch.eye(7)).abs().max() < 5 / math.sqrt(50_000)
+
+
+def test_select_keeps_what_belongs_to_an_image_together() -> None:
     augmentation, rows = drawn(20, crop_padding=2), torch.tensor([7, 3])
     chosen = augmentation.select(rows)
-    assert torch.equal(chosen.operation, augmentation.operation[rows])
+    for field in ("operation", "strength", "cutout"):
+        assert torch.equal(getattr(chosen, field), getattr(augmentation, field)[rows])
     assert torch.equal(chosen.crop.offset, augmentation.crop.offset[rows])
     assert torch.equal(chosen.crop.flip, augmentation.crop.flip[rows])
+
+
+@pytest.fixture
+def crops_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the crop and the flip as all that the strong view does."""
+    monkeypatch.setattr(strong, "rand_augment", lambda image, *_: image)
+    monkeypatch.setattr(strong, "cut_out", lambda image, _: image)
 
 
 def strong_of(image: Tensor | None) -> Tensor:
@@ -126,29 +205,26 @@ def test_the_strong_view_is_another_image_normalised_alike(
 ) -> None:
     mean, std = (torch.tensor(column)[:, None, None] for column in (MEAN, STD))
     for batch in loader_of(images, strong_view=True, memory_format=memory_format):
-        strong = strong_of(batch.strong)
-        assert strong.shape == batch.image.shape
-        assert strong.dtype == torch.float32
-        assert strong.is_contiguous(memory_format=memory_format)
-        assert not torch.equal(strong, batch.image)
-        pixels = (strong * std + mean) * 255
+        second = strong_of(batch.strong)
+        assert second.shape == batch.image.shape
+        assert second.dtype == torch.float32
+        assert second.is_contiguous(memory_format=memory_format)
+        assert not torch.equal(second, batch.image)
+        pixels = (second * std + mean) * 255
         torch.testing.assert_close(pixels, pixels.round(), rtol=0, atol=1e-3)
         assert 0 <= pixels.round().min() <= pixels.round().max() <= 255
 
 
+@pytest.mark.usefixtures("crops_alone")
 def test_each_strong_view_is_cropped_by_a_draw_of_its_own(images: ImageSet) -> None:
     alike = images.select(torch.zeros(400).long())
     (batch,) = list(loader_of(alike, batch_size=400, strong_view=True))
     crops = batch.image.flatten(1).unique(dim=0)  # 2 flips of 9 corners: all 18 are met
     assert len(crops) == 18
-    strong = strong_of(batch.strong).flatten(1)
-    unchanged = (strong[:, None] == crops).all(dim=2).any(dim=1)
-    # Of 36 pixels of noise AutoAugment leaves some 40 % alone (too few to equalise): about 160
-    # rows, of which one in 18, about 9, meets the first view's crop and flip by chance.
-    assert unchanged.sum() > 100
-    same = (strong == batch.image.flatten(1)).all(dim=1)
-    assert same.sum() < 30
-    assert len(strong[unchanged].unique(dim=0)) == 18
+    second = strong_of(batch.strong).flatten(1)
+    assert torch.equal(second.unique(dim=0), crops)
+    # One in 18 meets the first view's by chance: 22 with a standard deviation of 4.6.
+    assert (second == batch.image.flatten(1)).all(dim=1).sum() < 22 + 5 * 4.6
 
 
 def test_a_strong_view_belongs_to_its_row_and_not_to_its_place(images: ImageSet) -> None:
@@ -159,12 +235,10 @@ def test_a_strong_view_belongs_to_its_row_and_not_to_its_place(images: ImageSet)
         assert torch.equal(strong_of(batch.strong), expected)
 
 
+@pytest.mark.usefixtures("crops_alone")
 def test_without_crop_and_flip_the_strong_view_has_neither(images: ImageSet) -> None:
-    alike = images.select(torch.zeros(400).long())
-    loader = loader_of(alike, batch_size=400, strong_view=True, crop_padding=0, flip=False)
-    (batch,) = list(loader)
-    same = (strong_of(batch.strong) == batch.image).flatten(1).all(dim=1)
-    assert 100 < same.sum() < 300  # with crops of their own, about 9 would be
+    for batch in loader_of(images, strong_view=True, crop_padding=0, flip=False):
+        assert torch.equal(strong_of(batch.strong), batch.image)
 
 
 def test_strong_views_depend_on_seed_and_epoch_alone(images: ImageSet) -> None:

@@ -118,7 +118,7 @@ class MemoryLoader:
             )
         if strong_view and channels not in (1, 3):
             raise UserError(
-                f"the strong view is made of images of 1 or 3 channels (AutoAugment), these have "
+                f"the strong view is made of images of 1 or 3 channels (RandAugment), these have "
                 f"{channels}: convert them to grey or RGB, or choose a loss without a strong view"
             )
         self.device = torch.device(device)

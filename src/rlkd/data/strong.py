@@ -1,12 +1,16 @@
-"""The strong view of a batch: a crop and a flip of its own, then AutoAugment's CIFAR-10 policy.
+"""The strong view of a batch: a crop and a flip of its own, RandAugment, then Cutout.
 
-Images of a batch that meet the same operation go through it together, so that a batch costs a few
-dozen calls whatever its size; the pixels are those of `torchvision.transforms.v2.AutoAugment`.
+Images of a batch that meet the same kind of operation go through it together, each at its own
+strength, so that the calls do not grow with the batch. The pixels are Pillow's, to the bit: places
+are reckoned in its 16.16 fixed point, and blends are cut off, not rounded.
 
-Source: Cubuk et al., "AutoAugment: Learning Augmentation Strategies from Data" (CVPR 2019), the
-policy in the appendix's table for CIFAR-10. Multi-Level Logit Distillation (Jin et al., CVPR 2023)
-trains on such a pair of views; the code handed down from it draws the strong one by FixMatch's
-RandAugment with cutout instead.
+Source: the strong view in `mdistiller/dataset/cifar100.py` of what descends from the code of
+Multi-Level Logit Distillation (Jin et al., CVPR 2023), alike in a public fork of it and in the code
+of "Logit Standardization in Knowledge Distillation" (CVPR 2024) and of "Knowledge Distillation with
+Refined Logits" (2024); the authors' own copy of that file was not at hand. Operations and ranges
+are the RandAugment of Sohn et al., "FixMatch" (NeurIPS 2020), except that every image gets both
+operations and that the 10 in their `RandAugment(2, 10)` is read nowhere. Grey images are ours: they
+fare as in Pillow, where `color` leaves them alone, and Cutout fills with the colour's mean.
 """
 
 import math
@@ -14,42 +18,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
+from torchvision.transforms.v2 import functional as vision
 
 from rlkd.data.augment import Augmentation, crop_and_flip
 
-_LEVELS = 10
-
-_POLICY: tuple[tuple[tuple[str, float, int], tuple[str, float, int]], ...] = (
-    (("invert", 0.1, 0), ("contrast", 0.2, 6)),
-    (("rotate", 0.7, 2), ("translate_x", 0.3, 9)),
-    (("sharpness", 0.8, 1), ("sharpness", 0.9, 3)),
-    (("shear_y", 0.5, 8), ("translate_y", 0.7, 9)),
-    (("auto_contrast", 0.5, 0), ("equalize", 0.9, 0)),
-    (("shear_y", 0.2, 7), ("posterize", 0.3, 7)),
-    (("color", 0.4, 3), ("brightness", 0.6, 7)),
-    (("sharpness", 0.3, 9), ("brightness", 0.7, 9)),
-    (("equalize", 0.6, 0), ("equalize", 0.5, 0)),
-    (("contrast", 0.6, 7), ("sharpness", 0.6, 5)),
-    (("color", 0.7, 7), ("translate_x", 0.5, 8)),
-    (("equalize", 0.3, 0), ("auto_contrast", 0.4, 0)),
-    (("translate_y", 0.4, 3), ("sharpness", 0.2, 6)),
-    (("brightness", 0.9, 6), ("color", 0.2, 8)),
-    (("solarize", 0.5, 2), ("invert", 0.0, 0)),
-    (("equalize", 0.2, 0), ("auto_contrast", 0.6, 0)),
-    (("equalize", 0.2, 0), ("equalize", 0.6, 0)),
-    (("color", 0.9, 9), ("equalize", 0.6, 0)),
-    (("auto_contrast", 0.8, 0), ("solarize", 0.2, 8)),
-    (("brightness", 0.1, 3), ("color", 0.7, 0)),
-    (("solarize", 0.4, 5), ("auto_contrast", 0.9, 0)),
-    (("translate_y", 0.9, 9), ("translate_y", 0.7, 9)),
-    (("auto_contrast", 0.9, 0), ("solarize", 0.8, 3)),
-    (("equalize", 0.8, 0), ("invert", 0.1, 0)),
-    (("translate_y", 0.7, 9), ("auto_contrast", 0.9, 0)),
-)
-"""Sub-policies of two steps: operation, probability, level in 0 to 9 (0 where it has none)."""
+_STEPS = 2
+_CUTOUT_SIDE = 0.5
+_CUTOUT_COLOUR = (125, 123, 114)
+_ONE = 1 << 16
+"""One pixel in 16.16 fixed point."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,23 +39,37 @@ class StrongAugmentation:
     crop: Augmentation
     """The crop and the flip, which come first."""
     operation: Int64[Tensor, "images 2"]
-    """The two steps of AutoAugment, in the numbers that `auto_augment` knows; 0 for no change."""
+    """The two operations, as indices into `OPERATIONS`."""
+    strength: Float[Tensor, "images 2"]
+    """How far each goes, in its operation's range."""
+    cutout: Float[Tensor, "images 3"]
+    """Row and column of a point in shares of height and width, then a side in shares of width."""
 
     @classmethod
     def draw(
         cls, count: int, *, crop_padding: int, flip: bool, generator: torch.Generator
     ) -> "StrongAugmentation":
-        """Draw a crop, a flip and a sub-policy an image, each step with its probability."""
+        """Draw two operations an image with replacement, and each number uniformly."""
         crop = Augmentation.draw(count, crop_padding=crop_padding, flip=flip, generator=generator)
-        policy = torch.randint(len(_POLICY), (count,), generator=generator)
-        applied = torch.rand(count, 2, generator=generator) < _PROBABILITY[policy]
-        negative = torch.randint(2, (count, 2), generator=generator)
-        operation = _NUMBER[policy].gather(2, negative[:, :, None]).squeeze(2)
-        return cls(crop=crop, operation=operation * applied)
+        operation = torch.randint(len(OPERATIONS), (count, _STEPS), generator=generator)
+        lowest, highest = _RANGE[operation].unbind(dim=2)
+        share = torch.rand(count, _STEPS, generator=generator)
+        cutout = torch.rand(count, 3, generator=generator)
+        return cls(
+            crop=crop,
+            operation=operation,
+            strength=lowest + (highest - lowest) * share,
+            cutout=cutout * torch.tensor([1.0, 1.0, _CUTOUT_SIDE]),
+        )
 
     def select(self, rows: Int64[Tensor, " rows"]) -> "StrongAugmentation":
         """Return the augmentation of some images."""
-        return StrongAugmentation(self.crop.select(rows), self.operation[rows])
+        return StrongAugmentation(
+            crop=self.crop.select(rows),
+            operation=self.operation[rows],
+            strength=self.strength[rows],
+            cutout=self.cutout[rows],
+        )
 
 
 def strong_view(
@@ -84,7 +78,7 @@ def strong_view(
     *,
     crop_padding: int,
 ) -> UInt8[Tensor, "batch channels height width"]:
-    """Crop and flip each image, then put it through its two steps of AutoAugment.
+    """Crop and flip each image, put it through its two operations, then cut a square out.
 
     Args:
         image: grey or RGB images in 0 to 255, on any device.
@@ -92,90 +86,203 @@ def strong_view(
         crop_padding: pixels added on each side before the crop.
     """
     cropped = crop_and_flip(image, augmentation.crop.to(image.device), crop_padding=crop_padding)
-    return auto_augment(cropped, augmentation.operation)
+    changed = rand_augment(cropped, augmentation.operation, augmentation.strength)
+    return cut_out(changed, augmentation.cutout)
 
 
-def auto_augment(
-    image: UInt8[Tensor, "batch channels height width"], operation: Int64[Tensor, "batch steps"]
+def rand_augment(
+    image: UInt8[Tensor, "batch channels height width"],
+    operation: Int64[Tensor, "batch steps"],
+    strength: Float[Tensor, "batch steps"],
 ) -> UInt8[Tensor, "batch channels height width"]:
     """Put each image through its operations, one step after the other.
 
     Args:
         image: grey or RGB images in 0 to 255, on any device.
-        operation: numbers of operations, 0 for no change, on the CPU.
+        operation: indices into `OPERATIONS`, on the CPU.
+        strength: of each operation, in its range, on the CPU.
     """
-    for number in operation.unbind(dim=1):
-        order = number.argsort(stable=True)
-        present, count = number.unique(return_counts=True)
-        groups = image[order.to(image.device)].split(count.tolist())
-        changed = [_apply(group, one) for group, one in zip(groups, present.tolist(), strict=True)]
+    for number, value in zip(operation.unbind(dim=1), strength.unbind(dim=1), strict=True):
+        kind = _KIND[number]
+        order = kind.argsort(stable=True)
+        present, count = kind.unique(return_counts=True)
+        sizes = count.tolist()
+        groups = zip(
+            image[order.to(image.device)].split(sizes),
+            number[order].split(sizes),
+            value[order].split(sizes),
+            strict=True,
+        )
+        changed = [
+            _CHANGES[one](*group) for one, group in zip(present.tolist(), groups, strict=True)
+        ]
         image = torch.cat(changed)[order.argsort().to(image.device)]
     return image
 
 
-def _apply(
-    image: UInt8[Tensor, "group channels height width"], number: int
-) -> UInt8[Tensor, "group channels height width"]:
-    if number == 0:
+def cut_out(
+    image: UInt8[Tensor, "batch channels height width"], cutout: Float[Tensor, "batch 3"]
+) -> UInt8[Tensor, "batch channels height width"]:
+    """Fill a square of each image with one colour, or on grey images with its mean.
+
+    The square's upper left corner lies half a side above and left of the drawn point, but within
+    the image. From there it covers whole pixels, the one that the side ends in included: a side
+    of 4.2 covers 5. The part outside the image is lost.
+
+    Args:
+        image: grey or RGB images in 0 to 255, on any device.
+        cutout: row and column of a point in shares of height and width, then the side in shares
+            of the width, 0 for no square; on the CPU.
+    """
+    channels, height, width = image.shape[1:]
+    row, column, side = cutout.double().unbind(dim=1)
+    side = side * width
+
+    def covered(centre: Tensor, length: int) -> Bool[Tensor, "batch length"]:
+        place = torch.arange(length)
+        first = (centre * length - side / 2).clamp(min=0).floor()[:, None]
+        inside = (place >= first) & (place <= first + side[:, None])
+        return (inside & (side > 0)[:, None]).to(image.device)
+
+    square = covered(row, height)[:, None, :, None] & covered(column, width)[:, None, None, :]
+    colour = _CUTOUT_COLOUR if channels == 3 else (round(sum(_CUTOUT_COLOUR) / 3),)
+    return torch.where(square, image.new_tensor(colour)[:, None, None], image)
+
+
+def _keep(image: Tensor, _number: Tensor, _strength: Tensor) -> Tensor:
+    return image
+
+
+def _equalize(image: Tensor, _number: Tensor, _strength: Tensor) -> Tensor:
+    return vision.equalize(image)
+
+
+def _auto_contrast(image: Tensor, _number: Tensor, _strength: Tensor) -> Tensor:
+    """Stretch each channel to 0 to 255, in double precision and cut off, as Pillow does."""
+    lowest = image.amin(dim=(2, 3), keepdim=True).double()
+    span = image.amax(dim=(2, 3), keepdim=True) - lowest
+    # A number divided by a tensor is multiplied by the reciprocal, which rounds twice.
+    scale = torch.full_like(span, 255) / span.clamp(min=1)
+    stretched = (image * scale - lowest * scale).clamp(0, 255).to(torch.uint8)
+    return torch.where(span > 0, stretched, image)
+
+
+def _posterize(image: Tensor, _number: Tensor, strength: Tensor) -> Tensor:
+    """Keep the upper bits of each pixel, as many as the strength has whole ones."""
+    mask = (256 - (256 >> strength.long())).to(torch.uint8)
+    return image & mask.to(image.device)[:, None, None, None]
+
+
+def _solarize(image: Tensor, _number: Tensor, strength: Tensor) -> Tensor:
+    """Invert the pixels that reach the strength."""
+    threshold = strength.to(image.device)[:, None, None, None]
+    return torch.where(image < threshold, image, 255 - image)
+
+
+def _enhance(image: Tensor, number: Tensor, strength: Tensor) -> Tensor:
+    """Blend each image with a poorer one: black, grey, all of its mean grey, or smoothed.
+
+    Strength 0 gives the poorer image, 1 the image itself.
+    """
+    grey = _grey(image)
+    pixels = grey[0].numel()
+    mean = (2 * grey.sum(dim=(1, 2, 3), keepdim=True) + pixels) // (2 * pixels)
+    kind = number.to(image.device)[:, None, None, None]
+    poorer = torch.where(kind == _NUMBER["sharpness"], _smooth(image), 0)
+    poorer = torch.where(kind == _NUMBER["color"], grey, poorer)
+    poorer = torch.where(kind == _NUMBER["contrast"], mean, poorer).float()
+    weight = strength.float().to(image.device)[:, None, None, None]
+    return (poorer + weight * (image - poorer)).to(torch.uint8)
+
+
+def _grey(image: Tensor) -> Tensor:
+    """Return the luma of ITU-R 601-2 as whole numbers, one channel."""
+    if image.shape[1] == 1:
+        return image.int()
+    red, green, blue = image.int().split(1, dim=1)
+    return (19595 * red + 38470 * green + 7471 * blue + _ONE // 2) >> 16
+
+
+def _smooth(image: Tensor) -> Tensor:
+    """Average 3 x 3 pixels, the middle one five times, but keep those on the border."""
+    if min(image.shape[2:]) < 3:
         return image
-    name, level, sign = _VARIANTS[number - 1]
-    if name in _SIGNED:
-        make, highest = _SIGNED[name]
-        return make(image, sign * _at(level, highest))
-    return _UNSIGNED[name](image, level)
+    pixels = image.float()
+    inner = F.avg_pool2d(pixels, 3, stride=1, divisor_override=1) + 4 * pixels[:, :, 1:-1, 1:-1]
+    smooth = pixels.clone()
+    smooth[:, :, 1:-1, 1:-1] = (inner / 13).round()
+    return smooth
 
 
-def _at(level: int, highest: float, *, lowest: float = 0.0) -> float:
-    """Return the strength of a level in single precision, as torchvision rounds it."""
-    return float(torch.linspace(lowest, highest, _LEVELS)[level])
+def _move(image: Tensor, number: Tensor, strength: Tensor) -> Tensor:
+    """Show at each place the pixel that an affine map finds for it, and black from outside."""
+    height, width = image.shape[2:]
+    to = _affine(number, strength, height=height, width=width).to(image.device)
+    x = torch.arange(width, device=image.device)
+    y = torch.arange(height, device=image.device)[:, None]
+    to_x, to_y = to[..., None, None].unbind(dim=1)
+    column = (to_x[:, 0] * x + to_x[:, 1] * y + to_x[:, 2]) >> 16
+    row = (to_y[:, 0] * x + to_y[:, 1] * y + to_y[:, 2]) >> 16
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    pixel = (row * width + column).where(inside, 0).flatten(1)[:, None]
+    found = image.flatten(2).gather(2, pixel.expand(-1, image.shape[1], -1))
+    return found.view_as(image) * inside[:, None]
 
 
-def _shear_y(image: Tensor, slope: float) -> Tensor:
-    degrees = math.degrees(math.atan(slope))
-    return F.affine(
-        image, angle=0.0, translate=[0, 0], scale=1.0, shear=[0.0, degrees], center=[0, 0]
-    )
+def _affine(
+    number: Int64[Tensor, " group"], strength: Float[Tensor, " group"], *, height: int, width: int
+) -> Int64[Tensor, "group 2 3"]:
+    """Return what leads from a pixel's column and row to the one it shows, in 16.16.
+
+    Rotations turn about the image's centre, shears leave the first row or column; both look up the
+    middle of a pixel. Shifts are whole pixels.
+    """
+
+    def of(name: str) -> Tensor:
+        return torch.where(number == _NUMBER[name], strength.double(), 0.0)
+
+    def fixed(value: Tensor) -> Tensor:
+        return (value * _ONE + 0.5).floor().long()
+
+    angle = of("rotate") * (math.pi / 180)
+    cosine, sine = angle.cos(), angle.sin()
+    from_y, from_x = of("shear_x") - sine, of("shear_y") + sine
+    shift_x = (width - width * cosine + height * sine) / 2
+    shift_y = (height - width * sine - height * cosine) / 2
+    whole_x = (of("translate_x") * width + 0.5).floor().long() * _ONE
+    whole_y = (of("translate_y") * height + 0.5).floor().long() * _ONE
+    start_x = fixed(shift_x + (cosine + from_y) / 2) + whole_x
+    start_y = fixed(shift_y + (from_x + cosine) / 2) + whole_y
+    to_x = torch.stack([fixed(cosine), fixed(from_y), start_x], dim=1)
+    to_y = torch.stack([fixed(from_x), fixed(cosine), start_y], dim=1)
+    return torch.stack([to_x, to_y], dim=1)
 
 
-def _translate(image: Tensor, *, x: float = 0.0, y: float = 0.0) -> Tensor:
-    pixels: list[float] = [int(x * image.shape[3]), int(y * image.shape[2])]
-    return F.affine(image, angle=0.0, translate=pixels, scale=1.0, shear=[0.0, 0.0])
+_Change = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-
-_SIGNED: dict[str, tuple[Callable[[Tensor, float], Tensor], float]] = {
-    "shear_y": (_shear_y, 0.3),
-    "translate_x": (lambda image, share: _translate(image, x=share), 150 / 331),
-    "translate_y": (lambda image, share: _translate(image, y=share), 150 / 331),
-    "rotate": (lambda image, degrees: F.rotate(image, angle=degrees), 30.0),
-    "brightness": (lambda image, change: F.adjust_brightness(image, 1 + change), 0.9),
-    "color": (lambda image, change: F.adjust_saturation(image, 1 + change), 0.9),
-    "contrast": (lambda image, change: F.adjust_contrast(image, 1 + change), 0.9),
-    "sharpness": (lambda image, change: F.adjust_sharpness(image, 1 + change), 0.9),
-}
-"""Operations whose strength has either sign, with their strength at level 9."""
-
-_UNSIGNED: dict[str, Callable[[Tensor, int], Tensor]] = {
-    "posterize": lambda image, level: F.posterize(image, bits=8 - round(level * 4 / 9)),
-    "solarize": lambda image, level: F.solarize(image, 255 * _at(level, 0.0, lowest=1.0)),
-    "auto_contrast": lambda image, _: F.autocontrast(image),
-    "equalize": lambda image, _: F.equalize(image),
-    "invert": lambda image, _: F.invert(image),
-}
-
-
-def _tabulate() -> tuple[list[tuple[str, int, int]], Int64[Tensor, "policies 2 2"]]:
-    """Number the distinct operations from 1, and look up those of each step for + and for -."""
-    variants: dict[tuple[str, int, int], int] = {}
-    number = torch.zeros(len(_POLICY), 2, 2, dtype=torch.int64)
-    for row, steps in enumerate(_POLICY):
-        for step, (name, _, level) in enumerate(steps):
-            for column, sign in enumerate((1, -1)):
-                key = (name, level, sign if name in _SIGNED else 1)
-                number[row, step, column] = variants.setdefault(key, len(variants) + 1)
-    return list(variants), number
-
-
-_VARIANTS, _NUMBER = _tabulate()
-_PROBABILITY: Float[Tensor, "policies 2"] = torch.tensor(
-    [[first[1], second[1]] for first, second in _POLICY]
+_TABLE: tuple[tuple[str, float, float, _Change], ...] = (
+    ("auto_contrast", 0.0, 1.0, _auto_contrast),
+    ("brightness", 0.05, 0.95, _enhance),
+    ("color", 0.05, 0.95, _enhance),
+    ("contrast", 0.05, 0.95, _enhance),
+    ("equalize", 0.0, 1.0, _equalize),
+    ("identity", 0.0, 1.0, _keep),
+    ("posterize", 4.0, 8.0, _posterize),
+    ("rotate", -30.0, 30.0, _move),
+    ("sharpness", 0.05, 0.95, _enhance),
+    ("shear_x", -0.3, 0.3, _move),
+    ("shear_y", -0.3, 0.3, _move),
+    ("solarize", 0.0, 256.0, _solarize),
+    ("translate_x", -0.3, 0.3, _move),
+    ("translate_y", -0.3, 0.3, _move),
 )
+"""Each operation with the range of its strength: of posterize in bits, of rotate in degrees counter
+clockwise, of solarize in levels, of shears in pixels a pixel, of shifts in shares of the side."""
+
+OPERATIONS = tuple(name for name, *_ in _TABLE)
+"""The names of the operations; an operation's number is its index."""
+
+_NUMBER = {name: number for number, name in enumerate(OPERATIONS)}
+_RANGE: Float[Tensor, "operations 2"] = torch.tensor([[low, high] for _, low, high, _ in _TABLE])
+_CHANGES: tuple[_Change, ...] = tuple(dict.fromkeys(change for *_, change in _TABLE))
+_KIND: Int64[Tensor, " operations"] = torch.tensor([_CHANGES.index(row[3]) for row in _TABLE])
