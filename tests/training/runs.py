@@ -52,6 +52,9 @@ SOURCES: dict[str, tuple[str, ...]] = {
         "temperature.calibration=recurrent",
         *LEARNING,
     ),
+    "ctkd, with a memory bank": ("temperature=ctkd", "method=crd"),
+    "standardised, two views": ("temperature=standardised", "method=mlkd"),
+    "entropy, with heads": ("temperature=entropy", "method=reviewkd"),
 }
 """A run of each source: one epoch of warm-up, one explored."""
 
