@@ -41,6 +41,7 @@ OFTENER = "temperature.update_interval=2"
 ARMS = {
     "student alone": list(ALONE),
     "constant T = 4": ["temperature=constant"],
+    "constant T = 3": ["temperature=constant", "temperature.temperature=3"],
     "random T": ["temperature=random"],
     "rlkd_paper": ["temperature=rlkd_paper", OFTENER],
     "rlkd": ["temperature=rlkd", OFTENER],
@@ -56,7 +57,7 @@ def main() -> None:
     parser.add_argument("--root", required=True, help="folder of CIFAR-100")
     parser.add_argument("--teacher", required=True, help="checkpoint of a ResNet-56")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--arms", nargs="+", default=list(ARMS)[:5], choices=list(ARMS))
+    parser.add_argument("--arms", nargs="+", default=list(ARMS)[:6], choices=list(ARMS))
     parser.add_argument("--images", type=int, default=10_240, help="training images, balanced")
     parser.add_argument("--threads", type=int, default=1, help="of each run")
     parser.add_argument("--runs", type=Path, default=Path("runs/cifar_arms"))
