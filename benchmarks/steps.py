@@ -92,6 +92,7 @@ class Steps:
             teacher,
             batch=Batch(some.image[:8].cpu(), some.target[:8].cpu(), some.index[:8].cpu()),
             train_targets=loader.images.target.cpu(),
+            num_classes=100,
             temperature=temperature,
         )
         self.distiller = BareDistiller(

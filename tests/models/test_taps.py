@@ -111,3 +111,33 @@ def test_a_torchvision_network_has_its_four_stages_and_an_embedding() -> None:
     stages = [path for name, path in found.items() if name.startswith("stage")]
     assert stages == ["relu", "layer1", "layer2", "layer3", "layer4"]
     assert found["embedding"] == "fc:input"
+
+
+def test_a_module_called_twice_is_no_stage_and_cannot_be_tapped(image: Tensor) -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1, stride=2)
+            self.relu, self.fc = nn.ReLU(), nn.Linear(4, 5)
+
+        def forward(self, image: Tensor) -> Tensor:
+            return self.fc(self.relu(self.two(self.relu(self.one(image)))).mean((2, 3)))
+
+    found = named_taps(Shared(), image)
+    assert found == {"stage1": "one", "stage2": "two", "embedding": "fc:input"}
+    with pytest.raises(UserError, match="'relu' is called 2 times"):
+        Taps(Shared(), ["relu"])(image)
+
+
+def test_maps_of_attention_and_of_channels_last_are_no_stages() -> None:
+    from torchvision.models import vit_b_16
+
+    found = named_taps(vit_b_16(image_size=32), torch.randn(1, 3, 32, 32))
+    assert [name for name in found if name != "embedding"] == ["stage1"]  # the patches, 2 x 2
+
+
+def test_what_is_changed_in_place_afterwards_is_refused(image: Tensor) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(inplace=True), nn.Flatten())
+    with pytest.raises(UserError, match="'0' gives is changed in place"):
+        Taps(network, ["0"])(image)
+    assert Taps(network, ["1"])(image)[1]["1"].min() >= 0

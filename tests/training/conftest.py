@@ -2,10 +2,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from tests.training.refusal import Refuse
-from tests.training.runs import as_users_call, fingerprint, write_teacher
+from tests.training.runs import Ready, as_users_call, fingerprint, write_teacher
+from torch import nn
 
+from rlkd import models
 from rlkd.cli import main
+from rlkd.losses import Objective, Term
+from rlkd.models import Teacher
+from rlkd.temperature import ConstantTemperature
+from rlkd.training.observed import Observed, observe
+from rlkd.types import Batch
 
 
 @pytest.fixture
@@ -35,3 +43,39 @@ def refuse(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Refuse:
         return told.strip()
 
     return refuse
+
+
+@pytest.fixture
+def batch() -> Batch:
+    torch.manual_seed(0)
+    return Batch(torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 3]), torch.tensor([5, 1, 0, 3]))
+
+
+@pytest.fixture
+def student() -> nn.Module:
+    torch.manual_seed(1)
+    return models.create("resnet8", num_classes=10)
+
+
+@pytest.fixture
+def teacher() -> Teacher:
+    torch.manual_seed(2)
+    return Teacher(models.create("resnet14", num_classes=10))
+
+
+@pytest.fixture
+def ready(student: nn.Module, teacher: Teacher, batch: Batch) -> Ready:
+    def make(**terms: Term) -> tuple[Objective, Observed]:
+        objective = Objective(terms)
+        observed = observe(
+            objective,
+            student,
+            teacher,
+            batch=batch,
+            train_targets=torch.arange(10).repeat(2),
+            num_classes=10,
+            temperature=ConstantTemperature(4.0),
+        )
+        return objective, observed
+
+    return make

@@ -5,7 +5,7 @@ import hashlib
 import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -21,7 +21,9 @@ from torch import nn
 from rlkd import models
 from rlkd.cli import main
 from rlkd.data import digits as handwritten
+from rlkd.losses import Objective
 from rlkd.training.compose import configure
+from rlkd.training.observed import Observed
 
 TINY = (
     "data.limit=48",
@@ -57,6 +59,10 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "entropy, with heads": ("temperature=entropy", "method=reviewkd"),
 }
 """A run of each source: one epoch of warm-up, one explored."""
+
+
+Ready = Callable[..., tuple[Objective, Observed]]
+"""Makes an objective of terms, and what calls a small pair of networks for it."""
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from rlkd.errors import UserError
 from rlkd.losses import LossInputs
 from rlkd.temperature import ConstantTemperature
 from rlkd.training import build, validation
-from rlkd.training.compose import GROUPS, as_yaml, configure, options, portion
+from rlkd.training.compose import GROUPS, as_yaml, configure, options, portion, sweep
 
 pytestmark = pytest.mark.usefixtures("plainly")
 
@@ -153,3 +153,26 @@ def test_a_choice_that_does_not_build_is_refused_by_validation() -> None:
         validation.validate(["temperature.max_temperature=0"])
     with pytest.raises(UserError, match="scheduler does not build"):
         validation.validate(["scheduler.gamma=abc"])
+
+
+def test_a_folder_of_ones_own_groups_is_searched_and_may_not_shadow(tmp_path: Path) -> None:
+    own = tmp_path / "method" / "mine.yaml"
+    own.parent.mkdir()
+    packaged = Path(rlkd.configs.__file__).parent / "method" / "sp.yaml"
+    own.write_text(packaged.read_text())
+    assert "sp" in configure([f"configs={tmp_path}", "method=mine"]).method.terms
+    with pytest.raises(UserError, match=r"trainer\.epoch: did you mean trainer\.epochs"):
+        configure([f"configs={tmp_path}", "method=mine", "trainer.epoch=3"])
+    own.rename(own.with_name("kd.yaml"))
+    with pytest.raises(UserError, match="kd is packaged already"):
+        configure([f"configs={tmp_path}", "method=kd"])
+    with pytest.raises(UserError, match="there is no such folder"):
+        configure([f"configs={tmp_path / 'none'}"])
+
+
+def test_a_sweep_keeps_its_values_as_they_were_written() -> None:
+    swept, single = sweep(["student=timm:resnet18,torchvision:resnet18", "++a.b=1,2", "seed=3"])
+    assert swept == {"student": ["timm:resnet18", "torchvision:resnet18"], "++a.b": ["1", "2"]}
+    assert single == ["seed=3"]
+    with pytest.raises(UserError, match="several values are for `rlkd compare`"):
+        configure(["method=kd,dkd"])

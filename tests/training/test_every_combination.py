@@ -50,7 +50,14 @@ def test_three_steps_are_finite_and_fall(method: str, source: str, batch: Batch)
     teacher.eval().requires_grad_(False)
     targets = torch.arange(2 * ROWS) % CLASSES
     observed = observe(
-        objective, student, teacher, batch=batch, train_targets=targets, temperature=temperature
+        objective,
+        student,
+        teacher,
+        batch=batch,
+        train_targets=targets,
+        num_classes=CLASSES,
+        temperature=temperature,
+        mixes=True,
     )
     objective.start_epoch(1)
     temperature.start_epoch(1)

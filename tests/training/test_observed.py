@@ -3,6 +3,7 @@ from functools import partial
 
 import pytest
 import torch
+from tests.training.runs import Ready
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -11,45 +12,8 @@ from rlkd.errors import UserError
 from rlkd.losses import Objective, Term, cross_entropy, kd
 from rlkd.models import Teacher
 from rlkd.temperature import ConstantTemperature
-from rlkd.training.observed import Observed, observe
+from rlkd.training.observed import observe
 from rlkd.types import Batch
-
-Ready = Callable[..., tuple[Objective, Observed]]
-
-
-@pytest.fixture
-def batch() -> Batch:
-    torch.manual_seed(0)
-    return Batch(torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 3]), torch.tensor([5, 1, 0, 3]))
-
-
-@pytest.fixture
-def student() -> nn.Module:
-    torch.manual_seed(1)
-    return models.create("resnet8", num_classes=10)
-
-
-@pytest.fixture
-def teacher() -> Teacher:
-    torch.manual_seed(2)
-    return Teacher(models.create("resnet14", num_classes=10))
-
-
-@pytest.fixture
-def ready(student: nn.Module, teacher: Teacher, batch: Batch) -> Ready:
-    def make(**terms: Term) -> tuple[Objective, Observed]:
-        objective = Objective(terms)
-        observed = observe(
-            objective,
-            student,
-            teacher,
-            batch=batch,
-            train_targets=torch.arange(10).repeat(2),
-            temperature=ConstantTemperature(4.0),
-        )
-        return objective, observed
-
-    return make
 
 
 def gap(student_feature: Tensor, teacher_feature: Tensor) -> Tensor:
@@ -205,13 +169,14 @@ def test_a_layer_that_does_not_exist_lists_paths_and_names(ready: Ready) -> None
 
 def test_other_numbers_of_classes_are_refused(student: nn.Module, batch: Batch) -> None:
     other = Teacher(models.create("resnet8", num_classes=12))
-    with pytest.raises(UserError, match="12 logits and the student 10"):
+    with pytest.raises(UserError, match="teacher gives 12 logits and the data have 10 classes"):
         observe(
             Objective({"ce": Term(cross_entropy), "kd": Term(kd)}),
             student,
             other,
             batch=batch,
             train_targets=torch.arange(10),
+            num_classes=10,
             temperature=ConstantTemperature(4.0),
         )
 

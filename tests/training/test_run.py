@@ -14,6 +14,7 @@ from tests.training.runs import SOURCES, fingerprint, tiny
 import rlkd
 from rlkd import models
 from rlkd.cli import main
+from rlkd.data.sets import digits
 from rlkd.reporting import Result
 from rlkd.training.compose import as_yaml, configure, options
 from rlkd.training.run_folder import RunFolder
@@ -163,3 +164,17 @@ def test_an_epoch_is_scored_when_it_is_due_and_at_the_end(
         True,
         True,
     ]
+
+
+def test_a_teachers_own_normalisation_counts_in_its_score(
+    command: Command, teacher_file: Path
+) -> None:
+    given = ["data=digits", "teacher=convnet_small", f"teacher.checkpoint={teacher_file}"]
+    (plain, *_) = command("evaluate", *given)
+    (other, *_) = command("evaluate", *given, "teacher.mean=[9.0]")
+    mean, std = digits().mean, digits().std
+    (again, *_) = command(
+        "evaluate", *given, f"teacher.mean={list(mean)}", f"teacher.std={list(std)}"
+    )
+    assert again == plain
+    assert other != plain

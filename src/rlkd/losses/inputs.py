@@ -72,6 +72,9 @@ class LossInputs:
 NAMES = frozenset(LossInputs.__slots__) - {"student_maps", "teacher_maps"} | FEATURE | FEATURES
 """What a loss may ask for."""
 
+CALLED = NAMES - {"train_targets"}
+"""What it may ask for at every step."""
+
 FROM_TEACHER = frozenset(
     {"temperature", HEAD, *(name for name in NAMES if name.startswith("teacher"))}
 )
@@ -108,31 +111,37 @@ def asked_by(name: str, loss: Callable[..., Any]) -> Asked:
     """
     made = loss.func if isinstance(loss, functools.partial) else loss
     if inspect.isclass(made) and issubclass(made, nn.Module):
-        called, needed = _parameters(name, made.forward, skip=("self",))
+        called, needed = _parameters(name, made.forward, skip=("self",), names=CALLED)
         built, also = _parameters(name, loss)
         return Asked(called, built, builds=True, needed=needed | also)
-    called, needed = _parameters(name, loss.forward if isinstance(loss, nn.Module) else loss)
+    asks = loss.forward if isinstance(loss, nn.Module) else loss
+    called, needed = _parameters(name, asks, names=CALLED)
     return Asked(called, needed=needed)
 
 
 def _parameters(
-    name: str, called: Callable[..., Any], skip: tuple[str, ...] = ()
+    name: str,
+    called: Callable[..., Any],
+    *,
+    skip: tuple[str, ...] = (),
+    names: frozenset[str] = NAMES,
 ) -> tuple[frozenset[str], frozenset[str]]:
     kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    bound = called.keywords if isinstance(called, functools.partial) else {}
     parameters = [
         each
         for each in inspect.signature(called).parameters.values()
-        if each.name not in skip and each.kind not in kinds
+        if each.name not in skip and each.name not in bound and each.kind not in kinds
     ]
     empty: Any = inspect.Parameter.empty
     needed = [each.name for each in parameters if each.default is empty]
     for parameter in needed:
-        if parameter not in NAMES:
+        if parameter not in names:
             raise UserError(
                 f"loss {name} asks for '{parameter}', which training does not have: "
-                f"it may ask for {', '.join(sorted(NAMES))}, the rest needs a default"
+                f"it may ask for {', '.join(sorted(names))}, the rest needs a default"
             )
-    return frozenset(each.name for each in parameters) & NAMES, frozenset(needed)
+    return frozenset(each.name for each in parameters) & names, frozenset(needed)
 
 
 def _precise(value: Any) -> Any:

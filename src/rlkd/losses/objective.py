@@ -42,6 +42,10 @@ class Term:
     `{student: PATH, teacher: PATH}` where the two differ. A loss that asks for one pair is applied
     to each and summed."""
 
+    def __post_init__(self) -> None:
+        if self.warmup_epochs < 0:
+            raise ValueError(f"warmup_epochs={self.warmup_epochs} is below 0")
+
 
 class Objective(nn.Module):
     """Sums weighted losses.
@@ -77,8 +81,8 @@ class Objective(nn.Module):
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether any term asks for what only a teacher gives."""
-        return bool(FROM_TEACHER & self.names)
+        """Whether any term asks for what only distillation has, features included."""
+        return self.taps or bool(FROM_TEACHER & self.names)
 
     @property
     def taps(self) -> bool:
@@ -122,12 +126,16 @@ class Objective(nn.Module):
                 if self.asked[name].builds:
                     made = [self._build(name, one, example) for one in self._each(name)]
                     self.losses[name] = nn.ModuleList(made)
-                value = self._rehearsed(name, example)
-            if not isinstance(value, Tensor) or value.dim() != 0:
-                shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-                raise UserError(
-                    f"loss {name} returned {shape}: return one number, the mean over instances"
-                )
+            self._rehearse(name, example)
+
+    def rehearse(self, example: LossInputs) -> None:
+        """Call each loss once, with its weights and all random generators left as they were.
+
+        Raises:
+            UserError: if a loss does not fit, naming it.
+        """
+        for name in self.terms:
+            self._rehearse(name, example)
 
     def forward(self, inputs: LossInputs) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """Return the weighted sum, and each loss before its weight."""
@@ -155,15 +163,19 @@ class Objective(nn.Module):
             values.append(loss(**{each: inputs.named(each, pairs) for each in called}))
         return sum(values[1:], start=values[0])
 
-    def _rehearsed(self, name: str, example: LossInputs) -> Any:
-        """Call a loss and leave it, its weights and all random generators as they were."""
+    def _rehearse(self, name: str, example: LossInputs) -> None:
         held = copy.deepcopy(self.losses[name]) if name in self.losses else None
-        with torch.random.fork_rng(), torch.no_grad():
+        with torch.random.fork_rng(devices=[]), _naming(name):
             try:
-                return self._value(name, example)
+                value: Any = self._value(name, example)
             finally:
                 if held is not None:
                     self.losses[name] = held
+        if not isinstance(value, Tensor) or value.dim() != 0:
+            shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise UserError(
+                f"loss {name} returned {shape}: return one number, the mean over instances"
+            )
 
     def _build(self, name: str, pairs: list[Pair], example: LossInputs) -> nn.Module:
         given = {each: example.named(each, pairs) for each in self.asked[name].when_built}
@@ -178,8 +190,8 @@ def _naming(name: str) -> Generator[None]:
         yield
     except UserError as error:
         raise UserError(f"loss {name}: {error}") from None
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        told = " ".join(str(error).split())
+    except Exception as error:  # whatever a loss of somebody's own raises
+        told = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise UserError(
             f"loss {name} does not fit this teacher, student and data: {told}"
         ) from error

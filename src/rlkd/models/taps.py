@@ -1,6 +1,7 @@
 """Features of any network by module path, without a change to it."""
 
 import difflib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from rlkd.errors import UserError
 
+_NO_MAPS = (nn.Linear, nn.LayerNorm, nn.Dropout, nn.Softmax, nn.Identity)
 INPUT = ":input"
 """Ends a path that means what goes into the module, not what comes out of it."""
 EMBEDDING = "embedding"
@@ -18,8 +20,7 @@ EMBEDDING = "embedding"
 class Taps:
     """Calls a network and keeps what some of its modules give on the way.
 
-    Hooks stay on the modules and do nothing in other calls of the network. A module that is called
-    more than once is known by its last call.
+    Hooks stay on the modules and do nothing in other calls of the network.
 
     Args:
         network: whose modules are tapped.
@@ -39,7 +40,7 @@ class Taps:
     ) -> None:
         self.paths = tuple(dict.fromkeys(paths))
         self._call = call or network
-        self._kept: dict[str, Any] | None = None
+        self._kept: dict[str, list[tuple[Any, int]]] | None = None
         for path in self.paths:
             module = module_at(network, path)
             if path.endswith(INPUT):
@@ -53,35 +54,50 @@ class Taps:
         """Return the logits, and what each path gave.
 
         Raises:
-            UserError: if a module was not called, or gave no tensor.
+            UserError: if a module was not called, or more than once, gave no tensor, or one that
+                the network changed in place afterwards.
         """
-        self._kept = {}
+        self._kept = {path: [] for path in self.paths}
         try:
             logits = self._call(image)
             kept = self._kept
         finally:
             self._kept = None
-        for path in self.paths:
-            if path not in kept:
-                raise UserError(f"module '{path}' is not called by the network: tap another")
-            if not isinstance(kept[path], Tensor):
-                given = type(kept[path]).__name__
-                raise UserError(f"module '{path}' gives a {given}: tap one that gives a tensor")
-        return logits, kept
+        return logits, {path: _only(path, calls) for path, calls in kept.items()}
 
     def _keeping_input(self, path: str) -> Callable[..., None]:
         def keep(module: nn.Module, arguments: tuple[Any, ...]) -> None:
             if self._kept is not None and arguments:
-                self._kept[path] = arguments[0]
+                self._kept[path].append(_versioned(arguments[0]))
 
         return keep
 
     def _keeping_output(self, path: str) -> Callable[..., None]:
         def keep(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
             if self._kept is not None:
-                self._kept[path] = output
+                self._kept[path].append(_versioned(output))
 
         return keep
+
+
+def _versioned(given: Any) -> tuple[Any, int]:
+    return given, given._version if isinstance(given, Tensor) else 0
+
+
+def _only(path: str, calls: list[tuple[Any, int]]) -> Tensor:
+    if len(calls) != 1:
+        times = f"called {len(calls)} times" if calls else "not called"
+        raise UserError(f"module '{path}' is {times} by the network: tap another")
+    given, version = calls[0]
+    if not isinstance(given, Tensor):
+        raise UserError(
+            f"module '{path}' gives a {type(given).__name__}: tap one that gives a tensor"
+        )
+    if given._version != version:
+        raise UserError(
+            f"what module '{path}' gives is changed in place by what follows: tap that instead"
+        )
+    return given
 
 
 def module_at(network: nn.Module, path: str) -> nn.Module:
@@ -108,8 +124,9 @@ def named_taps(
     """Return the paths worth tapping by name: `stem`, `stage1` to `stageN`, `embedding`.
 
     A network's own `taps`, as the packaged ones have, come first. Otherwise the network is called
-    once, in evaluation mode: a stage is the last map of its resolution, and the embedding is what
-    goes into the last linear layer.
+    once, in evaluation mode: a stage is the last map of its resolution, as long as maps shrink, and
+    the embedding is what goes into the last linear layer. Modules that are called more than once
+    are left out, and so are those that give no maps of channels first, as attention does.
 
     Args:
         network: any network.
@@ -118,15 +135,21 @@ def named_taps(
     own = getattr(network, "taps", None)
     if isinstance(own, Mapping):
         return {str(name): str(path) for name, path in own.items()}
-    by_size: dict[tuple[int, ...], str] = {}
+    maps: list[tuple[int, str]] = []
+    calls: Counter[str] = Counter()
     linear: list[str] = []
+    height, width = image.shape[2:]
 
     def noting(path: str) -> Callable[..., None]:
         def note(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
             if isinstance(module, nn.Linear):
                 linear.append(path)
-            if isinstance(output, Tensor) and output.dim() == 4 and min(output.shape[2:]) > 1:
-                by_size[tuple(output.shape[2:])] = path
+            calls[path] += 1
+            if isinstance(module, _NO_MAPS) or not isinstance(output, Tensor) or output.dim() != 4:
+                return
+            high, wide = output.shape[2:]
+            if 1 < high <= height and high * width == wide * height:
+                maps.append((high, path))
 
         return note
 
@@ -144,6 +167,10 @@ def named_taps(
             hook.remove()
         for each, training in modes:
             each.training = training
-    stages = [by_size[size] for size in sorted(by_size, reverse=True)]
+    by_size: dict[int, str] = {}
+    for size, path in maps:
+        if calls[path] == 1 and size <= min(by_size, default=size):
+            by_size[size] = path
+    stages = list(by_size.values())
     named = {f"stage{number}": path for number, path in enumerate(stages, start=1)}
     return named | ({EMBEDDING: linear[-1] + INPUT} if linear else {})

@@ -12,7 +12,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from torch import Tensor, nn
+from torch import nn
 
 from rlkd import models
 from rlkd.data import ImageSet, MemoryLoader, hold_out
@@ -24,6 +24,7 @@ from rlkd.models import Teacher
 from rlkd.temperature import TemperatureSource
 from rlkd.training.compose import unresolved
 from rlkd.training.distiller import Schedule
+from rlkd.training.normalisation import renormalisation
 from rlkd.training.options import (
     TrainerOptions,
     exploration_options,
@@ -110,11 +111,17 @@ def probe_batch(sets: Sets, options: TrainerOptions) -> Batch | None:
     return next(iter(plain_loader(sets.probe, sets.dataset, options, batch_size=len(sets.probe))))
 
 
-def example_batch(sets: Sets, options: TrainerOptions, *, size: int = 8) -> Batch:
-    """Return the first training instances as they are, on the CPU, where networks are made."""
-    loader = plain_loader(sets.train, sets.dataset, options, batch_size=min(size, len(sets.train)))
-    batch = next(iter(loader))
-    return Batch(batch.image.cpu(), batch.target.cpu(), batch.index.cpu())
+def example_batch(
+    sets: Sets, options: TrainerOptions, *, size: int = 8, strong_view: bool = False
+) -> Batch:
+    """Return the first training instances as they are, on the CPU, where networks are made.
+
+    Their strong view, if there is to be one, is the same images.
+    """
+    first = sets.train.select(torch.arange(min(size, len(sets.train))))
+    batch = next(iter(plain_loader(first, sets.dataset, options, batch_size=len(first))))
+    image = batch.image.cpu()
+    return Batch(image, batch.target.cpu(), batch.index.cpu(), image if strong_view else None)
 
 
 def network(config: DictConfig, role: str, dataset: Dataset) -> nn.Module:
@@ -169,26 +176,9 @@ def teacher(
         network(config, "teacher", dataset),
         dtype=dtype,
         fuse=fuse,
-        renormalise=_renormalisation(config, dataset),
+        renormalise=renormalisation(config, dataset),
     )
     return made.to(memory_format=options.memory_format)
-
-
-def _renormalisation(config: DictConfig, dataset: Dataset) -> tuple[Tensor, Tensor] | None:
-    """Return the scale and shift that turn the data's normalisation into the teacher's."""
-    if config.get("mean") is None and config.get("std") is None:
-        return None
-    columns: dict[str, Tensor] = {}
-    for name in ("mean", "std"):
-        given = config[name] if config[name] is not None else getattr(dataset, name)
-        if len(given) != len(dataset.mean) or (name == "std" and min(given) <= 0):
-            raise UserError(
-                f"teacher.{name}={list(given)}: give {len(dataset.mean)} numbers, one a channel"
-                + (", above 0" if name == "std" else "")
-            )
-        columns[name] = torch.tensor(list(given))[:, None, None]
-    mean, std = (torch.tensor(each)[:, None, None] for each in (dataset.mean, dataset.std))
-    return std / columns["std"], (mean - columns["mean"]) / columns["std"]
 
 
 def objective(config: DictConfig) -> Objective:

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from rlkd.errors import DivergenceError, UserError
+from rlkd.errors import UserError
 from rlkd.reporting.compare import compare_cells
 from rlkd.reporting.comparison import Cell, Comparison
 from rlkd.reporting.comparison_page import comparison_table, write_comparison
-from rlkd.training.compose import configure, sweep
+from rlkd.training.checkpoints import Interrupted
+from rlkd.training.compose import configure, sweep, unresolved
 from rlkd.training.run import run
 
 _BASELINE = "baseline="
@@ -57,9 +59,14 @@ def compare(overrides: Iterable[str], *, console: Console) -> Comparison:
         try:
             result = run(config, console=console)
             cells[number] = replace(cells[number], result=result)
-        except (UserError, DivergenceError) as error:
-            console.print(f"failed: {error}", soft_wrap=True, markup=False)
-            cells[number] = replace(cells[number], failure=str(error))
+        except Interrupted:
+            raise
+        except Exception as error:  # one run's failure, out of memory too, is no other's
+            told = (
+                str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            )
+            console.print(f"failed: {told}", soft_wrap=True, markup=False)
+            cells[number] = replace(cells[number], failure=told)
         comparison = compare_cells(cells, baseline, implied=IMPLIED)
         write_comparison(folder, comparison, title=title, command=command)
     console.print(comparison_table(comparison, title=title))
@@ -89,22 +96,28 @@ def _planned(overrides: list[str]) -> list[tuple[dict[str, str], Path, DictConfi
         )
     common = configure(single)
     seeds = seeds or [str(common.seed)]
-    chosen = [each for each in single if each.startswith("output=")]
+    named = any(each.startswith("output=") for each in single)
     names = [f"{common.chosen[key]}" for key in ("data", "teacher", "student")]
-    folder = Path(common.output) if chosen else Path("runs") / "_".join(["compare", *names])
+    folder = Path(common.output) if named else Path("runs") / "_".join(["compare", *names])
     planned: list[tuple[dict[str, str], Path, DictConfig]] = []
     for seed, *values in product(seeds, *swept.values()):
-        labels = dict(zip(swept, values, strict=True))
-        settings = [f"{key}={value}" for key, value in (*labels.items(), ("seed", seed))]
-        config = configure([*single, *settings])
-        path = folder / ",".join(each.replace("/", "_") for each in settings)
+        chosen = dict(zip(swept, values, strict=True))
+        config = configure(
+            [*single, *(f"{key}={each}" for key, each in chosen.items()), f"seed={seed}"]
+        )
+        labels = {key.lstrip("+"): value for key, value in chosen.items()}
+        words = [f"{key}={value}" for key, value in (*labels.items(), ("seed", seed))]
+        path = folder / ",".join(each.replace("/", "_") for each in words)
         config.output = str(path)
         planned.append((labels, path, config))
     return planned
 
 
 def _cell(labels: dict[str, str], config: DictConfig, path: Path) -> Cell:
-    held: Any = OmegaConf.to_container(config, resolve=True)
+    try:
+        held: Any = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        raise unresolved(error) from None
     return Cell(labels, config.seed, config=dict(_flat(held)), folder=str(path))
 
 

@@ -53,9 +53,12 @@ def configure(overrides: Iterable[str] = ()) -> DictConfig:
         UserError: for a folder that is not there, an unknown key or group value (with the nearest
             known), a value that does not parse, or one that is missing.
     """
-    given = [each for override in overrides for each in _in_hydras_words(override)]
     with _hydra():
+        given = [each for override in overrides for each in _in_hydras_words(override)]
         parsed = _parse(given)
+        for each in parsed:
+            if each.is_sweep_override():
+                raise UserError(f"{each.input_line}: several values are for `rlkd compare`")
         own = [each for each in given if each.startswith(_SEARCH)]
         groups = [each for each in parsed if each.key_or_group in GROUPS]
         for each in groups:
@@ -84,7 +87,8 @@ def sweep(overrides: Iterable[str]) -> tuple[dict[str, list[str]], list[str]]:
         overrides: Hydra's, some as `key=a,b,c`.
 
     Returns:
-        The values of each swept key, in order, and the other overrides as they were.
+        The values of each swept key (with Hydra's `+` before it, where it has one), in order, and
+        the other overrides as they were.
 
     Raises:
         UserError: for what does not parse, or a sweep over a range that Hydra alone knows.
@@ -99,7 +103,8 @@ def sweep(overrides: Iterable[str]) -> tuple[dict[str, list[str]], list[str]]:
         elif not parsed.is_choice_sweep():
             raise UserError(f"{given}: give the values one by one, {parsed.key_or_group}=a,b,c")
         else:
-            swept[parsed.key_or_group] = [str(each) for each in parsed.sweep_string_iterator()]
+            values = [str(each) for each in parsed.sweep_string_iterator()]
+            swept[given.partition("=")[0]] = [each.replace("\\:", ":") for each in values]
     return swept, single
 
 
@@ -175,6 +180,9 @@ def _in_hydras_words(override: str) -> list[str]:
         folder = Path(value)
         if not folder.is_dir():
             raise UserError(f"configs={value}: there is no such folder; give one of your groups")
+        for path in sorted(folder.glob("*/*.yaml")):
+            if path.parent.name in GROUPS and path.stem in _options(path.parent.name):
+                raise UserError(f"{path}: {path.stem} is packaged already; give it another name")
         return [f"{_SEARCH}=['file://{folder.resolve()}']"]
     return [override]
 

@@ -1,12 +1,14 @@
 """What the losses are given: both networks' logits, and features where a loss asks for them."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from rlkd.errors import UserError
 from rlkd.losses import LossInputs, Objective, Pair
@@ -104,7 +106,9 @@ def observe(
     *,
     batch: Batch,
     train_targets: Tensor,
+    num_classes: int,
     temperature: TemperatureSource | None,
+    mixes: bool = False,
 ) -> Observed:
     """Tap both networks where the losses ask for features, and make the objective ready for them.
 
@@ -114,28 +118,62 @@ def observe(
         teacher: the same; None where the student trains alone.
         batch: a few training instances as they are.
         train_targets: the class of every training instance.
-        temperature: the source.
+        num_classes: of the data.
+        temperature: the source; called once in evaluation mode.
+        mixes: whether exploration will mix targets; every loss is then called with such ones too.
 
     Raises:
-        UserError: if a term names a place that a network does not have, or a loss does not fit.
+        UserError: if a term names a place that a network does not have, or a network, the source
+            or a loss does not fit.
     """
     observed, pairs = _tapped(objective, student, teacher, batch.image)
-    modes = [(each, each.training) for each in student.modules()]
-    with torch.no_grad():
-        student.eval()
+    with _evaluating(student):
         seen = observed(batch)
-    for each, training in modes:
-        each.training = training
-    constant = Temperatures.constant(4.0, like=seen.student_logits)
-    objective.prepare(
-        replace(
-            seen,
-            train_targets=train_targets,
-            temperature=None if temperature is None else constant,
-        ),
-        pairs,
-    )
+    for role, logits in (("student", seen.student_logits), ("teacher", seen.teacher_logits)):
+        if logits is not None:
+            _check_logits(role, logits, len(batch.index), num_classes)
+    if temperature is not None and seen.teacher_logits is not None:
+        seen = replace(seen, temperature=_rehearsed(temperature, seen))
+    objective.prepare(replace(seen, train_targets=train_targets), pairs)
+    if mixes:
+        objective.rehearse(replace(seen, target=one_hot(seen.target, num_classes).float()))
     return observed
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Generator[None]:
+    modes = [(each, each.training) for each in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for each, training in modes:
+            each.training = training
+
+
+def _check_logits(role: str, logits: Any, rows: int, num_classes: int) -> None:
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != rows:
+        given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise UserError(f"the {role} returned {given}: it must return logits, (batch, classes)")
+    if logits.shape[1] != num_classes:
+        raise UserError(
+            f"the {role} gives {logits.shape[1]} logits and the data have {num_classes} classes: "
+            "make a network for these classes"
+        )
+
+
+def _rehearsed(source: TemperatureSource, seen: LossInputs) -> Temperatures:
+    """Return the temperatures that a source gives in evaluation mode, where it learns nothing."""
+    assert seen.teacher_logits is not None
+    with _evaluating(source), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        chosen = source(seen.student_logits, seen.teacher_logits, seen.target)
+    shapes = [tuple(each.shape) for each in (chosen.student, chosen.teacher)]
+    if any(shape != (len(seen.target),) for shape in shapes):
+        raise UserError(
+            f"temperature: {type(source).__name__} returned shapes {shapes[0]} and {shapes[1]} for "
+            f"{len(seen.target)} instances: return one temperature for each"
+        )
+    return chosen
 
 
 def _tapped(
@@ -181,7 +219,16 @@ def _pairs(
     named: Mapping[str, Mapping[str, str]],
     networks: Mapping[str, nn.Module],
 ) -> list[Pair]:
-    listed = [layers] if isinstance(layers, str | Mapping) else list(layers)
+    listed = list(layers) if isinstance(layers, list | tuple) else [layers]
+    fine = all(
+        isinstance(each, str) or (isinstance(each, Mapping) and all(map(_is_text, each.values())))
+        for each in listed
+    )
+    if not listed or not fine:
+        raise UserError(
+            f"loss {name}: layers={layers}: give last, stages, a module path, a list of these, or "
+            "{student: PATH, teacher: PATH}"
+        )
     if listed == ["stages"]:
         student, teacher = (_stages(named[role]) for role in ("student", "teacher"))
         count = min(len(student), len(teacher))
@@ -222,6 +269,10 @@ def _path(place: str, named: Mapping[str, str], network: nn.Module) -> str:
     except UserError as error:
         raise UserError(f"{error}; by name there are {', '.join(named) or 'none'}") from None
     return place
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def _stages(named: Mapping[str, str]) -> list[str]:

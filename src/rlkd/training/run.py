@@ -14,6 +14,7 @@ from torch import nn
 from rlkd import models
 from rlkd.data import ImageSet
 from rlkd.errors import UserError
+from rlkd.models import Teacher
 from rlkd.reporting import (
     Result,
     Scores,
@@ -29,6 +30,7 @@ from rlkd.training.compose import as_yaml, configure
 from rlkd.training.distiller import Distiller
 from rlkd.training.logging import LogEpochs, WriteMetrics
 from rlkd.training.measure import evaluate
+from rlkd.training.normalisation import renormalisation
 from rlkd.training.observed import observe
 from rlkd.training.progress import Clock, ShowProgress
 from rlkd.training.quiet import quiet_lightning
@@ -150,7 +152,10 @@ def score_checkpoints(
     sets = build.sets(config, options)
     scored: dict[str, Scores] = {}
     for role, node in given.items():
-        made = build.network(node, role, sets.dataset).to(options.device)
+        made = build.network(node, role, sets.dataset)
+        if role == "teacher":
+            made = Teacher(made, renormalise=renormalisation(node, sets.dataset))
+        made = made.to(options.device)
         made = made.to(memory_format=options.memory_format)  # pyright: ignore[reportCallIssue]
         scored[role] = score(made, sets.test, sets, options)
         console.print(
@@ -213,9 +218,11 @@ def _distiller(config: DictConfig, sets: build.Sets, options: build.TrainerOptio
         objective,
         student,
         teacher,
-        batch=build.example_batch(sets, options),
+        batch=build.example_batch(sets, options, strong_view=objective.strong),
         train_targets=sets.train.target,
+        num_classes=sets.dataset.num_classes,
         temperature=temperature,
+        mixes=teacher is not None and explorer is not None,
     )
     return Distiller(
         student=student,

@@ -29,7 +29,13 @@ def validate(overrides: list[str]) -> None:
         batch = Batch(torch.randn(8, 3, 32, 32), torch.arange(8), torch.arange(8))
         targets = torch.arange(100).repeat(2)
         observed = observe(
-            made, student, teacher, batch=batch, train_targets=targets, temperature=source
+            made,
+            student,
+            teacher,
+            batch=batch,
+            train_targets=targets,
+            num_classes=100,
+            temperature=source,
         )
         seen = observed(batch)
         assert seen.teacher_logits is not None
