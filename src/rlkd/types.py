@@ -23,6 +23,28 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
+class Boxes:
+    """The objects of one image."""
+
+    box: Float[Tensor, "objects 4"]
+    """Corners x1, y1, x2, y2 in pixels, x1 < x2 and y1 < y2."""
+    label: Int[Tensor, " objects"]
+    """The class of each object, from 1: class 0 is the background."""
+
+
+@dataclass(frozen=True, slots=True)
+class DetectionBatch:
+    """Images of sizes of their own, with their objects."""
+
+    image: tuple[Float[Tensor, "channels _ _"], ...]
+    """Pixels in [0, 1], not normalised: a detector does that itself."""
+    boxes: tuple[Boxes, ...]
+    """The objects of each image; none where an image is empty."""
+    index: Int[Tensor, " batch"]
+    """The row of each image in its training set."""
+
+
+@dataclass(frozen=True, slots=True)
 class Temperatures:
     """The temperature of each instance, for either network. Dimensionless, above 0."""
 
@@ -49,6 +71,10 @@ class Temperatures:
         """Fill a vector with one temperature, a row of `like` each, in float32."""
         filled = torch.full((len(like),), float(temperature), device=like.device)
         return cls.same(filled)
+
+
+IGNORED = -100
+"""Stands in a target for the class of an instance that is not to be scored; torch's own."""
 
 
 def class_index(

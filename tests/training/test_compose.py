@@ -111,7 +111,7 @@ def test_the_recipe_is_sgd_whose_rate_falls_at_150_180_and_210() -> None:
     assert isinstance(optimizer, torch.optim.SGD)
     defaults = optimizer.defaults
     assert (defaults["lr"], defaults["momentum"], defaults["weight_decay"]) == (0.05, 0.9, 5e-4)
-    scheduler = build.scheduler(config)(optimizer)
+    scheduler = build.scheduler(config)[0](optimizer)
     rates: list[float] = []
     for _ in range(240):
         rates.append(optimizer.param_groups[0]["lr"])

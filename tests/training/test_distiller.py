@@ -16,6 +16,7 @@ from rlkd.reporting import Result
 from rlkd.training import build
 from rlkd.training import run as running
 from rlkd.training.distiller import Distiller
+from rlkd.training.image_sets import load_sets
 from rlkd.training.run_folder import RunFolder
 from rlkd.types import Batch
 
@@ -82,7 +83,7 @@ def test_images_that_are_held_out_are_never_trained_on(teacher_file: Path, tmp_p
         "probe.size=200",
         "trainer.validation_size=100",
     )
-    sets = build.sets(config, build.trainer_options(config))
+    sets = load_sets(config, build.trainer_options(config))
     assert sets.probe is not None
     assert sets.validation is not None
     parts = [sets.train.image, sets.validation.image, sets.probe.image]

@@ -1,5 +1,6 @@
 """The temperature agent: a temperature source that learns while a student trains."""
 
+import math
 from typing import Any
 
 import torch
@@ -39,6 +40,8 @@ class TemperatureAgent(TemperatureSource):
         probe_interval: updates from one probe to the next.
         gate: whether the reward is damped by sigmoid(E / gate_epochs) in epoch E.
         gate_epochs: n_gate, in epochs.
+        max_instances: how many instances of a call enter its trajectory at most, evenly spaced
+            over its rows; None for all. All get their temperature.
         update_interval: closed trajectories from one learning to the next.
         warmup_epochs: epochs in which T is the base temperature and nothing is collected. Counts
             from the first `start_epoch`; a loop that never calls it wants 0.
@@ -62,6 +65,7 @@ class TemperatureAgent(TemperatureSource):
         probe_interval: int = 16,
         gate: bool = True,
         gate_epochs: float = 80.0,
+        max_instances: int | None = None,
         update_interval: int = 8,
         warmup_epochs: int = 0,
         seed: int = 0,
@@ -72,6 +76,8 @@ class TemperatureAgent(TemperatureSource):
         super().__init__()
         if update_interval < 1:
             raise UserError(f"update_interval={update_interval}: give a number of at least 1")
+        if max_instances is not None and max_instances < 1:
+            raise UserError(f"max_instances={max_instances}: give a number of at least 1, or null")
         if warmup_epochs < 0:
             raise UserError(f"warmup_epochs={warmup_epochs}: give a number of at least 0")
         self.reward = Reward(
@@ -90,6 +96,7 @@ class TemperatureAgent(TemperatureSource):
                 **learner_options,
             )
         self.base_temperature = base_temperature
+        self.max_instances = max_instances
         self.update_interval = update_interval
         self.warmup_epochs = warmup_epochs
         self.epoch = 1
@@ -212,7 +219,10 @@ class TemperatureAgent(TemperatureSource):
         if self._window.noise_field is None:
             self._window.noise_field = draw_field(generator, state.device)
         policy, raw_action = self.learner.explore(state, generator, field=self._window.noise_field)
-        self._window.add(state, raw_action, learn_from)
+        most = self.max_instances or len(state)
+        kept = slice(None, None, math.ceil(len(state) / most) if state.numel() else None)
+        learnt = None if learn_from is None else learn_from[kept]
+        self._window.add(state[kept], raw_action[kept], learnt)
         return policy.temperature(raw_action)
 
     def _close(self, performance_after: Float[Tensor, ""]) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rlkd.errors import UserError
-from rlkd.types import class_index
+from rlkd.types import IGNORED, class_index
 
 RewardSource = Literal["next_batch", "same_batch", "probe"]
 Metric = Literal["accuracy", "loss"]
@@ -69,11 +69,16 @@ class Reward:
         student_logits: Float[Tensor, "batch classes"],
         target: Int[Tensor, " batch"] | Float[Tensor, "batch classes"],
     ) -> Float[Tensor, ""]:
-        """Score logits: top-1 accuracy as a fraction, or minus the mean cross-entropy in nats."""
+        """Score logits: top-1 accuracy as a fraction, or minus the mean cross-entropy in nats.
+
+        Instances whose target is `types.IGNORED` do not count; where none counts it is 0.
+        """
         logits = student_logits.detach().float()
+        index = class_index(target)
+        count = (index != IGNORED).sum().clamp_min(1)
         if self.metric == "loss":
-            return -F.cross_entropy(logits, target)
-        return (logits.argmax(dim=1) == class_index(target)).float().mean()
+            return -F.cross_entropy(logits, target, reduction="sum") / count
+        return (logits.argmax(dim=1) == index).sum() / count
 
     def gate(self, epoch: int) -> float:
         """Return sigmoid(E / n_gate), in (0.5, 1) for E >= 1; 1 without a gate."""

@@ -120,3 +120,23 @@ class EntropyRecord(nn.Module):
         if keep is not None:
             entropy = torch.where(keep, self.entropy[index], entropy)
         self.entropy[index] = entropy
+
+    @torch.no_grad()
+    def update_by_parts(
+        self,
+        index: Int[Tensor, " batch"],
+        student_logits: Float[Tensor, "parts classes"],
+        part_of: Int[Tensor, " parts"],
+    ) -> None:
+        """Record the mean entropy of the parts of each instance, such as the regions of an image.
+
+        Args:
+            index: rows of the training set, each once.
+            student_logits: the student's logits on all parts.
+            part_of: the row of `index` that each part belongs to. An instance without parts keeps
+                its record.
+        """
+        entropy = predictive_entropy(student_logits)
+        total = torch.zeros(len(index), device=entropy.device).index_add_(0, part_of, entropy)
+        count = torch.bincount(part_of, minlength=len(index))
+        self.entropy[index] = torch.where(count > 0, total / count, self.entropy[index])

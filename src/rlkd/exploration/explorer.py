@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from rlkd.errors import UserError
@@ -105,3 +105,12 @@ class Explorer(nn.Module):
     def observe(self, explored: Explored, student_logits: Float[Tensor, "batch classes"]) -> None:
         """Record the entropies of a training pass."""
         self.record.update(explored.batch.index, student_logits, keep=explored.mixed)
+
+    def observe_parts(
+        self,
+        index: Int[Tensor, " batch"],
+        student_logits: Float[Tensor, "parts classes"],
+        part_of: Int[Tensor, " parts"],
+    ) -> None:
+        """Record the mean entropies of instances that have parts, see `EntropyRecord`."""
+        self.record.update_by_parts(index, student_logits, part_of)

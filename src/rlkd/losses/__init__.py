@@ -10,7 +10,7 @@ from rlkd.losses.dist import dist
 from rlkd.losses.factor_transfer import FT, ft
 from rlkd.losses.hints import VID, FitNet, fitnet, vid
 from rlkd.losses.inputs import LossInputs, Pair
-from rlkd.losses.logits import cross_entropy, kd
+from rlkd.losses.logits import cross_entropy, kd, supervised
 from rlkd.losses.multilevel import mlkd
 from rlkd.losses.nkd import nkd
 from rlkd.losses.objective import Objective, Term
@@ -59,6 +59,7 @@ __all__ = [
     "sp",
     "srrl",
     "standardise",
+    "supervised",
     "ttm",
     "vid",
     "wttm",

@@ -48,6 +48,9 @@ class LossInputs:
     student_logits_strong: Float[Tensor, "batch classes"] | None = None
     """The logits of a second, strongly augmented view."""
     teacher_logits_strong: Float[Tensor, "batch classes"] | None = None
+    student_loss: Float[Tensor, ""] | None = None
+    """What a student that is no classifier computes from the labels itself: a detector's losses,
+    summed. None for a classifier."""
     train_targets: Int[Tensor, " instances"] | None = None
     """The class of every training instance; given where a loss is built, not at each step."""
     student_maps: Mapping[str, Tensor] = field(default_factory=dict)

@@ -44,6 +44,21 @@ def cross_entropy(
     return F.cross_entropy(logits, target, reduction=reduction)
 
 
+def supervised(
+    student_logits: Float[Tensor, "batch classes"],
+    target: Int[Tensor, " batch"] | Float[Tensor, "batch classes"],
+    student_loss: Float[Tensor, ""] | None = None,
+) -> Float[Tensor, ""]:
+    """Return what the labels alone teach: the cross-entropy, or a detector's own losses.
+
+    Args:
+        student_logits: the student's logits.
+        target: class indices, or a distribution over classes a row.
+        student_loss: the loss of a student that computes one from the labels itself.
+    """
+    return cross_entropy(student_logits, target) if student_loss is None else student_loss
+
+
 def kd(
     student_logits: Float[Tensor, "batch classes"],
     teacher_logits: Float[Tensor, "batch classes"],

@@ -1,23 +1,41 @@
 """What a run leaves behind and how it is told: results, tables, pictures, the report."""
 
+from rlkd.reporting.by_class import class_by_class, in_full
 from rlkd.reporting.environment import hardware, versions
 from rlkd.reporting.metrics import read_metrics, write_metrics
 from rlkd.reporting.policy import PolicyMap, pool
+from rlkd.reporting.prediction_page import DrawnBox, PredictionRow, write_predictions
 from rlkd.reporting.record import RunRecord, read_run
 from rlkd.reporting.report import write_report
-from rlkd.reporting.result import Result, Scores
-from rlkd.reporting.table import Difference, Row, difference, print_table, summarise, to_markdown
+from rlkd.reporting.result import Result
+from rlkd.reporting.scores import AnyScores, DetectionScores, Scores
+from rlkd.reporting.table import (
+    Difference,
+    Row,
+    difference,
+    print_cells,
+    print_table,
+    summarise,
+    to_markdown,
+)
 
 __all__ = [
+    "AnyScores",
+    "DetectionScores",
     "Difference",
+    "DrawnBox",
     "PolicyMap",
+    "PredictionRow",
     "Result",
     "Row",
     "RunRecord",
     "Scores",
+    "class_by_class",
     "difference",
     "hardware",
+    "in_full",
     "pool",
+    "print_cells",
     "print_table",
     "read_metrics",
     "read_run",
@@ -25,5 +43,6 @@ __all__ = [
     "to_markdown",
     "versions",
     "write_metrics",
+    "write_predictions",
     "write_report",
 ]

@@ -9,6 +9,7 @@ from rlkd.errors import UserError
 from rlkd.reporting.comparable import differing_settings
 from rlkd.reporting.comparison import Cell, Combination, Comparison
 from rlkd.reporting.paired import holm, paired_difference
+from rlkd.reporting.scores import kind_of
 
 
 def compare_cells(
@@ -30,10 +31,12 @@ def compare_cells(
 
     Raises:
         UserError: There is no cell; the swept keys are not the same in all; a seed occurs twice in
-            a combination, or is not that of its result; the baseline is not among the
-            combinations; or two runs differ in a setting that was not swept.
+            a combination, or is not that of its result; the runs are of two kinds of task; the
+            baseline is not among the combinations; or two runs differ in a setting that was not
+            swept.
     """
     combinations = _grouped(cells)
+    kind = kind_of((cell.name, cell.result.test) for cell in cells if cell.result is not None)
     keys = tuple(cells[0].labels)
     base = _checked(list(combinations), keys, baseline)
     based = {values: _of(values, keys, base) for values in combinations}
@@ -56,7 +59,7 @@ def compare_cells(
         )
         for values, found in combinations.items()
     ]
-    return Comparison(keys, _corrected(rows), base, differing)
+    return Comparison(keys, _corrected(rows), base, differing, kind)
 
 
 def _grouped(cells: Sequence[Cell]) -> dict[tuple[str, ...], list[Cell]]:
@@ -120,7 +123,7 @@ def _words(keys: tuple[str, ...], values: tuple[str, ...]) -> str:
 def _combination(
     labels: Mapping[str, str], cells: Sequence[Cell], base: Sequence[Cell], *, is_baseline: bool
 ) -> Combination:
-    own, other = _accuracies(cells), _accuracies(base)
+    own, other = _headlines(cells), _headlines(base)
     shared = [seed for seed in own if seed in other]
     difference = None
     if shared and not is_baseline:
@@ -141,12 +144,14 @@ def _combination(
     )
 
 
-def _accuracies(cells: Sequence[Cell]) -> dict[int, float]:
-    return {cell.seed: cell.top1 for cell in cells if cell.top1 is not None}
+def _headlines(cells: Sequence[Cell]) -> dict[int, float]:
+    return {cell.seed: cell.headline for cell in cells if cell.headline is not None}
 
 
 def _speed(cells: Sequence[Cell]) -> float | None:
-    results = [cell.result for cell in cells if cell.result is not None and cell.top1 is not None]
+    results = [
+        cell.result for cell in cells if cell.result is not None and cell.headline is not None
+    ]
     known = [r.images_per_second for r in results if math.isfinite(r.images_per_second)]
     return statistics.median(known) if known else None
 

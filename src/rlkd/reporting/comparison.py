@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from rlkd.reporting.paired import PairedDifference
 from rlkd.reporting.result import Result
+from rlkd.reporting.scores import Kind
 
 DONE = "done"
 NOT_RUN = "not run"
-DIVERGED = "the run diverged, its last epoch has no accuracy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +44,17 @@ class Cell:
         return " ".join([*swept, f"seed={self.seed}"])
 
     @property
-    def top1(self) -> float | None:
-        """Test accuracy of the last epoch, a fraction; None where it is not known."""
-        if self.result is None or not math.isfinite(self.result.test.top1):
+    def headline(self) -> float | None:
+        """The test split's headline after the last epoch, a fraction; None where not known."""
+        if self.result is None or not math.isfinite(self.result.test.headline):
             return None
-        return self.result.test.top1
+        return self.result.test.headline
 
     @property
     def reason(self) -> str | None:
         """Why the run failed, in one line; None where it did not."""
-        if self.result is not None and self.top1 is None:
-            return DIVERGED
+        if self.result is not None and self.headline is None:
+            return f"the run diverged, its last epoch has no {self.result.test.noun}"
         return None if self.failure is None else " ".join(self.failure.split())
 
     @property
@@ -76,9 +76,9 @@ class Combination:
     is_baseline: bool
     """Whether others are compared with this one."""
     n: int
-    """Number of runs that have an accuracy; the figures below are theirs."""
+    """Number of runs that have a headline; the figures below are theirs."""
     mean: float | None
-    """Mean test accuracy of the last epoch, a fraction; None without a run."""
+    """Mean headline of the test split after the last epoch, a fraction; None without a run."""
     std: float | None
     """Sample standard deviation (divisor n - 1), a fraction; None for fewer than two runs."""
     images_per_second: float | None
@@ -133,6 +133,8 @@ class Comparison:
     """Swept key to the baseline's value; a key that is left out has each combination's own."""
     implied: tuple[str, ...]
     """Settings besides the swept ones that differ between combinations, as their choices want."""
+    kind: Kind
+    """The kind of scores that all runs have; that of classification before any run has ended."""
 
     @property
     def cells(self) -> list[Cell]:

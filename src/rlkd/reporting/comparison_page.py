@@ -20,9 +20,7 @@ from rlkd.reporting.page import facts, figure, page, table
 from rlkd.reporting.pictures import WIDTH, Picture
 from rlkd.reporting.report import duration
 from rlkd.reporting.svg import NEUTRAL, arm_colour
-from rlkd.reporting.table import UNKNOWN, percent
-
-RUN_FIGURES = ("top1", "top5", "loss", "validation_top1", "images_per_second", "wall_seconds")
+from rlkd.reporting.words import UNKNOWN, percent
 
 
 def comparison_table(comparison: Comparison, *, title: str = "") -> Table:
@@ -61,8 +59,9 @@ def comparison_markdown(comparison: Comparison) -> str:
 
 
 def comparison_csv(comparison: Comparison) -> str:
-    """Return one line a combination; accuracies are fractions, and empty is not known."""
-    header = [*comparison.keys, "n", "planned", "top1_mean", "top1_std", "shared_seeds"]
+    """Return one line a combination; scores are fractions, and empty is not known."""
+    means = [f"{comparison.kind.column}_{each}" for each in ("mean", "std")]
+    header = [*comparison.keys, "n", "planned", *means, "shared_seeds"]
     header += ["difference", "interval_low", "interval_high", "p", "p_corrected", "verdict"]
     lines: list[list[object]] = []
     for row in comparison.rows:
@@ -80,9 +79,12 @@ def comparison_csv(comparison: Comparison) -> str:
 
 
 def comparison_runs_csv(comparison: Comparison) -> str:
-    """Return one line a run, missing ones included; accuracies are fractions."""
-    header = [*comparison.keys, "seed", "state", "epochs", *RUN_FIGURES, "config_sha256", "folder"]
-    return _csv(header, [_run(comparison.keys, cell) for cell in comparison.cells])
+    """Return one line a run, missing ones included; scores are fractions."""
+    kind = comparison.kind
+    figures = [*kind.headings, f"validation_{kind.column}", "images_per_second", "wall_seconds"]
+    header = [*comparison.keys, "seed", "state", "epochs", *figures, "config_sha256", "folder"]
+    absent = [None] * (len(figures) + 2)
+    return _csv(header, [_run(comparison.keys, cell, absent) for cell in comparison.cells])
 
 
 def comparison_html(
@@ -166,13 +168,13 @@ def _unknown(cell: object) -> bool:
     return cell is None or cell != cell
 
 
-def _run(keys: Sequence[str], cell: Cell) -> list[object]:
+def _run(keys: Sequence[str], cell: Cell, absent: Sequence[None]) -> list[object]:
     labels: list[object] = [*(cell.labels[key] for key in keys), cell.seed, cell.state]
     if cell.result is None:
-        return [*labels, *[None] * (len(RUN_FIGURES) + 2), cell.folder]
+        return [*labels, *absent, cell.folder]
     result = cell.result
-    test, held_out = result.test, result.validation
-    figures = [test.top1, test.top5, test.loss, held_out.top1 if held_out else None]
+    held_out = result.validation
+    figures = [*result.test.figures().values(), held_out.headline if held_out else None]
     figures += [result.images_per_second, result.wall_seconds]
     return [*labels, result.epochs, *figures, result.config_sha256, cell.folder]
 
@@ -187,11 +189,11 @@ def _picture(comparison: Comparison) -> Picture:
         [
             Dots(
                 label=row.name,
-                values=[100 * cell.top1 for cell in row.cells if cell.top1 is not None],
+                values=[100 * cell.headline for cell in row.cells if cell.headline is not None],
                 names=[
-                    f"{cell.name}: {percent(cell.top1)} %"
+                    f"{cell.name}: {percent(cell.headline)} %"
                     for cell in row.cells
-                    if cell.top1 is not None
+                    if cell.headline is not None
                 ],
                 colour=NEUTRAL if row.is_baseline else arm_colour(0),
                 absent=row.missing,
@@ -199,7 +201,7 @@ def _picture(comparison: Comparison) -> Picture:
             for row in comparison.rows
         ],
         width=WIDTH,
-        title="top-1 accuracy on the test split after the last epoch, %",
+        title=f"{comparison.kind.headline_words} on the test split after the last epoch, %",
         reference=None if alone is None else 100 * alone,
     )
     shown = "; the dashed line is the baseline's mean" if alone is not None else ""
@@ -211,7 +213,8 @@ def _picture(comparison: Comparison) -> Picture:
 
 
 def _every_run(comparison: Comparison, start: Path | None) -> str:
-    header = [*comparison.keys, "seed", "state", "epochs", "top-1, %", "images/s", "duration"]
+    measure = f"{comparison.kind.headline_name}, %"
+    header = [*comparison.keys, "seed", "state", "epochs", measure, "images/s", "duration"]
     rows = [_run_words(comparison.keys, cell, start) for cell in comparison.cells]
     words = (*comparison.keys, "state", "folder")
     folded = table([*header, "folder"], rows, words)
@@ -223,9 +226,9 @@ def _run_words(keys: Sequence[str], cell: Cell, start: Path | None) -> list[str]
     if folder and start is not None:
         folder = os.path.relpath(folder, start)
     words = [*(cell.labels[key] for key in keys), str(cell.seed), cell.state]
-    if cell.result is None or cell.top1 is None:
+    if cell.result is None or cell.headline is None:
         return [*words, *[UNKNOWN] * 4, folder]
     speed = cell.result.images_per_second
     told = f"{speed:,.0f}" if not _unknown(speed) else UNKNOWN
     lasted = duration(cell.result.wall_seconds)
-    return [*words, f"{cell.result.epochs:,}", percent(cell.top1), told, lasted, folder]
+    return [*words, f"{cell.result.epochs:,}", percent(cell.headline), told, lasted, folder]

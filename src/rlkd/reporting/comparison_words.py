@@ -6,7 +6,8 @@ from rlkd.reporting import provenance
 from rlkd.reporting.comparison import DONE, NOT_RUN, Combination, Comparison
 from rlkd.reporting.paired import LEVEL, PairedDifference, t_quantile
 from rlkd.reporting.record import RunRecord
-from rlkd.reporting.table import UNKNOWN, Cells, percent
+from rlkd.reporting.table import Cells
+from rlkd.reporting.words import UNKNOWN, percent, sentence
 
 VERDICT = "verdict"
 FEW_SEEDS = 3
@@ -15,7 +16,8 @@ LISTED = 6
 
 def table_words(comparison: Comparison) -> Cells:
     """Put the rows in words, one combination a row."""
-    header = [*(comparison.keys or ("runs",)), "n", "top-1, %", "sd", "difference"]
+    measure = f"{comparison.kind.headline_name}, %"
+    header = [*(comparison.keys or ("runs",)), "n", measure, "sd", "difference"]
     header += ["95 % interval", "p (Holm)", VERDICT, "speed"]
     return Cells(header, [_row(row) for row in comparison.rows])
 
@@ -28,11 +30,11 @@ def words_columns(comparison: Comparison) -> tuple[str, ...]:
 def caption(comparison: Comparison) -> str:
     """Say what the figures are, and how large a difference they could have shown."""
     return (
-        "Top-1 accuracy on the test split after the last epoch, not the best; the test split "
-        f"selects nothing. Mean and sample standard deviation (sd) over n seeds, "
-        f"{_seeds(comparison)}. Differences are to {_baseline(comparison)}, in percentage points, "
-        f"paired by seed. {_tests(comparison)} Speed: median of the training images a second, as a "
-        "multiple of the baseline's."
+        f"{sentence(comparison.kind.headline_words)} on the test split after the last epoch, not "
+        "the best; the test split selects nothing. Mean and sample standard deviation (sd) over n "
+        f"seeds, {_seeds(comparison)}. Differences are to {_baseline(comparison)}, in percentage "
+        f"points, paired by seed. {_tests(comparison)} Speed: median of the training images a "
+        "second, as a multiple of the baseline's."
     )
 
 
@@ -52,7 +54,7 @@ def notes(comparison: Comparison) -> list[str]:
 
 
 def arms(comparison: Comparison) -> dict[str, list[RunRecord]]:
-    """Return the runs that have an accuracy, by combination, as a report names them."""
+    """Return the runs that have a headline, by combination, as a report names them."""
     found = {
         row.name: [
             RunRecord(Path(cell.folder or "."), cell.result, [], None)

@@ -24,6 +24,7 @@ dt {{ color: {SOFT_INK}; }}
 dd {{ margin: 0; overflow-wrap: anywhere; }}
 code {{ font: 13px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }}
 .scroll {{ overflow-x: auto; }}
+.scroll + .scroll {{ margin-top: 20px; }}
 table {{ border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }}
 th {{ font-weight: 500; color: {SOFT_INK}; font-size: 13px; white-space: nowrap; }}
 th, td {{ padding: 7px 12px 7px 0; text-align: right; vertical-align: baseline;

@@ -1,6 +1,5 @@
-"""The four pictures of a report: what is plotted, and the sentence under it."""
+"""The pictures of what the temperature did: what is plotted, and the sentence under it."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,23 +13,19 @@ from rlkd.reporting.axes import (
     tight_axis,
 )
 from rlkd.reporting.heat_map import HeatGrid, heat_map
-from rlkd.reporting.line_chart import Fan, Mark, Reference, Series, fan_chart, line_chart
+from rlkd.reporting.line_chart import Fan, Mark, Series, fan_chart, line_chart
 from rlkd.reporting.policy import PolicyMap, pool
 from rlkd.reporting.record import RunRecord
 from rlkd.reporting.series import OverSeeds, epochs_of, over_seeds
-from rlkd.reporting.svg import NEUTRAL, Drawing, arm_colour, arm_dash, beside, grid, shorten
-from rlkd.reporting.table import percent
+from rlkd.reporting.svg import NEUTRAL, arm_colour, arm_dash, grid, shorten
 
 Arms = Mapping[str, Sequence[RunRecord]]
 
 WIDTH = 920.0
 GAP = 24.0
 HALF = (WIDTH - GAP) / 2
-LEFT = 410.0
 QUANTILES = ("p05", "p25", "p50", "p75", "p95")
 VARIES = 1e-6
-TAIL = 0.1
-LEAST_TAIL = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,35 +37,6 @@ class Picture:
     """The picture; None where the runs hold no data for it."""
     caption: str
     """What is seen; or, where there is no picture, why not."""
-
-
-def accuracy(arms: Arms) -> Picture:
-    """Plot test accuracy over epochs, all of them and the last ones closer."""
-    title = "Test accuracy over training"
-    found = {label: over_seeds(runs, "test/top1").scaled(100.0) for label, runs in arms.items()}
-    shown = {label: line for label, line in found.items() if line.epoch}
-    if not shown:
-        return Picture(title, None, "No run recorded test accuracy over its epochs.")
-    series = [_arm_series(label, line, arms) for label, line in shown.items()]
-    last = max(max(line.epoch) for line in shown.values())
-    first = min(min(line.epoch) for line in shown.values())
-    since = last - TAIL * (last - first)
-    tails = {label: line.since(since) for label, line in shown.items()}
-    sizes = [len(line.epoch) for line in tails.values()]
-    close = min(sizes) > 0 and max(sizes) >= LEAST_TAIL
-    teacher = _teacher(arms)
-    drawing = _accuracy_chart(series, WIDTH, teacher)
-    if close:
-        ends = [_arm_series(label, line, arms) for label, line in tails.items()]
-        heading = f"From epoch {math.ceil(since):,}"
-        whole = _accuracy_chart(series, LEFT, teacher, title="All epochs", legend=False)
-        nearer = _accuracy_chart(ends, WIDTH - LEFT - GAP, None, title=heading)
-        drawing = beside(whole, nearer, gap=GAP)
-    caption = (
-        f"Accuracy on the test split{_band_words(arms)}; nothing was selected on it, and the table "
-        "takes the last epoch, not the best."
-    )
-    return Picture(title, drawing.svg(title), caption)
 
 
 def temperature(arms: Arms) -> Picture:
@@ -165,35 +131,14 @@ def reward(arms: Arms) -> Picture:
     ]
     caption = (
         "How far apart the rewards of instances lie when each batch's reward is divided evenly, "
-        f"and after calibration{_band_words(shown_arms)}; where the lines "
+        f"and after calibration{band_words(shown_arms)}; where the lines "
         f"coincide, calibration told no instance from another{_sum_error(shown_arms)}."
     )
     return Picture(title, grid(drawings, 2, gap=GAP).svg(title), caption)
 
 
-def _accuracy_chart(
-    series: Sequence[Series],
-    width: float,
-    teacher: Reference | None,
-    *,
-    title: str = "",
-    legend: bool = True,
-) -> Drawing:
-    bounds = [value for each in series for value in (*each.low, *each.high)]
-    bounds += [teacher.value] if teacher else []
-    return line_chart(
-        series,
-        width=width,
-        height=340,
-        x=epoch_axis([epoch for each in series for epoch in each.x]),
-        y=linear_axis(bounds, "top-1 accuracy on the test split, %"),
-        title=title,
-        reference=teacher,
-        legend=legend,
-    )
-
-
-def _arm_series(label: str, line: OverSeeds, arms: Arms) -> Series:
+def arm_series(label: str, line: OverSeeds, arms: Arms) -> Series:
+    """Return the line of an arm in the arm's own colour."""
     index = list(arms).index(label)
     return _series(label, line, arm_colour(index), arm_dash(index))
 
@@ -202,19 +147,11 @@ def _series(label: str, line: OverSeeds, colour: str, dash: str = "") -> Series:
     return Series(label, line.epoch, line.mean, line.low, line.high, colour, dash)
 
 
-def _band_words(arms: Arms) -> str:
+def band_words(arms: Arms) -> str:
+    """Say what the line and the band of an arm are."""
     if max(len(runs) for runs in arms.values()) == 1:
         return ", one run each, so no spread is known"
     return ", mean over seeds, band from the lowest seed to the highest"
-
-
-def _teacher(arms: Arms) -> Reference | None:
-    """Return the teacher's accuracy, where all runs that had a teacher had the same one."""
-    told = [run.result.teacher for runs in arms.values() for run in runs]
-    accuracies = {teacher.top1 for teacher in told if teacher is not None}
-    if len(accuracies) != 1 or not math.isfinite(level := accuracies.pop()):
-        return None
-    return Reference(100 * level, f"teacher, {percent(level)} %")
 
 
 def _fan(runs: Sequence[RunRecord], index: int) -> Fan | None:

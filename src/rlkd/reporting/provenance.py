@@ -4,14 +4,14 @@ import math
 from collections.abc import Mapping, Sequence
 
 from rlkd.reporting.record import RunRecord
-from rlkd.reporting.result import Result, Scores
-from rlkd.reporting.table import percent
+from rlkd.reporting.result import Result
+from rlkd.reporting.scores import AnyScores
 
 Arms = Mapping[str, Sequence[RunRecord]]
 
 _SAME_TEACHER = 0.002
-"""Top-1 by which one teacher's score may differ between runs: batch norms that are folded away, or
-not, round differently in bfloat16."""
+"""Headline by which one teacher's score may differ between runs: batch norms that are folded away,
+or not, round differently in bfloat16."""
 
 
 def counted(number: int, noun: str) -> str:
@@ -66,6 +66,12 @@ def origin(arms: Arms) -> list[tuple[str, str]]:
     ]
 
 
+def one_teacher(arms: Arms) -> bool:
+    """Say whether all runs that had a teacher had the same one, as far as its scores tell."""
+    told = [result.teacher.headline for result in results(arms) if result.teacher]
+    return not told or not max(told) - min(told) > _SAME_TEACHER
+
+
 def warnings(arms: Arms) -> list[str]:
     """Return what makes the arms less comparable than they look, one sentence each."""
     every = results(arms)
@@ -87,13 +93,12 @@ def warnings(arms: Arms) -> list[str]:
         found.append("The runs were made on different hardware: their speeds do not compare.")
     if len({tuple(sorted(result.versions.items())) for result in every}) > 1:
         found.append("The runs were made with different package versions.")
-    teachers = [result.teacher.top1 for result in every if result.teacher]
-    if teachers and max(teachers) - min(teachers) > _SAME_TEACHER:
+    if not one_teacher(arms):
         found.append("The runs did not all learn from the same teacher.")
     return found
 
 
-def _teacher(teacher: Scores) -> str:
-    if not math.isfinite(teacher.top1):
+def _teacher(teacher: AnyScores) -> str:
+    if not math.isfinite(teacher.headline):
         return "not scored"
-    return f"top-1 {percent(teacher.top1)} %, top-5 {percent(teacher.top5)} % on the test split"
+    return f"{teacher.summary} on the test split"

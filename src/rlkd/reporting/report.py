@@ -1,4 +1,4 @@
-"""The report of a comparison: what ran, the table, four pictures, one file."""
+"""The report of a comparison: what ran, the tables, the pictures, one file."""
 
 import math
 import os
@@ -7,12 +7,15 @@ from html import escape
 from pathlib import Path
 
 from rlkd.errors import UserError
-from rlkd.reporting import pictures, provenance
+from rlkd.reporting import pictures, provenance, score_pictures
+from rlkd.reporting.by_class import NAME, class_by_class, in_full, networks_of
 from rlkd.reporting.files import write_text
 from rlkd.reporting.page import facts, figure, page, table
 from rlkd.reporting.record import RunRecord
 from rlkd.reporting.result import Result
-from rlkd.reporting.table import UNKNOWN, cells, percent, summarise
+from rlkd.reporting.scores import Kind
+from rlkd.reporting.table import cells, summarise
+from rlkd.reporting.words import UNKNOWN, percent, sentence
 
 Arms = Mapping[str, Sequence[RunRecord]]
 
@@ -35,15 +38,18 @@ def write_report(
         baseline: The arm that the others are compared with; None takes the first.
 
     Raises:
-        UserError: There is no run, the baseline is not an arm, or the file cannot be written.
+        UserError: There is no run, the runs are of two kinds of task, the baseline is not an arm,
+            or the file cannot be written.
     """
     if not arms:
         raise UserError("there is nothing to report; name at least one run folder")
     rows = summarise({label: [run.result for run in runs] for label, runs in arms.items()})
+    kind = type(next(run.result.test for runs in arms.values() for run in runs))
     base = baseline or (rows[0].label if len(rows) > 1 else None)
     words = cells(rows, base)
     drawn = (
-        pictures.accuracy(arms),
+        score_pictures.headline(arms, kind),
+        *score_pictures.others(arms, kind),
         pictures.temperature(arms),
         pictures.policy(arms),
         pictures.reward(arms),
@@ -55,8 +61,9 @@ def write_report(
         *(f'<p class="warning">{escape(each)}</p>' for each in provenance.warnings(arms)),
         "<h2>Results</h2>",
         table(words.header, words.rows, ("arm", "note")),
-        f'<p class="note">{_table_note(base)}</p>',
-        _every_run(arms, Path(path).parent),
+        f'<p class="note">{_table_note(kind, base)}</p>',
+        _every_run(arms, kind, Path(path).parent),
+        *_by_class(arms, kind),
         *(figure(i, picture) for i, picture in enumerate(drawn, start=1)),
     ]
     write_text(path, page(title, "\n".join(parts)))
@@ -68,10 +75,10 @@ def _header(arms: Arms, command: str | None) -> list[tuple[str, str]]:
     return [("Command", told), *origin]
 
 
-def _table_note(base: str | None) -> str:
+def _table_note(kind: Kind, base: str | None) -> str:
     note = (
-        "Top-1 accuracy on the test split after the last epoch, mean and sample standard deviation "
-        "(sd) over n seeds; the test split selects nothing."
+        f"{sentence(kind.headline_words)} on the test split after the last epoch, mean and sample "
+        "standard deviation (sd) over n seeds; the test split selects nothing."
     )
     if base is not None:
         note += (
@@ -82,12 +89,28 @@ def _table_note(base: str | None) -> str:
     return note
 
 
-def _every_run(arms: Arms, start: Path) -> str:
+def _by_class(arms: Arms, kind: Kind) -> list[str]:
+    """Write every figure and those of each class; nothing where no class's figure is known."""
+    networks = networks_of(arms)
+    classes = class_by_class(networks)
+    if not classes:
+        return []
+    tables = [table(each.header, each.rows, (NAME,)) for each in (in_full(networks), *classes)]
+    note = (
+        f"{sentence(kind.headline_words)} of each class, in per cent, on the test split; a "
+        f"student's figures are means over its runs. {UNKNOWN}: the split has no such object, or a "
+        "run diverged."
+    )
+    return [f"<h2>{kind.noun} by class</h2>", *tables, f'<p class="note">{note}</p>']
+
+
+def _every_run(arms: Arms, kind: Kind, start: Path) -> str:
     """Write one line a run, folded away."""
     words = ("arm", "configuration", "folder")
     held_out = any(result.validation for result in provenance.results(arms))
-    header = ["arm", "seed", "epochs", "top-1, %", "top-5, %", "loss", "images/s", "duration"]
-    header += [*(["validation top-1, %"] if held_out else []), "configuration", "folder"]
+    header = ["arm", "seed", "epochs", *kind.headings.values(), "images/s", "duration"]
+    header += [f"validation {kind.headings[kind.column]}"] if held_out else []
+    header += ["configuration", "folder"]
     rows = [
         [label, *_run(run.result, held_out), os.path.relpath(run.folder, start)]
         for label, runs in arms.items()
@@ -102,14 +125,12 @@ def _run(result: Result, held_out: bool) -> list[str]:
     words = [
         str(result.seed),
         f"{result.epochs:,}",
-        percent(test.top1),
-        percent(test.top5),
-        f"{test.loss:.4f}" if math.isfinite(test.loss) else UNKNOWN,
+        *test.words(test.figures()).values(),
         f"{result.images_per_second:,.0f}" if math.isfinite(result.images_per_second) else UNKNOWN,
         duration(result.wall_seconds),
     ]
     if held_out:
-        words.append(percent(validation.top1) if validation else UNKNOWN)
+        words.append(percent(validation.headline) if validation else UNKNOWN)
     return [*words, result.config_sha256[:12]]
 
 

@@ -8,27 +8,16 @@ from typing import cast
 
 from rlkd.errors import UserError
 from rlkd.reporting.files import Fields, parse_object, read_text, write_text
-
-
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """How well a network does on one split."""
-
-    top1: float
-    """Accuracy, a fraction in [0, 1]."""
-    top5: float
-    """Share of instances whose class is among the five likeliest, in [0, 1]."""
-    loss: float
-    """Mean cross-entropy, nats."""
+from rlkd.reporting.scores import DetectionScores, Scores, kind_of, read_scores
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
     """A finished run. Its scores are those of the last epoch: nothing is selected on `test`."""
 
-    test: Scores
+    test: Scores | DetectionScores
     """The student on the test split."""
-    teacher: Scores | None
+    teacher: Scores | DetectionScores | None
     """The teacher on the test split; None where there is no teacher."""
     epochs: int
     """Epochs trained."""
@@ -44,7 +33,7 @@ class Result:
     """Package to version."""
     config_sha256: str
     """SHA-256 of the composed configuration."""
-    validation: Scores | None = None
+    validation: Scores | DetectionScores | None = None
     """The student on a validation split; None where none was held out."""
 
     def to_json(self) -> str:
@@ -60,7 +49,8 @@ class Result:
             source: What the text is called in an error, usually a path.
 
         Raises:
-            UserError: The text is not JSON, or a field is missing or of the wrong type.
+            UserError: The text is not JSON, a field is missing or of the wrong type, or scores are
+                of no known kind or of two.
         """
         fields = Fields(parse_object(text, source), source)
         test = _scores(fields, "test")
@@ -69,9 +59,13 @@ class Result:
         versions = fields.section("versions")
         if versions is None:
             raise fields.fault("versions", "an object")
+        teacher = _scores(fields, "teacher")
+        validation = _scores(fields, "validation") if "validation" in fields.values else None
+        held = {"test": test, "teacher": teacher, "validation": validation}
+        kind_of((f"{source}: {name}", scores) for name, scores in held.items() if scores)
         return cls(
             test=test,
-            teacher=_scores(fields, "teacher"),
+            teacher=teacher,
             epochs=fields.integer("epochs"),
             seed=fields.integer("seed"),
             images_per_second=fields.number("images_per_second"),
@@ -79,7 +73,7 @@ class Result:
             hardware=fields.string("hardware"),
             versions={name: versions.string(name) for name in versions.values},
             config_sha256=fields.string("config_sha256"),
-            validation=_scores(fields, "validation") if "validation" in fields.values else None,
+            validation=validation,
         )
 
     def write(self, path: str | Path) -> None:
@@ -103,11 +97,9 @@ class Result:
         return cls.from_json(read_text(path, remedy), source=str(path))
 
 
-def _scores(fields: Fields, key: str) -> Scores | None:
+def _scores(fields: Fields, key: str) -> Scores | DetectionScores | None:
     section = fields.section(key)
-    if section is None:
-        return None
-    return Scores(section.number("top1"), section.number("top5"), section.number("loss"))
+    return None if section is None else read_scores(section)
 
 
 def _finite(value: object) -> object:

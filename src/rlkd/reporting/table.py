@@ -12,8 +12,8 @@ from rich.text import Text
 
 from rlkd.errors import UserError
 from rlkd.reporting.result import Result
-
-UNKNOWN = "n/a"
+from rlkd.reporting.scores import Scores, kind_of
+from rlkd.reporting.words import UNKNOWN, percent
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +23,15 @@ class Row:
     label: str
     """The arm's name."""
     mean: float
-    """Mean test accuracy of the last epoch, a fraction in [0, 1]."""
+    """Mean headline of the test split after the last epoch, a fraction in [0, 1]."""
     std: float | None
     """Sample standard deviation over seeds (divisor n - 1), a fraction; None for one run."""
     n: int
     """Number of runs."""
     images_per_second: float
     """Training images a second, mean over runs."""
+    headline_name: str = Scores.headline_name
+    """What the headline is: top-1 or AP."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ class Difference:
     """An arm minus the baseline."""
 
     value: float
-    """Difference of the mean accuracies, a fraction."""
+    """Difference of the means, a fraction."""
     standard_error: float | None
     """sqrt(std_a^2 / n_a + std_b^2 / n_b), a fraction; None where either arm has one run."""
 
@@ -68,8 +70,9 @@ def summarise(arms: Mapping[str, Sequence[Result]]) -> list[Row]:
     """Summarise each arm over its runs, in the order given.
 
     Raises:
-        UserError: An arm has no runs.
+        UserError: An arm has no runs, or the runs are of two kinds of task.
     """
+    kind_of((label, result.test) for label, results in arms.items() for result in results)
     return [_row(label, results) for label, results in arms.items()]
 
 
@@ -93,7 +96,8 @@ def cells(rows: Sequence[Row], baseline: str | None = None) -> Cells:
         UserError: No row has the baseline's label.
     """
     base = None if baseline is None else _find(rows, baseline)
-    header = ["arm", "n", "top-1, %", "sd"]
+    measure = rows[0].headline_name if rows else Scores.headline_name
+    header = ["arm", "n", f"{measure}, %", "sd"]
     if base is not None:
         header += ["difference", "se", "note"]
     return Cells([*header, "images/s"], [_words(row, base) for row in rows])
@@ -124,7 +128,20 @@ def print_table(
     Raises:
         UserError: No row has the baseline's label.
     """
-    words = cells(rows, baseline)
+    print_cells(cells(rows, baseline), title, left=("arm", "note"), console=console)
+
+
+def print_cells(
+    words: Cells, title: str, *, left: Sequence[str], console: Console | None = None
+) -> None:
+    """Print a table in words on a terminal.
+
+    Args:
+        words: What it shows.
+        title: Plain words.
+        left: Names of the columns that hold words, not figures: they are set to the left.
+        console: Where to print; None for standard output.
+    """
     table = Table(
         title=Text(title),
         title_justify="left",
@@ -134,25 +151,21 @@ def print_table(
         show_edge=False,
     )
     for name in words.header:
-        side = "left" if name in ("arm", "note") else "right"
+        side = "left" if name in left else "right"
         table.add_column(Text(name), justify=side, overflow="fold")
     for row in words.rows:
         table.add_row(*(Text(cell) for cell in row))
     (console or Console()).print(table)
 
 
-def percent(fraction: float) -> str:
-    """Write a fraction in per cent, two decimals."""
-    return f"{100 * fraction:.2f}" if math.isfinite(fraction) else UNKNOWN
-
-
 def _row(label: str, results: Sequence[Result]) -> Row:
     if not results:
         raise UserError(f"arm {label!r} has no runs; name at least one run folder for it")
-    accuracies = [result.test.top1 for result in results]
-    spread = None if len(results) == 1 else _sample_std(accuracies)
+    headlines = [result.test.headline for result in results]
+    spread = None if len(results) == 1 else _sample_std(headlines)
     speed = statistics.fmean(result.images_per_second for result in results)
-    return Row(label, statistics.fmean(accuracies), spread, len(results), speed)
+    mean, name = statistics.fmean(headlines), results[0].test.headline_name
+    return Row(label, mean, spread, len(results), speed, name)
 
 
 def _sample_std(values: Sequence[float]) -> float:

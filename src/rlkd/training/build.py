@@ -1,9 +1,11 @@
 """From a configuration to the parts of a run, each made of flat parameters."""
 
+import inspect
 import math
+import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,6 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from rlkd import models
-from rlkd.data import ImageSet, MemoryLoader, hold_out
 from rlkd.data.sets import Dataset
 from rlkd.errors import UserError
 from rlkd.exploration import Explorer
@@ -23,7 +24,7 @@ from rlkd.losses import Objective
 from rlkd.models import Teacher
 from rlkd.temperature import TemperatureSource
 from rlkd.training.compose import unresolved
-from rlkd.training.distiller import Schedule
+from rlkd.training.module import Schedule, ScheduleBy
 from rlkd.training.normalisation import renormalisation
 from rlkd.training.options import (
     TrainerOptions,
@@ -31,97 +32,7 @@ from rlkd.training.options import (
     probe_options,
     trainer_options,
 )
-from rlkd.types import Batch
-
-
-@dataclass(frozen=True)
-class Sets:
-    """The images of a run, by their part in it."""
-
-    dataset: Dataset
-    train: ImageSet
-    """What the student trains on: all but what is held out."""
-    test: ImageSet
-    validation: ImageSet | None
-    probe: ImageSet | None
-
-
-def sets(config: DictConfig, options: TrainerOptions) -> Sets:
-    """Load the data and hold out what is not to be trained on.
-
-    Raises:
-        UserError: if the data are missing or broken, or too much is held out.
-    """
-    probe_size = probe_options(config.probe).size
-    dataset = make(config.data, "data")
-    train, validation, probe = dataset.train, None, None
-    if options.validation_size:
-        train, validation = _held_out(train, options.validation_size, "trainer.validation_size", 0)
-    if probe_size:
-        train, probe = _held_out(train, probe_size, "probe.size", 1)
-    return Sets(dataset, train, dataset.test, validation, probe)
-
-
-def _held_out(images: ImageSet, size: int, key: str, seed: int) -> tuple[ImageSet, ImageSet]:
-    try:
-        return hold_out(images, size, seed=seed)
-    except UserError as error:
-        raise UserError(f"{key}={size}: {error}") from None
-
-
-def train_loader(
-    sets: Sets, options: TrainerOptions, *, seed: int, strong_view: bool = False
-) -> MemoryLoader:
-    """Make the loader of augmented, shuffled training batches."""
-    return MemoryLoader(
-        sets.train,
-        batch_size=options.batch_size,
-        mean=sets.dataset.mean,
-        std=sets.dataset.std,
-        shuffle=True,
-        seed=seed,
-        crop_padding=sets.dataset.crop_padding,
-        flip=sets.dataset.flip,
-        drop_last=len(sets.train) % options.batch_size == 1,
-        strong_view=strong_view,
-        memory_format=options.memory_format,
-        device=options.device,
-    )
-
-
-def plain_loader(
-    images: ImageSet, dataset: Dataset, options: TrainerOptions, *, batch_size: int = 500
-) -> MemoryLoader:
-    """Make a loader of images as they are, in order."""
-    return MemoryLoader(
-        images,
-        batch_size=batch_size,
-        mean=dataset.mean,
-        std=dataset.std,
-        shuffle=False,
-        memory_format=options.memory_format,
-        device=options.device,
-    )
-
-
-def probe_batch(sets: Sets, options: TrainerOptions) -> Batch | None:
-    """Return the probe as one batch; None where there is none."""
-    if sets.probe is None:
-        return None
-    return next(iter(plain_loader(sets.probe, sets.dataset, options, batch_size=len(sets.probe))))
-
-
-def example_batch(
-    sets: Sets, options: TrainerOptions, *, size: int = 8, strong_view: bool = False
-) -> Batch:
-    """Return the first training instances as they are, on the CPU, where networks are made.
-
-    Their strong view, if there is to be one, is the same images.
-    """
-    first = sets.train.select(torch.arange(min(size, len(sets.train))))
-    batch = next(iter(plain_loader(first, sets.dataset, options, batch_size=len(first))))
-    image = batch.image.cpu()
-    return Batch(image, batch.target.cpu(), batch.index.cpu(), image if strong_view else None)
+from rlkd.training.task import Task
 
 
 def network(config: DictConfig, role: str, dataset: Dataset) -> nn.Module:
@@ -195,6 +106,29 @@ def objective(config: DictConfig) -> Objective:
     return made
 
 
+def task(config: DictConfig) -> Task:
+    """Make the kind of training that the configuration is of."""
+    return make(config.task, "task")
+
+
+def given_checkpoints(config: DictConfig) -> dict[str, DictConfig]:
+    """Return the nodes of teacher and student that name a checkpoint.
+
+    Raises:
+        UserError: if neither does.
+    """
+    given = {
+        role: config[role]
+        for role in ("teacher", "student")
+        if config[role].get("checkpoint") is not None
+    }
+    if not given:
+        raise UserError(
+            "nothing to evaluate: give teacher.checkpoint=FILE or student.checkpoint=FILE"
+        )
+    return given
+
+
 def temperature(config: DictConfig) -> TemperatureSource:
     """Make the temperature source."""
     source = make(config.temperature, "temperature")
@@ -218,36 +152,47 @@ def optimizer(config: DictConfig) -> Callable[..., torch.optim.Optimizer]:
     return maker
 
 
-def scheduler(config: DictConfig) -> Schedule:
-    """Make the maker of the learning-rate schedule.
+def scheduler(config: DictConfig, *, steps_per_epoch: int = 1) -> tuple[Schedule, ScheduleBy]:
+    """Make the maker of the learning-rate schedule, and say when to step it.
+
+    One that asks for `total_steps` is told and stepped once a step, any other once an epoch.
 
     Raises:
         UserError: if its values make none, or one that fails before the run is over.
     """
-    maker = make(config.scheduler, "scheduler")
+    options = trainer_options(config)
+    maker: Any = make(config.scheduler, "scheduler")
+    by: ScheduleBy = "step" if "total_steps" in inspect.signature(maker).parameters else "epoch"
+    steps = options.epochs
+    if by == "step":
+        steps = min(options.epochs * steps_per_epoch, options.max_steps or sys.maxsize)
+        maker = partial(maker, total_steps=steps)
     with _mendable(config.scheduler, "scheduler"):
         rehearsed = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
         schedule = maker(rehearsed)
         rehearsed.step()
-        for _ in range(trainer_options(config).epochs):
+        for _ in range(min(steps, options.epochs)):
             schedule.step()
-    return maker
+    return maker, by
 
 
-def explorer(config: DictConfig, sets: Sets, *, first_epoch: int) -> Explorer | None:
+def explorer(
+    config: DictConfig, *, instances: int, num_classes: int, first_epoch: int
+) -> Explorer | None:
     """Make the explorer; None where exploration is off.
 
     Args:
         config: the `exploration` node.
-        sets: gives the training set.
+        instances: size of the training set.
+        num_classes: of the data.
         first_epoch: the agent's first, counted from 1.
     """
     options = exploration_options(config)
     if not options.enabled:
         return None
     return Explorer(
-        instances=len(sets.train),
-        num_classes=sets.dataset.num_classes,
+        instances=instances,
+        num_classes=num_classes,
         first_epoch=first_epoch,
         epochs=options.epochs,
         bands=options.bands,

@@ -14,7 +14,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
 from rlkd.errors import DivergenceError, UserError
-from rlkd.training.distiller import Distiller
+from rlkd.training.module import StudentModule
 
 
 class Interrupted(Exception):  # noqa: N818  an order, not an error
@@ -148,7 +148,7 @@ class KeepLast(Checkpoint):
         self._random = state_dict
 
     def _save(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        assert isinstance(pl_module, Distiller)
+        assert isinstance(pl_module, StudentModule)
         check_finite(pl_module, self.path)
         trainer.save_checkpoint(self.path, weights_only=False)
 
@@ -167,21 +167,21 @@ class KeepLast(Checkpoint):
             self._before = None
 
 
-def check_finite(distiller: Distiller, checkpoint: Path) -> None:
+def check_finite(module: StudentModule, checkpoint: Path) -> None:
     """Raise once the loss or a weight has been NaN or infinite. Waits for the device.
 
     Raises:
         DivergenceError: naming the first such step.
     """
-    step, sound = int(distiller.bad_step), True
+    step, sound = int(module.bad_step), True
     if step < 0:
-        state = distiller.student.state_dict().values()
+        state = module.student.state_dict().values()
         sound = all(bool(each.isfinite().all()) for each in state)
     if step < 0 and sound:
         return
     what = f"the loss is not finite since step {step}"
     if not sound:
-        what = f"the student's weights are not finite after step {distiller.global_step}"
+        what = f"the student's weights are not finite after step {module.global_step}"
     kept = f"the last good checkpoint is {checkpoint}" if checkpoint.exists() else "none was saved"
     raise DivergenceError(
         f"{what}: try a lower optimizer.lr, a warm-up, or trainer.precision=32-true; {kept}"

@@ -26,6 +26,7 @@ GROUPS = (
     "temperature",
     "optimizer",
     "scheduler",
+    "task",
     "experiment",
 )
 
@@ -144,7 +145,7 @@ def _hydra() -> initialize_config_module:
     if not OmegaConf.has_resolver("portion"):
         OmegaConf.register_new_resolver("portion", portion)
     store = ConfigStore.instance()
-    for name in (*models.names(), "custom"):
+    for name in (*models.names(), *models.detector_names(), "custom"):
         network = {"name": None if name == "custom" else name, "checkpoint": None}
         store.store(group="student", name=name, node=network)
         store.store(group="teacher", name=name, node=network | {"mean": None, "std": None})

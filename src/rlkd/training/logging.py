@@ -5,9 +5,9 @@ from collections.abc import Callable
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from rlkd.reporting import Scores, write_metrics
+from rlkd.reporting import AnyScores, write_metrics
 from rlkd.training.checkpoints import check_finite
-from rlkd.training.distiller import Distiller
+from rlkd.training.module import StudentModule
 from rlkd.training.progress import Clock
 from rlkd.training.run_folder import RunFolder
 
@@ -28,18 +28,18 @@ class LogEpochs(L.Callback):
         self,
         folder: RunFolder,
         clock: Clock,
-        scores: Callable[[], dict[str, Scores]],
+        scores: Callable[[], dict[str, AnyScores]],
         *,
         every_epochs: int,
     ) -> None:
         self.folder, self.clock, self.scores = folder, clock, scores
         self.every_epochs = every_epochs
-        self.latest: dict[str, Scores] = {}
+        self.latest: dict[str, AnyScores] = {}
         """The scores of the last epoch; empty before its end."""
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Score the student when due; the module has not written its row yet."""
-        assert isinstance(pl_module, Distiller)
+        assert isinstance(pl_module, StudentModule)
         check_finite(pl_module, self.folder.checkpoint)
         epoch = trainer.current_epoch + 1
         pl_module.epoch_figures["images_per_second"] = self.clock.images_per_second
@@ -48,8 +48,8 @@ class LogEpochs(L.Callback):
             if epoch == trainer.max_epochs:
                 self.latest = scored
             for name, scores in scored.items():
-                pl_module.epoch_figures[f"{name}/top1"] = scores.top1
-                pl_module.epoch_figures[f"{name}/loss"] = scores.loss
+                for column, figure in scores.figures().items():
+                    pl_module.epoch_figures[f"{name}/{column}"] = figure
 
 
 class WriteMetrics(L.Callback):
@@ -71,7 +71,7 @@ class WriteMetrics(L.Callback):
         self._write(trainer, pl_module)
 
     def _write(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        assert isinstance(pl_module, Distiller)
+        assert isinstance(pl_module, StudentModule)
         if not pl_module.history:
             return
         write_metrics(self.folder.metrics, pl_module.history)

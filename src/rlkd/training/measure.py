@@ -64,11 +64,9 @@ def frozen_statistics(network: nn.Module) -> Generator[None]:
             each.track_running_stats = was
 
 
-@torch.no_grad()
-def scored_logits(
-    network: nn.Module, image: Float[Tensor, "batch c h w"]
-) -> Float[Tensor, "batch classes"]:
-    """Return the logits that a reward is measured on, with the weights of this moment.
+@contextmanager
+def scoring(network: nn.Module) -> Generator[None]:
+    """Call a network for a score: without gradient, with the weights and statistics of this moment.
 
     In training mode batch norms use the batch's own statistics: the running ones lag behind the
     weights and depend on which batches came last, which is noise to a reward.
@@ -76,7 +74,14 @@ def scored_logits(
     # Autocast keeps the casts of weights it has seen, and would score those of before the update;
     # those made here carry no gradient, and would take it from a later pass.
     torch.clear_autocast_cache()
-    with frozen_statistics(network):
-        logits = network(image).float()
+    with torch.no_grad(), frozen_statistics(network):
+        yield
     torch.clear_autocast_cache()
-    return logits
+
+
+def scored_logits(
+    network: nn.Module, image: Float[Tensor, "batch c h w"]
+) -> Float[Tensor, "batch classes"]:
+    """Return the logits that a reward is measured on, see `scoring`."""
+    with scoring(network):
+        return network(image).float()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from rlkd.agent.control import QUANTILES, quantile_column
 from rlkd.reporting import PolicyMap
-from rlkd.types import Temperatures, class_index
+from rlkd.types import IGNORED, Temperatures, class_index
 
 _HISTOGRAM_BINS = 400
 _POLICY_BINS = 10
@@ -31,7 +31,7 @@ class EpochMeters(nn.Module):
     def __init__(self, max_temperature: float = 10.0) -> None:
         super().__init__()
         self.max_temperature = max_temperature
-        self.register_buffer("totals", torch.zeros(5))
+        self.register_buffer("totals", torch.zeros(6))
         self.register_buffer("histogram", torch.zeros(_HISTOGRAM_BINS))
         self.register_buffer("policy_sum", torch.zeros(_POLICY_BINS**2))
         self.register_buffer("policy_count", torch.zeros(_POLICY_BINS**2))
@@ -51,10 +51,14 @@ class EpochMeters(nn.Module):
         student_logits: Float[Tensor, "batch classes"],
         target: Int[Tensor, " batch"] | Float[Tensor, "batch classes"],
     ) -> None:
-        """Count a batch's loss and accuracy."""
-        correct = (student_logits.argmax(dim=1) == class_index(target)).sum()
+        """Count a batch's loss, and the accuracy of the instances that are scored."""
+        index = class_index(target)
+        correct = (student_logits.argmax(dim=1) == index).sum()
+        scored = (index != IGNORED).sum()
         rows = torch.full_like(loss, len(target))
-        self.totals[:3] += torch.stack((loss.detach() * rows, correct.to(loss), rows))
+        self.totals[:4] += torch.stack(
+            (loss.detach() * rows, rows, correct.to(loss), scored.to(loss))
+        )
 
     @torch.no_grad()
     def add_temperatures(
@@ -62,7 +66,7 @@ class EpochMeters(nn.Module):
     ) -> None:
         """Count a batch's student temperatures; and by confidence, where states are given."""
         temperature = temperatures.student
-        self.totals[3:] += torch.stack((temperature.sum(), temperature.square().sum()))
+        self.totals[4:] += torch.stack((temperature.sum(), temperature.square().sum()))
         bins = (temperature * (_HISTOGRAM_BINS / self.max_temperature)).long()
         ones = torch.ones_like(temperature)
         self.histogram.scatter_add_(0, bins.clamp_(0, _HISTOGRAM_BINS - 1), ones)
@@ -82,8 +86,8 @@ class EpochMeters(nn.Module):
 
     def read(self) -> dict[str, float]:
         """Return the epoch so far, as the columns of metrics.csv."""
-        loss, correct, rows, total, squares = self.totals.tolist()
-        row = {"train/loss": loss / max(rows, 1), "train/accuracy": correct / max(rows, 1)}
+        loss, rows, correct, scored, total, squares = self.totals.tolist()
+        row = {"train/loss": loss / max(rows, 1), "train/accuracy": correct / max(scored, 1)}
         histogram = self.histogram.cumsum(0).cpu()
         count = float(histogram[-1])
         if count:

@@ -58,7 +58,7 @@ class Observed:
             paths = _all(teacher_taps, teacher_embedding)
             self._teacher = Taps(network, paths, call=teacher)
             if needs_head and teacher_embedding is not None:
-                self._head = _Head(module_at(network, teacher_embedding))
+                self._head = Head(module_at(network, teacher_embedding))
 
     def __call__(self, batch: Batch) -> LossInputs:
         """Call both networks on a batch."""
@@ -89,13 +89,14 @@ class Observed:
         )
 
 
-class _Head:
+class Head:
     """A copy of a classifier in float32, out of reach of optimisers and checkpoints."""
 
     def __init__(self, module: nn.Module) -> None:
         self._module = copy.deepcopy(module).float().eval().requires_grad_(False)
 
     def __call__(self, embedding: Tensor) -> Tensor:
+        """Return the logits of an embedding."""
         return self._module.to(embedding.device)(embedding)
 
 
@@ -133,7 +134,7 @@ def observe(
         if logits is not None:
             _check_logits(role, logits, len(batch.index), num_classes)
     if temperature is not None and seen.teacher_logits is not None:
-        seen = replace(seen, temperature=_rehearsed(temperature, seen))
+        seen = replace(seen, temperature=rehearsed_temperatures(temperature, seen))
     objective.prepare(replace(seen, train_targets=train_targets), pairs)
     if mixes:
         objective.rehearse(replace(seen, target=one_hot(seen.target, num_classes).float()))
@@ -162,7 +163,7 @@ def _check_logits(role: str, logits: Any, rows: int, num_classes: int) -> None:
         )
 
 
-def _rehearsed(source: TemperatureSource, seen: LossInputs) -> Temperatures:
+def rehearsed_temperatures(source: TemperatureSource, seen: LossInputs) -> Temperatures:
     """Return the temperatures that a source gives in evaluation mode, where it learns nothing."""
     assert seen.teacher_logits is not None
     with _evaluating(source), torch.no_grad(), torch.random.fork_rng(devices=[]):

@@ -20,6 +20,7 @@ class TrainerOptions:
     """How long and on what a run trains; see configs/config.yaml."""
 
     epochs: int = 240
+    max_steps: int | None = None
     batch_size: int = 64
     precision: str = "32-true"
     channels_last: bool = False
@@ -35,6 +36,15 @@ class TrainerOptions:
         """The device that batches are made on."""
         cuda = self.accelerator != "cpu" and torch.cuda.is_available()
         return torch.device("cuda" if cuda else "cpu")
+
+    @property
+    def mixed(self) -> torch.dtype | None:
+        """The type that mixed precision computes in; None where precision is whole."""
+        return {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(self.precision)
+
+    def autocast(self) -> torch.autocast:
+        """Return a context that computes in the run's precision."""
+        return torch.autocast(self.device.type, dtype=self.mixed, enabled=self.mixed is not None)
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -94,7 +104,7 @@ def trainer_options(config: DictConfig) -> TrainerOptions:
     for name in ("epochs", "batch_size", "evaluate_every", "log_every_steps"):
         if getattr(options, name) < 1:
             raise UserError(f"trainer.{name}={getattr(options, name)}: give at least 1")
-    for name in ("checkpoint_every_steps", "threads"):
+    for name in ("max_steps", "checkpoint_every_steps", "threads"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UserError(f"trainer.{name}={value}: give at least 1, or null")

@@ -15,7 +15,7 @@ from rich.progress import (
 )
 
 from rlkd.training.checkpoints import check_finite
-from rlkd.training.distiller import Distiller
+from rlkd.training.module import StudentModule
 from rlkd.training.run_folder import RunFolder
 
 
@@ -49,7 +49,7 @@ class Clock(L.Callback):
     ) -> None:
         """Stop the clock."""
         self.seconds += time.perf_counter() - self._began
-        self.images += len(batch.target)
+        self.images += len(batch.index)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counts."""
@@ -108,7 +108,7 @@ class ShowProgress(L.Callback):
         """Move the bar; read figures when they are due."""
         if trainer.global_step % self.every_steps:
             return
-        assert isinstance(pl_module, Distiller)
+        assert isinstance(pl_module, StudentModule)
         check_finite(pl_module, self.folder.checkpoint)
         if self._progress is not None:
             self._progress.update(
@@ -120,7 +120,7 @@ class ShowProgress(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print the epoch where there is no bar."""
-        assert isinstance(pl_module, Distiller)
+        assert isinstance(pl_module, StudentModule)
         if self._progress is None:
             figures = self._figures(pl_module.meters.read())
             self.console.print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {figures}")

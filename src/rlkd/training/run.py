@@ -9,15 +9,11 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
 from rich.console import Console
-from torch import nn
 
 from rlkd import models
-from rlkd.data import ImageSet
-from rlkd.errors import UserError
-from rlkd.models import Teacher
 from rlkd.reporting import (
+    AnyScores,
     Result,
-    Scores,
     hardware,
     read_run,
     versions,
@@ -27,14 +23,11 @@ from rlkd.reporting import (
 from rlkd.training import build
 from rlkd.training.checkpoints import AtomicCheckpointIO, KeepLast, check_finite
 from rlkd.training.compose import as_yaml, configure
-from rlkd.training.distiller import Distiller
 from rlkd.training.logging import LogEpochs, WriteMetrics
-from rlkd.training.measure import evaluate
-from rlkd.training.normalisation import renormalisation
-from rlkd.training.observed import observe
 from rlkd.training.progress import Clock, ShowProgress
 from rlkd.training.quiet import quiet_lightning
 from rlkd.training.run_folder import RunFolder, config_sha256
+from rlkd.training.task import Prepared
 
 ALONE = ("method=alone", "teacher=none", "temperature=constant")
 """The overrides that make a plain supervised run of a distillation."""
@@ -75,20 +68,12 @@ def run(config: DictConfig, *, console: Console) -> Result:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     torch.manual_seed(config.seed)
-    sets = build.sets(config, options)
-    distiller = _distiller(config, sets, options)
+    prepared = build.task(config).prepare(config, options)
+    module, scores = prepared.module, prepared.scores
     folder.claim(settings)
     folder.require_space()
 
     clock = Clock()
-    held_out = {"test": sets.test} | ({"validation": sets.validation} if sets.validation else {})
-
-    def scores() -> dict[str, Scores]:
-        return {
-            name: score(distiller.student, images, sets, options)
-            for name, images in held_out.items()
-        }
-
     log = LogEpochs(folder, clock, scores, every_epochs=options.evaluate_every)
     show = ShowProgress(console, clock, folder, every_steps=options.log_every_steps)
     keep = KeepLast(folder.checkpoint, every_steps=options.checkpoint_every_steps)
@@ -97,17 +82,15 @@ def run(config: DictConfig, *, console: Console) -> Result:
         console.print(f"resuming from {resumed}", soft_wrap=True)
     with quiet_lightning():
         _trainer(folder, options, [clock, log, show, WriteMetrics(folder), keep]).fit(
-            distiller, distiller.loader, ckpt_path=resumed, weights_only=True
+            module, module.batches, ckpt_path=resumed, weights_only=True
         )
-    check_finite(distiller, folder.checkpoint)
+    check_finite(module, folder.checkpoint)
 
     final = log.latest or scores()
     result = Result(
         test=final["test"],
         validation=final.get("validation"),
-        teacher=None
-        if distiller.teacher is None
-        else score(distiller.teacher, sets.test, sets, options),
+        teacher=prepared.teacher_scores(),
         epochs=options.epochs,
         seed=config.seed,
         images_per_second=clock.images_per_second,
@@ -116,13 +99,13 @@ def run(config: DictConfig, *, console: Console) -> Result:
         versions=versions(),
         config_sha256=config_sha256(settings),
     )
-    _write(folder, distiller, result)
+    _write(folder, prepared, result)
     return result
 
 
 def score_checkpoints(
     overrides: Iterable[str] = (), *, console: Console | None = None
-) -> dict[str, Scores]:
+) -> dict[str, AnyScores]:
     """Score the teacher's and the student's checkpoints on the test split.
 
     Args:
@@ -140,47 +123,7 @@ def score_checkpoints(
     options = build.trainer_options(config)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    given = {
-        role: config[role]
-        for role in ("teacher", "student")
-        if config[role].get("checkpoint") is not None
-    }
-    if not given:
-        raise UserError(
-            "nothing to evaluate: give teacher.checkpoint=FILE or student.checkpoint=FILE"
-        )
-    sets = build.sets(config, options)
-    scored: dict[str, Scores] = {}
-    for role, node in given.items():
-        made = build.network(node, role, sets.dataset)
-        if role == "teacher":
-            made = Teacher(made, renormalise=renormalisation(node, sets.dataset))
-        made = made.to(options.device)
-        made = made.to(memory_format=options.memory_format)  # pyright: ignore[reportCallIssue]
-        scored[role] = score(made, sets.test, sets, options)
-        console.print(
-            f"{role} {node.name}: top-1 {100 * scored[role].top1:.2f} %, top-5 "
-            f"{100 * scored[role].top5:.2f} %, loss {scored[role].loss:.4f} "
-            f"on {len(sets.test)} test images",
-            soft_wrap=True,
-        )
-        written = models.read_metadata(Path(node.checkpoint)).get("accuracy")
-        if isinstance(written, int | float):
-            percent = written if written > 1 else 100 * written
-            console.print(f"  its file says {percent:.2f} %")
-    return scored
-
-
-def score(
-    network: nn.Module, images: ImageSet, sets: build.Sets, options: build.TrainerOptions
-) -> Scores:
-    """Score a network on a held-out set, in the run's precision."""
-    device = options.device
-    mixed = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(options.precision)
-    network = network.to(device)
-    with torch.autocast(device.type, dtype=mixed, enabled=mixed is not None):
-        batches = build.plain_loader(images, sets.dataset, options)
-        return evaluate(network, batches, num_classes=sets.dataset.num_classes)
+    return build.task(config).score_checkpoints(config, options, console)
 
 
 def _trainer(
@@ -188,6 +131,7 @@ def _trainer(
 ) -> L.Trainer:
     return L.Trainer(
         max_epochs=options.epochs,
+        max_steps=options.max_steps or -1,
         accelerator=options.device.type,
         devices=1,
         precision=options.precision,  # pyright: ignore[reportArgumentType]
@@ -202,48 +146,14 @@ def _trainer(
     )
 
 
-def _distiller(config: DictConfig, sets: build.Sets, options: build.TrainerOptions) -> Distiller:
-    objective = build.objective(config)
-    student = build.network(config.student, "student", sets.dataset)
-    teacher, temperature = None, None
-    if objective.needs_teacher:
-        teacher = build.teacher(config.teacher, sets.dataset, options, fuse=not objective.taps)
-        temperature = build.temperature(config)
-        if teacher is None:
-            raise UserError("this method needs a teacher: give teacher=resnet56, or method=alone")
-    first_epoch = getattr(temperature, "warmup_epochs", 0) + 1
-    explorer = build.explorer(config.exploration, sets, first_epoch=first_epoch)
-    student = student.to(memory_format=options.memory_format)  # pyright: ignore[reportCallIssue]
-    observed = observe(
-        objective,
-        student,
-        teacher,
-        batch=build.example_batch(sets, options, strong_view=objective.strong),
-        train_targets=sets.train.target,
-        num_classes=sets.dataset.num_classes,
-        temperature=temperature,
-        mixes=teacher is not None and explorer is not None,
-    )
-    return Distiller(
-        student=student,
-        loader=build.train_loader(sets, options, seed=config.seed, strong_view=objective.strong),
-        objective=objective,
-        optimizer=build.optimizer(config),
-        scheduler=build.scheduler(config),
-        teacher=teacher,
-        temperature=temperature,
-        explorer=None if teacher is None else explorer,
-        probe=build.probe_batch(sets, options),
-        observed=observed,
-    )
-
-
-def _write(folder: RunFolder, distiller: Distiller, result: Result) -> None:
-    models.save_weights(distiller.student, folder.student)
-    write_metrics(folder.metrics, distiller.history)
-    policy = distiller.meters.read_policy()
+def _write(folder: RunFolder, prepared: Prepared, result: Result) -> None:
+    module = prepared.module
+    models.save_weights(module.student, folder.student)
+    write_metrics(folder.metrics, module.history)
+    policy = module.meters.read_policy()
     if policy is not None:
         policy.write(folder.policy)
+    prepared.leave(folder)
     result.write(folder.result)
     title = f"rlkd: {folder.path.name}"
     write_report(

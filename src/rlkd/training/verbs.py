@@ -62,9 +62,11 @@ def demo(overrides: list[str], console: Console) -> None:
 
 
 def _print_result(result: Result, overrides: list[str], console: Console) -> None:
-    teacher = f", teacher {100 * result.teacher.top1:.2f} %" if result.teacher else ""
+    teacher = f", teacher {100 * result.teacher.headline:.2f} %" if result.teacher else ""
+    test = result.test
     console.print(
-        f"test top-1 {100 * result.test.top1:.2f} % (epoch {result.epochs}, the last){teacher}, "
+        f"test {test.headline_name} {100 * test.headline:.2f} % (epoch {result.epochs}, the last)"
+        f"{teacher}, "
         f"{result.images_per_second:.0f} images/s",
         soft_wrap=True,
     )

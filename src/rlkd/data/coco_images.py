@@ -1,0 +1,98 @@
+"""Where the pixels of a set with boxes come from: a folder, or memory."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor
+
+from rlkd.data.coco_checks import ImageTable
+from rlkd.errors import UserError
+
+
+@runtime_checkable
+class ImageSource(Protocol):
+    """Where the pixels of a set come from."""
+
+    def read(self, row: int) -> UInt8[Tensor, "3 height width"]:
+        """Return the pixels of one image, 0 to 255."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FolderImages:
+    """Images in files, decoded when they are asked for.
+
+    Pixels come as they are stored: boxes are in stored pixels, so that EXIF turns nothing.
+    """
+
+    folder: Path
+    table: ImageTable
+
+    def read(self, row: int) -> UInt8[Tensor, "3 height width"]:
+        """Decode one image to RGB.
+
+        Raises:
+            UserError: if it cannot be decoded, has more than 8 bits a channel, or is not of the
+                size that its annotations state.
+        """
+        file = self.folder / self.table.file_name[row]
+        try:
+            with Image.open(file) as opened:
+                mode = opened.mode
+                deep = mode[0] in "IF"
+                image = None if deep else pil_to_tensor(opened.convert("RGB")).contiguous()
+        except Exception as error:  # Pillow's decoders raise a dozen unrelated types
+            raise UserError(
+                f"{file} cannot be decoded ({' '.join(str(error).split())}): replace or remove it"
+            ) from error
+        if image is None:
+            raise UserError(f"{file} has more than 8 bits a channel ({mode}): convert it to 8 bits")
+        height, width = self.table.size[row].tolist()
+        if image.shape[1:] != (height, width):
+            raise UserError(
+                f"{file} is {image.shape[2]} x {image.shape[1]} pixels, but its annotations state "
+                f"{width} x {height}: mend the annotation file, or replace the image"
+            )
+        return image
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryImages:
+    """Images that were made in memory."""
+
+    image: tuple[UInt8[Tensor, "3 _ _"], ...]
+
+    def read(self, row: int) -> UInt8[Tensor, "3 height width"]:
+        """Return the pixels of one image."""
+        return self.image[row]
+
+
+def check_files(folder: Path, annotations: Path, table: ImageTable) -> None:
+    """Refuse a set whose image files are not all there, after one look into each folder.
+
+    Raises:
+        UserError: if the folder or a file is missing.
+    """
+    if not folder.is_dir():
+        raise UserError(f"no folder {folder} for the images of {annotations}: mend the path")
+    present: dict[PurePath, set[str]] = {}
+    missing: list[int] = []
+    for row, name in enumerate(table.file_name):
+        path = PurePath(name)
+        if path.parent not in present:
+            inner = folder / path.parent
+            present[path.parent] = set(os.listdir(inner)) if inner.is_dir() else set()
+        if path.name not in present[path.parent]:
+            missing.append(row)
+    if missing:
+        first = missing[0]
+        raise UserError(
+            f"{len(missing)} of the {len(table.file_name)} images of {annotations}, first of them "
+            f"{table.file_name[first]} (image {int(table.identity[first])}), are not in {folder}: "
+            "complete the folder, mend the path, or remove them from the file"
+        )

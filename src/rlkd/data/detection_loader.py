@@ -1,0 +1,250 @@
+"""Batches of images with boxes, mirrored and resized at random."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Int64, UInt8
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from rlkd.data.coco import CocoSet
+from rlkd.errors import UserError
+from rlkd.types import Boxes, DetectionBatch
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What a batch is to be made of: all that is random about it is in here."""
+
+    rows: list[int]
+    flip: list[bool]
+    scale: list[float]
+
+
+_Made = list[tuple[Tensor, Tensor, Tensor]]
+"""Image, boxes and labels; plain tensors, which travel between processes and into pinned memory."""
+
+
+class _Maker(Dataset[_Made | UserError]):
+    """Makes what is requested; having no randomness of its own, it may do so in any process."""
+
+    def __init__(self, images: CocoSet) -> None:
+        self.images = images
+
+    def __getitem__(self, request: _Request) -> _Made | UserError:
+        try:
+            return [
+                self._make(*one)
+                for one in zip(request.rows, request.flip, request.scale, strict=True)
+            ]
+        except UserError as error:  # raised in a worker, it would reach the user as a traceback
+            return error
+
+    def _make(self, row: int, flip: bool, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+        image, boxes = self.images.image(row), self.images.boxes(row)
+        if flip:
+            image, boxes = mirrored(image, boxes)
+        if scale != 1:
+            height, width = (max(1, round(side * scale)) for side in image.shape[1:])
+            image, boxes = resized(image, boxes, height=height, width=width)
+        return image, boxes.box, boxes.label
+
+
+class DetectionLoader:
+    """Batches of images with boxes; batch k of epoch e depends on the seed, e and k alone.
+
+    All that is random in an epoch is drawn at its start, for all rows at once: the batches are the
+    same with any number of workers, and whatever was iterated before. The global random generators
+    are left alone. The epoch moves on only by `set_epoch`.
+
+    Args:
+        images: the images.
+        batch_size: images a batch, 1 or more.
+        shuffle: whether each epoch has an order of its own; otherwise rows come as they lie.
+        seed: of the order and the augmentation.
+        flip: whether images are mirrored left to right with probability one half.
+        scales: bounds of the factor, uniformly drawn, by which an image is enlarged. A detector
+            that itself resizes images to a side of fixed length undoes it.
+        group_by_aspect: whether the images of a batch are all wide (or square) or all tall, which
+            wastes less padding. What fills no batch of its kind comes in one or two batches at the
+            end, so that there are as many batches as without groups.
+        drop_last: whether a last batch that is not full is left out.
+        workers: processes that decode; 0 for none but this one.
+        device: where batches are put.
+
+    Raises:
+        UserError: if an option is out of its range, or no batch is left.
+    """
+
+    def __init__(
+        self,
+        images: CocoSet,
+        *,
+        batch_size: int,
+        shuffle: bool,
+        seed: int = 0,
+        flip: bool = False,
+        scales: tuple[float, float] = (1.0, 1.0),
+        group_by_aspect: bool = False,
+        drop_last: bool = False,
+        workers: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if batch_size < 1:
+            raise UserError(f"batch_size={batch_size}: give 1 or more")
+        if drop_last and len(images) < batch_size:
+            raise UserError(
+                f"batch_size={batch_size} with drop_last leaves no batch of {len(images)} images: "
+                "give a smaller batch_size"
+            )
+        if not 0 < scales[0] <= scales[1] < float("inf"):
+            raise UserError(f"scales={tuple(scales)}: give two factors above 0, the lower first")
+        if workers < 0:
+            raise UserError(f"workers={workers}: give 0 or more")
+        self.images = images
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self.flip = flip
+        self.scales = scales
+        self.group_by_aspect = group_by_aspect
+        self.drop_last = drop_last
+        self.workers = workers
+        self.device = torch.device(device)
+        self.epoch = 0
+        self._start = 0
+
+    def __len__(self) -> int:
+        """Return how many batches a whole epoch has."""
+        whole, rest = divmod(len(self.images), self.batch_size)
+        return whole if self.drop_last or rest == 0 else whole + 1
+
+    def __iter__(self) -> Iterator[DetectionBatch]:
+        start, self._start = self._start, 0
+        requests = self._requests()[start:]
+        for request, made in zip(requests, self._made(requests), strict=True):
+            if isinstance(made, UserError):
+                raise made
+            yield self._batch(request, made)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, from 0, that the next iteration draws."""
+        self.epoch = epoch
+
+    def start_at(self, batch: int) -> None:
+        """Make the next iteration, and it alone, begin at a batch, from 0; none before is decoded.
+
+        Raises:
+            UserError: if the epoch has fewer batches.
+        """
+        if not 0 <= batch <= len(self):
+            raise UserError(
+                f"cannot start at batch {batch} of an epoch of {len(self)}: resume with the data "
+                "and the batch_size that the checkpoint was made with"
+            )
+        self._start = batch
+
+    def _requests(self) -> list[_Request]:
+        """Draw an epoch."""
+        count = len(self.images)
+        generator = self._generator()
+        rows = torch.arange(count)
+        if self.shuffle:
+            rows = torch.randperm(count, generator=generator)
+        flip = torch.rand(count, generator=generator) < (0.5 if self.flip else 0.0)
+        low, high = self.scales
+        scale = low + (high - low) * torch.rand(count, generator=generator, dtype=torch.float64)
+        if self.group_by_aspect:
+            height, width = self.images.sizes[rows].unbind(dim=1)
+            batches = _grouped(rows, width >= height, self.batch_size)
+        else:
+            batches = list(rows.split(self.batch_size))
+        return [
+            _Request(batch.tolist(), flip[batch].tolist(), scale[batch].tolist())
+            for batch in batches[: len(self)]
+        ]
+
+    def _made(self, requests: list[_Request]) -> Iterable[_Made | UserError]:
+        maker = _Maker(self.images)
+        if self.workers == 0:
+            return map(maker.__getitem__, requests)
+        return DataLoader(
+            maker,
+            batch_size=None,
+            sampler=cast("Any", requests),
+            num_workers=min(self.workers, len(requests)),
+            collate_fn=_as_it_is,
+            pin_memory=self.device.type == "cuda",
+            # Without one of its own it would draw from the global generator.
+            generator=torch.Generator(),
+        )
+
+    def _batch(self, request: _Request, made: _Made) -> DetectionBatch:
+        def put(tensor: Tensor) -> Tensor:
+            return tensor.to(self.device, non_blocking=True)
+
+        return DetectionBatch(
+            image=tuple(put(image).float().div_(255) for image, _, _ in made),
+            boxes=tuple(Boxes(put(box), put(label)) for _, box, label in made),
+            index=put(torch.tensor(request.rows)),
+        )
+
+    def _generator(self) -> torch.Generator:
+        """Return a CPU generator whose seed no nearby seed or epoch shares."""
+        digest = hashlib.blake2b(f"{self.seed},{self.epoch}".encode(), digest_size=8).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
+
+
+def mirrored(
+    image: UInt8[Tensor, "3 height width"], boxes: Boxes
+) -> tuple[UInt8[Tensor, "3 height width"], Boxes]:
+    """Mirror an image left to right, and its boxes."""
+    left, top, right, bottom = boxes.box.unbind(dim=1)
+    width = image.shape[2]
+    box = torch.stack([width - right, top, width - left, bottom], dim=1)
+    return image.flip(2), Boxes(box, boxes.label)
+
+
+def resized(
+    image: UInt8[Tensor, "3 _ _"], boxes: Boxes, *, height: int, width: int
+) -> tuple[UInt8[Tensor, "3 {height} {width}"], Boxes]:
+    """Resize an image, bilinearly and without aliasing, and its boxes.
+
+    Args:
+        image: pixels in 0 to 255.
+        boxes: its objects.
+        height: the new one, in pixels.
+        width: the same.
+    """
+    pixels = F.interpolate(image[None], size=(height, width), mode="bilinear", antialias=True)[0]
+    ratio = torch.tensor([width / image.shape[2], height / image.shape[1]]).repeat(2)
+    return pixels, Boxes(boxes.box * ratio, boxes.label)
+
+
+def _grouped(
+    rows: Int64[Tensor, " rows"], wide: Bool[Tensor, " rows"], batch_size: int
+) -> list[Int64[Tensor, " batch"]]:
+    """Cut rows into batches of one kind, in the order in which each becomes full.
+
+    What is over of either kind follows, cut into batches too.
+    """
+    full: list[Tensor] = []
+    over: list[Tensor] = []
+    for kind in (wide, ~wide):
+        places = kind.nonzero().flatten()
+        cut = len(places) // batch_size * batch_size
+        full += places[:cut].view(-1, batch_size).unbind()
+        over.append(places[cut:])
+    full.sort(key=lambda places: int(places[-1]))
+    left = torch.cat(over)
+    if len(left):
+        full += left.split(batch_size)
+    return [rows[places] for places in full]
+
+
+def _as_it_is(made: _Made | UserError) -> _Made | UserError:
+    return made

@@ -1,0 +1,103 @@
+"""From a name to the callable that builds a network, and what is said where there is none."""
+
+import difflib
+import importlib
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from rlkd.errors import UserError
+
+
+def built(name: str, factory: Callable[..., Any], arguments: dict[str, Any]) -> nn.Module:
+    """Return the network that a factory builds.
+
+    Raises:
+        UserError: if it does not take these arguments, or returns no network.
+    """
+    try:
+        network = factory(**arguments)
+    except TypeError as error:
+        given = ", ".join(arguments)
+        raise UserError(f"model '{name}' does not take the arguments {given}: {error}") from error
+    if not isinstance(network, nn.Module):
+        raise UserError(
+            f"model '{name}' returned a {type(network).__name__}; return a torch.nn.Module"
+        )
+    return network
+
+
+def timm_factory(name: str, architecture: str, *, forms: str) -> Callable[..., Any]:
+    """Return the callable that builds timm's network, without its published weights.
+
+    Args:
+        name: what the user wrote, for messages.
+        architecture: as timm calls it.
+        forms: the names that are allowed, for messages.
+
+    Raises:
+        UserError: if timm is not installed, or has no such network.
+    """
+    try:
+        timm = importlib.import_module("timm")
+    except ImportError as error:
+        raise UserError(f"model '{name}' needs timm ({error}): pip install timm") from error
+    known: list[str] = timm.list_models()
+    prefix = name.removesuffix(architecture)
+    # "resnet18.a1_in1k" names published weights too; whether to load them is `pretrained`'s word.
+    base, _, weights = architecture.partition(".")
+    if base not in known:
+        raise unknown_name(name, [f"{prefix}{each}" for each in known], forms=forms)
+    tagged: list[str] = timm.list_pretrained(f"{base}.*")
+    if weights and architecture not in tagged:
+        raise unknown_name(name, [f"{prefix}{each}" for each in tagged], forms=forms)
+    return partial(timm.create_model, architecture, pretrained=False)
+
+
+def imported(name: str, module_name: str, attribute: str, *, forms: str) -> Callable[..., Any]:
+    """Return a module's callable.
+
+    Args:
+        name: what the user wrote, for messages.
+        module_name: such as "package.module".
+        attribute: the callable's name in it.
+        forms: the names that are allowed, for messages.
+
+    Raises:
+        UserError: if there is no such module, or none such in it, or if it cannot be called.
+    """
+    if not all(part.isidentifier() for part in (*module_name.split("."), attribute)):
+        raise UserError(f"model '{name}' is not of an allowed form; give {forms}")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise UserError(
+            f"model '{name}': cannot import '{module_name}' ({error}); install it, or add its "
+            "folder to PYTHONPATH"
+        ) from error
+    factory = getattr(module, attribute, None)
+    if factory is None:
+        known = [f"{module_name}:{each}" for each in vars(module) if each[0] != "_"]
+        raise unknown_name(name, known, forms=forms)
+    if not callable(factory):
+        raise UserError(f"model '{name}' is a {type(factory).__name__}; give a function or class")
+    return factory
+
+
+def unknown_name(name: str, known: Sequence[str], *, forms: str) -> UserError:
+    """Return the error that tells an unknown name's nearest, and the names that are allowed."""
+    by_lower_case = {each.lower(): each for each in known}
+    wanted = difflib.SequenceMatcher(b=name.lower())
+
+    def longest_common_run(candidate: str) -> int:
+        wanted.set_seq1(candidate)
+        return wanted.find_longest_match().size
+
+    near = difflib.get_close_matches(name.lower(), by_lower_case)
+    # Several are often equally near: resnet21 is to mean resnet20 rather than resnet32.
+    near.sort(key=longest_common_run, reverse=True)
+    nearest = " or ".join(f"'{by_lower_case[each]}'" for each in near)
+    hint = f"; did you mean {nearest}?" if near else "."
+    return UserError(f"model '{name}' is unknown{hint} Give {forms}")

@@ -1,0 +1,172 @@
+"""Classification: images of one size, a label each."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+from torch import nn
+
+from rlkd import models
+from rlkd.data import ImageSet
+from rlkd.errors import UserError
+from rlkd.models import Teacher
+from rlkd.reporting import AnyScores, Scores
+from rlkd.training import build
+from rlkd.training.distiller import Distiller
+from rlkd.training.image_sets import (
+    Sets,
+    example_batch,
+    load_sets,
+    plain_loader,
+    probe_batch,
+    train_loader,
+)
+from rlkd.training.measure import evaluate
+from rlkd.training.normalisation import renormalisation
+from rlkd.training.observed import observe
+from rlkd.training.task import Prepared
+from rlkd.types import Batch
+
+
+@dataclass(frozen=True)
+class Classification:
+    """The task of classifying images.
+
+    Args:
+        probe_size: images held out of training for a reward that is measured on a probe, unless
+            `probe.size` says otherwise.
+        max_instances: of a batch in the agent's trajectory, unless the source says otherwise; None
+            for all.
+    """
+
+    probe_size: int = 256
+    max_instances: int | None = None
+
+    def prepare(self, config: DictConfig, options: build.TrainerOptions) -> Prepared:
+        """Load the data, make the networks and find out whether all fits together."""
+        sets = load_sets(config, options)
+        distiller = _distiller(config, sets, options)
+        held_out = {"test": sets.test} | (
+            {"validation": sets.validation} if sets.validation else {}
+        )
+
+        def scores() -> dict[str, AnyScores]:
+            return {
+                name: score(distiller.student, images, sets, options)
+                for name, images in held_out.items()
+            }
+
+        def teacher_scores() -> AnyScores | None:
+            teacher = distiller.teacher
+            return None if teacher is None else score(teacher, sets.test, sets, options)
+
+        return Prepared(distiller, scores, teacher_scores)
+
+    def score_checkpoints(
+        self, config: DictConfig, options: build.TrainerOptions, console: Console
+    ) -> dict[str, AnyScores]:
+        """Score the checkpoints that are given on the test set, by role, and print them."""
+        given = build.given_checkpoints(config)
+        sets = load_sets(config, options)
+        scored: dict[str, AnyScores] = {}
+        for role, node in given.items():
+            made = build.network(node, role, sets.dataset)
+            if role == "teacher":
+                made = Teacher(made, renormalise=renormalisation(node, sets.dataset))
+            made = made.to(options.device)
+            made = made.to(memory_format=options.memory_format)  # pyright: ignore[reportCallIssue]
+            scores = score(made, sets.test, sets, options)
+            scored[role] = scores
+            console.print(
+                f"{role} {node.name}: top-1 {100 * scores.top1:.2f} %, top-5 "
+                f"{100 * scores.top5:.2f} %, loss {scores.loss:.4f} "
+                f"on {len(sets.test)} test images",
+                soft_wrap=True,
+            )
+            written = models.read_metadata(Path(node.checkpoint)).get("accuracy")
+            if isinstance(written, int | float):
+                percent = written if written > 1 else 100 * written
+                console.print(f"  its file says {percent:.2f} %")
+        return scored
+
+    def validate(self, config: DictConfig) -> None:
+        """Build all parts but the data, on small stand-ins."""
+        made, source = build.objective(config), build.temperature(config)
+        student, teacher = (
+            None if config[role].name is None else models.create(config[role].name, num_classes=100)
+            for role in ("student", "teacher")
+        )
+        if student is not None and teacher is not None:
+            batch = Batch(torch.randn(8, 3, 32, 32), torch.arange(8), torch.arange(8))
+            targets = torch.arange(100).repeat(2)
+            observed = observe(
+                made,
+                student,
+                teacher,
+                batch=batch,
+                train_targets=targets,
+                num_classes=100,
+                temperature=source,
+            )
+            seen = observed(batch)
+            assert seen.teacher_logits is not None
+            temperatures = source(seen.student_logits, seen.teacher_logits, seen.target)
+            made(replace(seen, temperature=temperatures))
+        build.scheduler(config)[0](build.optimizer(config)(nn.Linear(1, 1).parameters()))
+        assert build.exploration_options(config.exploration).bands
+
+
+def score(
+    network: nn.Module, images: ImageSet, sets: Sets, options: build.TrainerOptions
+) -> Scores:
+    """Score a network on a held-out set, in the run's precision."""
+    network = network.to(options.device)
+    with options.autocast():
+        batches = plain_loader(images, sets.dataset, options)
+        return evaluate(network, batches, num_classes=sets.dataset.num_classes)
+
+
+def _distiller(config: DictConfig, sets: Sets, options: build.TrainerOptions) -> Distiller:
+    objective = build.objective(config)
+    student = build.network(config.student, "student", sets.dataset)
+    teacher, temperature = None, None
+    if objective.needs_teacher:
+        teacher = build.teacher(config.teacher, sets.dataset, options, fuse=not objective.taps)
+        temperature = build.temperature(config)
+        if teacher is None:
+            raise UserError("this method needs a teacher: give teacher=resnet56, or method=alone")
+    first_epoch = getattr(temperature, "warmup_epochs", 0) + 1
+    explorer = build.explorer(
+        config.exploration,
+        instances=len(sets.train),
+        num_classes=sets.dataset.num_classes,
+        first_epoch=first_epoch,
+    )
+    student = student.to(memory_format=options.memory_format)  # pyright: ignore[reportCallIssue]
+    observed = observe(
+        objective,
+        student,
+        teacher,
+        batch=example_batch(sets, options, strong_view=objective.strong),
+        train_targets=sets.train.target,
+        num_classes=sets.dataset.num_classes,
+        temperature=temperature,
+        mixes=teacher is not None and explorer is not None,
+    )
+    loader = train_loader(sets, options, seed=config.seed, strong_view=objective.strong)
+    scheduler, schedule_by = build.scheduler(config, steps_per_epoch=len(loader))
+    return Distiller(
+        student=student,
+        loader=loader,
+        objective=objective,
+        optimizer=build.optimizer(config),
+        scheduler=scheduler,
+        schedule_by=schedule_by,
+        teacher=teacher,
+        temperature=temperature,
+        explorer=None if teacher is None else explorer,
+        probe=probe_batch(sets, options),
+        observed=observed,
+    )

@@ -1,0 +1,249 @@
+"""Detection: images of sizes of their own, objects in boxes, regions as instances."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+from omegaconf import DictConfig
+from rich.console import Console
+from torch import nn
+from torchvision.models.detection import FasterRCNN
+
+from rlkd import models
+from rlkd.data.coco import CocoSet
+from rlkd.data.detection_loader import DetectionLoader
+from rlkd.errors import UserError
+from rlkd.models import Teacher, create_detector
+from rlkd.reporting import AnyScores
+from rlkd.reporting.prediction_page import write_predictions
+from rlkd.temperature import TemperatureSource
+from rlkd.training import build
+from rlkd.training.detection_data import (
+    Held,
+    detection_sets,
+    example_batch,
+    hold_out,
+    whole_batch,
+)
+from rlkd.training.detection_measure import evaluate_detector, write_detections
+from rlkd.training.detection_predict import prediction_rows
+from rlkd.training.detector import DetectorDistiller, Performance
+from rlkd.training.observe_regions import observe_regions
+from rlkd.training.options import TrainerOptions
+from rlkd.training.run_folder import RunFolder
+from rlkd.training.task import Prepared
+
+_PRETRAINED: Mapping[str | None, dict[str, bool]] = {
+    None: {},
+    "imagenet": {"pretrained_backbone": True},
+    "coco": {"pretrained": True},
+}
+_SHOWN = 12
+"""Test images on the page of predictions."""
+
+
+@dataclass(frozen=True)
+class Detection:
+    """The task of detecting objects with two-stage detectors; see configs/task/detection.yaml.
+
+    Raises:
+        UserError: for an option that is none of those allowed.
+    """
+
+    probe_size: int = 16
+    max_instances: int | None = 64
+    performance: Performance = "foreground"
+    flip: bool = True
+    scales: tuple[float, float] = (1.0, 1.0)
+    group_by_aspect: bool = True
+    workers: int = 0
+    student_pretrained: str | None = None
+    teacher_pretrained: str | None = None
+    detector: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def __post_init__(self) -> None:
+        if self.performance not in get_args(Performance):
+            raise UserError(
+                f"task.performance={self.performance}: choose one of "
+                f"{', '.join(get_args(Performance))}"
+            )
+        for role in ("student", "teacher"):
+            given = getattr(self, f"{role}_pretrained")
+            if given not in _PRETRAINED:
+                raise UserError(
+                    f"task.{role}_pretrained={given}: choose imagenet (the backbone), coco (the "
+                    "whole detector) or null"
+                )
+
+    def prepare(self, config: DictConfig, options: TrainerOptions) -> Prepared:
+        """Load the data, make the detectors and find out whether all fits together."""
+        held = hold_out(config, options)
+        module = self._module(config, options, held)
+        sets = {"test": held.test} | ({"validation": held.validation} if held.validation else {})
+        latest: dict[str, list[Any]] = {}
+
+        def scores() -> dict[str, AnyScores]:
+            scored: dict[str, AnyScores] = {}
+            for name, images in sets.items():
+                scored[name], latest[name] = _scored(module.student, images, options)
+            return scored
+
+        def teacher_scores() -> AnyScores | None:
+            teacher = module.teacher
+            if teacher is None:
+                return None
+            assert isinstance(teacher, Teacher)
+            return _scored(teacher.network, held.test, options)[0]
+
+        def leave(folder: RunFolder) -> None:
+            write_detections(folder.path / "detections.json", latest["test"])
+            teacher = module.teacher
+            rows = prediction_rows(
+                teacher.network if isinstance(teacher, Teacher) else None,
+                module.student,
+                held.test,
+                range(min(_SHOWN, len(held.test))),
+                device=options.device,
+                autocast=options.mixed,
+            )
+            title = f"rlkd: {folder.path.name}, the first test images"
+            write_predictions(folder.path / "predictions.html", rows, title)
+
+        return Prepared(module, scores, teacher_scores, leave)
+
+    def score_checkpoints(
+        self, config: DictConfig, options: TrainerOptions, console: Console
+    ) -> dict[str, AnyScores]:
+        """Score the checkpoints that are given on the test set, by role, and print them."""
+        given = build.given_checkpoints(config)
+        test = detection_sets(config).test
+        scored: dict[str, AnyScores] = {}
+        for role, node in given.items():
+            made = self.network(node, role, test).to(options.device)
+            scored[role], _ = _scored(made, test, options)
+            console.print(
+                f"{role} {node.name}: {scored[role].summary} on {len(test)} test images",
+                soft_wrap=True,
+            )
+        return scored
+
+    def validate(self, config: DictConfig) -> None:
+        """Build all parts but the data."""
+        build.objective(config)
+        build.temperature(config)
+        for role in ("student", "teacher"):
+            if config[role].name is not None:
+                create_detector(config[role].name, num_classes=3, **self._options())
+        maker, _ = build.scheduler(config)
+        maker(build.optimizer(config)(nn.Linear(1, 1).parameters()))
+        assert build.exploration_options(config.exploration).bands
+
+    def network(self, node: DictConfig, role: str, images: CocoSet) -> FasterRCNN:
+        """Make a detector for the data, with the weights of its checkpoint if it has one.
+
+        Args:
+            node: the `teacher` or `student` node.
+            role: its name, for messages.
+            images: give the number of classes.
+
+        Raises:
+            UserError: if it has no name, or its weights do not fit.
+        """
+        if node.name is None:
+            raise UserError(f"{role}.name is missing: give {role}=fasterrcnn_resnet18, say")
+        pretrained = _PRETRAINED[getattr(self, f"{role}_pretrained")]
+        made = create_detector(
+            node.name, num_classes=images.num_classes, **self._options(), **pretrained
+        )
+        if node.checkpoint is not None:
+            try:
+                models.load_weights(made, Path(node.checkpoint))
+            except UserError as error:
+                raise UserError(
+                    f"{role}: {error}; the data have {images.num_classes} classes with the "
+                    "background, and data.keep_ids=true counts COCO's 91 as torchvision does"
+                ) from None
+        return made
+
+    def _options(self) -> dict[str, Any]:
+        return {name: value for name, value in self.detector.items() if value is not None}
+
+    def _module(self, config: DictConfig, options: TrainerOptions, held: Held) -> DetectorDistiller:
+        objective = build.objective(config)
+        student = self.network(config.student, "student", held.train)
+        teacher, temperature = None, None
+        if objective.needs_teacher:
+            teacher = self._teacher(config, held)
+            temperature = build.temperature(config)
+            self._check_reward(temperature)
+        first_epoch = getattr(temperature, "warmup_epochs", 0) + 1
+        explorer = build.explorer(
+            config.exploration,
+            instances=len(held.train),
+            num_classes=held.train.num_classes,
+            first_epoch=first_epoch,
+        )
+        loader = DetectionLoader(
+            held.train,
+            batch_size=options.batch_size,
+            shuffle=True,
+            seed=config.seed,
+            flip=self.flip,
+            scales=self.scales,
+            group_by_aspect=self.group_by_aspect,
+            workers=self.workers,
+            device=options.device,
+        )
+        observed = observe_regions(
+            objective,
+            student,
+            teacher,
+            batch=example_batch(held.train),
+            num_classes=held.train.num_classes,
+            temperature=temperature,
+        )
+        scheduler, schedule_by = build.scheduler(config, steps_per_epoch=len(loader))
+        return DetectorDistiller(
+            student=student,
+            loader=loader,
+            objective=objective,
+            optimizer=build.optimizer(config),
+            observed=observed,
+            scheduler=scheduler,
+            schedule_by=schedule_by,
+            teacher=teacher,
+            temperature=temperature,
+            explorer=None if teacher is None else explorer,
+            probe=None if held.probe is None else whole_batch(held.probe, options.device),
+            performance=self.performance,
+        )
+
+    def _teacher(self, config: DictConfig, held: Held) -> Teacher:
+        node = config.teacher
+        if node.name is None:
+            raise UserError(
+                "this method needs a teacher: give teacher=fasterrcnn_resnet50, or method=alone"
+            )
+        if node.checkpoint is None and self.teacher_pretrained != "coco":
+            raise UserError(
+                f"the teacher {node.name} has no weights: give teacher.checkpoint=FILE (make one "
+                f"with `rlkd train task=detection student={node.name} ...`)"
+            )
+        return Teacher(self.network(node, "teacher", held.train))
+
+    def _check_reward(self, temperature: TemperatureSource) -> None:
+        source = getattr(getattr(temperature, "reward", None), "source", "probe")
+        if self.performance == "loss" and source != "probe":
+            raise UserError(
+                f"task.performance=loss is measured on a probe, not by reward_source={source}: "
+                "give temperature.reward_source=probe, or task.performance=foreground"
+            )
+
+
+def _scored(
+    network: nn.Module, images: CocoSet, options: TrainerOptions
+) -> tuple[AnyScores, list[Any]]:
+    return evaluate_detector(
+        network.to(options.device), images, device=options.device, autocast=options.mixed
+    )

@@ -1,0 +1,94 @@
+"""The images of a detection run, by their part in it."""
+
+from dataclasses import dataclass
+
+import torch
+from omegaconf import DictConfig
+
+from rlkd.data.coco import CocoSet, DetectionSets
+from rlkd.data.detection_loader import DetectionLoader
+from rlkd.errors import UserError
+from rlkd.training import build
+from rlkd.training.options import TrainerOptions, probe_options
+from rlkd.types import DetectionBatch
+
+
+@dataclass(frozen=True)
+class Held:
+    """The images of a run, by their part in it."""
+
+    train: CocoSet
+    """What the student trains on: all but what is held out."""
+    test: CocoSet
+    validation: CocoSet | None
+    probe: CocoSet | None
+
+
+def detection_sets(config: DictConfig) -> DetectionSets:
+    """Load the data.
+
+    Raises:
+        UserError: if they are missing or broken, or are no set of objects in images.
+    """
+    made = build.make(config.data, "data")
+    if not isinstance(made, DetectionSets):
+        raise UserError(
+            f"data={config.chosen.data} has no objects in boxes: task=detection needs data=coco "
+            "or data=shapes"
+        )
+    return made
+
+
+def hold_out(config: DictConfig, options: TrainerOptions) -> Held:
+    """Load the data and hold out what is not to be trained on.
+
+    The probe takes images with objects: without any there is nothing to measure.
+
+    Raises:
+        UserError: if the data are missing or broken, or too much is held out.
+    """
+    sets = detection_sets(config)
+    train, validation, probe = sets.train, None, None
+    if options.validation_size:
+        rows = _drawn(
+            torch.arange(len(train)), options.validation_size, 0, "trainer.validation_size"
+        )
+        train, validation = _parted(train, rows)
+    size = probe_options(config.probe).size
+    if size:
+        train, probe = _parted(train, _drawn(_with_objects(train), size, 1, "probe.size"))
+    return Held(train, sets.test, validation, probe)
+
+
+def whole_batch(images: CocoSet, device: torch.device | str) -> DetectionBatch:
+    """Return a set as one batch, as it is."""
+    return next(iter(DetectionLoader(images, batch_size=len(images), shuffle=False, device=device)))
+
+
+def example_batch(images: CocoSet, size: int = 2) -> DetectionBatch:
+    """Return the first images with objects, on the CPU, where networks are made.
+
+    Raises:
+        UserError: if no image has any.
+    """
+    rows = _with_objects(images)[:size]
+    if not len(rows):
+        raise UserError("no training image has an object: give annotations of these images")
+    return whole_batch(images.select(rows), "cpu")
+
+
+def _with_objects(images: CocoSet) -> torch.Tensor:
+    return torch.tensor([row for row in range(len(images)) if len(images.boxes(row).box)]).long()
+
+
+def _drawn(rows: torch.Tensor, size: int, seed: int, key: str) -> torch.Tensor:
+    if not 0 < size < len(rows):
+        raise UserError(f"{key}={size}: give fewer than the {len(rows)} training images there are")
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
+    return rows[order[:size]].sort().values
+
+
+def _parted(images: CocoSet, rows: torch.Tensor) -> tuple[CocoSet, CocoSet]:
+    kept = torch.ones(len(images), dtype=torch.bool)
+    kept[rows] = False
+    return images.select(kept.nonzero().flatten()), images.select(rows)

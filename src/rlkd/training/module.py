@@ -1,0 +1,186 @@
+"""What every training module has around its step: optimiser, schedule, history, resumption."""
+
+from collections.abc import Callable
+from typing import Any, Literal, Protocol, cast, runtime_checkable
+
+import lightning as L
+import torch
+from jaxtyping import Bool, Float, Int
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from rlkd.agent import instance_state
+from rlkd.exploration import Explorer
+from rlkd.losses import LossInputs, Objective
+from rlkd.temperature import TemperatureSource
+from rlkd.training.meters import EpochMeters
+from rlkd.types import Temperatures
+
+Schedule = Callable[[Optimizer], LRScheduler]
+ScheduleBy = Literal["epoch", "step"]
+
+
+@runtime_checkable
+class EpochLoader(Protocol):
+    """Training batches that depend on the seed, the epoch and their number alone."""
+
+    def __len__(self) -> int:
+        """Return how many batches a whole epoch has."""
+        ...
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, from 0, that the next iteration draws."""
+
+    def start_at(self, batch: int) -> None:
+        """Make the next iteration, and it alone, begin at a batch, from 0."""
+
+
+class StudentModule(L.LightningModule):
+    """Trains a student; a subclass says what a step is.
+
+    Args:
+        student: the network to train.
+        loader: the training batches.
+        objective: the losses.
+        optimizer: makes the student's optimiser from its parameters.
+        scheduler: makes the learning-rate schedule; None for none.
+        schedule_by: whether the schedule is stepped once an `epoch` or once a `step`.
+        teacher: a frozen network; None where the student trains alone.
+        temperature: sets the temperatures; needed with a teacher.
+        explorer: ranks instances; None for none.
+    """
+
+    def __init__(
+        self,
+        *,
+        student: nn.Module,
+        loader: EpochLoader,
+        objective: Objective,
+        optimizer: Callable[..., Optimizer],
+        scheduler: Schedule | None = None,
+        schedule_by: ScheduleBy = "epoch",
+        teacher: nn.Module | None = None,
+        temperature: TemperatureSource | None = None,
+        explorer: Explorer | None = None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.student, self.teacher, self.temperature = student, teacher, temperature
+        self.objective, self.explorer = objective, explorer
+        self.batches: EpochLoader = loader
+        self.meters = EpochMeters()
+        self.history: list[dict[str, float]] = []
+        self.epoch_figures: dict[str, float] = {}
+        self.register_buffer("bad_step", torch.tensor(-1))
+        self._make_optimizer, self._make_scheduler = optimizer, scheduler
+        self._schedule_by = schedule_by
+        self._resume_at = 0
+        self._source_updates = 0
+
+    bad_step: Tensor
+    """The first step whose loss was not finite; -1 while there is none."""
+
+    def configure_optimizers(self) -> Any:
+        """Make the student's optimiser and its schedule; losses and sources may train along."""
+        optimizer = self._make_optimizer(self._trained())
+        if self._make_scheduler is None:
+            return optimizer
+        return [optimizer], [self._make_scheduler(optimizer)]
+
+    def on_train_start(self) -> None:
+        """Enter the epoch that a checkpoint stopped in the middle of."""
+        if self._resume_at:
+            self.enter_epoch(self.current_epoch, start=self._resume_at)
+            self._resume_at = 0
+
+    def on_train_epoch_start(self) -> None:
+        """Enter an epoch."""
+        self.meters.reset()
+        self.enter_epoch(self.current_epoch, start=0)
+
+    def on_train_epoch_end(self) -> None:
+        """Step the schedule and write the epoch into the history."""
+        optimizer = cast(LightningOptimizer, self.optimizers())
+        row = {"epoch": self.current_epoch + 1, "learning_rate": optimizer.param_groups[0]["lr"]}
+        self.history.append(row | self.meters.read() | self.epoch_figures)
+        self.epoch_figures = {}
+        self._step_schedule("epoch")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add where in the epoch the run stands."""
+        loop = self.trainer.fit_loop.epoch_loop
+        done = 0 if loop.batch_progress.is_last_batch else loop.batch_idx + 1
+        checkpoint["rlkd"] = {"batches_done": done, "history": self.history}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up where the run stood."""
+        self._resume_at = checkpoint["rlkd"]["batches_done"]
+        self.history = checkpoint["rlkd"]["history"]
+
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        """Leave batches alone: the loader makes them where they are needed."""
+        return batch
+
+    def enter_epoch(self, epoch: int, *, start: int) -> None:
+        """Tell the loader, the source and the explorer where training stands.
+
+        Args:
+            epoch: counted from 0.
+            start: the batch that comes first; above 0 where a run resumes within an epoch.
+        """
+        self.batches.set_epoch(epoch)
+        self.batches.start_at(start)
+        self.objective.start_epoch(epoch + 1)
+        if self.temperature is not None:
+            self._source_updates = self.temperature.updates
+            self.temperature.start_epoch(epoch + 1)
+        if self.explorer is not None:
+            self.explorer.start_epoch(epoch + 1, resumed=start > 0)
+
+    def _trained(self) -> list[nn.Parameter]:
+        along = () if self.temperature is None else self.temperature.trained_parameters()
+        return [*self.student.parameters(), *self.objective.parameters(), *along]
+
+    def _temperatures(
+        self,
+        seen: LossInputs,
+        target: Int[Tensor, " batch"] | Float[Tensor, "batch classes"],
+        *,
+        learn_from: Bool[Tensor, " batch"] | None,
+    ) -> Temperatures | None:
+        """Let the source set a temperature for every instance, and count them."""
+        if self.temperature is None or seen.teacher_logits is None:
+            return None
+        temperatures = self.temperature(
+            seen.student_logits, seen.teacher_logits, target, learn_from=learn_from
+        )
+        with torch.no_grad():
+            states = instance_state(seen.student_logits, seen.teacher_logits)
+            self.meters.add_temperatures(temperatures, states)
+        return temperatures
+
+    def _step_student(self, loss: Tensor) -> None:
+        optimizer = cast(LightningOptimizer, self.optimizers())
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+        self._step_schedule("step")
+
+    def _step_schedule(self, now: ScheduleBy) -> None:
+        if self._make_scheduler is not None and self._schedule_by == now:
+            cast(LRScheduler, self.lr_schedulers()).step()
+
+    def _note_update(self, source: TemperatureSource) -> None:
+        """Sum the figures of a source that has just learnt."""
+        if source.updates != self._source_updates:
+            self._source_updates = source.updates
+            self.meters.add_figures(source.diagnostics())
+
+    def _note_loss(self, loss: Tensor) -> None:
+        """Keep the number of the first step whose loss is not finite."""
+        first_bad = (self.bad_step < 0) & ~torch.isfinite(loss)
+        self.bad_step.copy_(torch.where(first_bad, self.global_step, self.bad_step))
