@@ -16,6 +16,7 @@ from rlkd.losses.nkd import nkd
 from rlkd.losses.objective import Objective, Term
 from rlkd.losses.relations import CC, cc, pkt, rkd, sp
 from rlkd.losses.review import ReviewKD
+from rlkd.losses.rld import rld
 from rlkd.losses.simkd import SimKD
 from rlkd.losses.softened import as_temperatures, log_softened
 from rlkd.losses.srrl import SRRL
@@ -55,6 +56,7 @@ __all__ = [
     "pkt",
     "reviewkd",
     "rkd",
+    "rld",
     "simkd",
     "sp",
     "srrl",
