@@ -1,8 +1,9 @@
 """What each loss and each temperature source costs: step time and memory relative to constant KD.
 
 R56 -> R20, batch 64, random images of CIFAR's size. All variants take turns step by step, in a new
-order every round, so that what else the machine does falls on all alike; the figure is the mean
-over rounds over that of constant KD, and `kd again` tells the error of it. Each method is also
+order every round, so that what else the machine does falls on all alike. Steps in which the agent
+learns or measures are told from plain ones; the figure is the mean of the medians of the kinds, in
+their shares, over that of constant KD, and `kd again` tells the error of it. Each method is also
 timed with the agent (`rlkd_paper`, over whole intervals of its learning), relative to itself at
 constant temperature. A teacher that is tapped for features is not fused, which is part of the cost.
 Memory is the peak of a process of its own that does 4 steps; on a GPU, what torch allocated at
@@ -15,7 +16,6 @@ import argparse
 import json
 import random
 import resource
-import statistics
 import subprocess
 import sys
 import time
@@ -27,7 +27,7 @@ from rich.table import Table
 
 from rlkd.reporting import hardware, versions
 from rlkd.training.compose import options
-from steps import Steps
+from steps import Steps, typical
 
 INTERVAL = 8
 """Steps from one learning of the agent to the next."""
@@ -85,15 +85,18 @@ def main() -> None:
     memory = {} if arguments.no_memory else {name: peak(o, common) for name, o in chosen.items()}
     steps = {name: Steps([*overrides, *common]) for name, overrides in chosen.items()}
     seconds: dict[str, list[float]] = {name: [] for name in steps}
+    kinds: dict[str, list[tuple[int, int]]] = {name: [] for name in steps}
     for one in steps.values():
         one(2)
+        one.kinds.last()
     order = random.Random(0)
     for _ in range(arguments.rounds):
         for name in order.sample(list(steps), len(steps)):
             began = time.perf_counter()
             steps[name](1)
             seconds[name].append(time.perf_counter() - began)
-    means = {name: statistics.fmean(values) for name, values in seconds.items()}
+            kinds[name].append(steps[name].kinds.last())
+    means = {name: typical(seconds[name], kinds[name]) for name in steps}
     rows = {
         name: {
             "ms": 1e3 * means[name],

@@ -1,5 +1,6 @@
 """Training steps without a Trainer around them, for timing: the module's own step and loader."""
 
+import statistics
 from collections.abc import Iterator
 
 import torch
@@ -10,23 +11,58 @@ from rlkd.data import ImageSet, MemoryLoader
 from rlkd.data.cifar import CIFAR100_MEAN, CIFAR100_STD
 from rlkd.exploration import Bands, Explorer
 from rlkd.models import Teacher
+from rlkd.temperature import TemperatureSource
 from rlkd.training import build
 from rlkd.training.compose import configure
 from rlkd.training.distiller import Distiller
+from rlkd.training.module import StudentModule
 from rlkd.training.observed import observe
 from rlkd.types import Batch
 
 
-class BareDistiller(Distiller):
-    """A distiller whose optimiser is torch's own; the step itself is the package's."""
+def without_trainer(module: StudentModule, optimizer: torch.optim.Optimizer) -> None:
+    """Let a module step by torch's own optimiser; the step itself is the package's."""
 
-    def optimizers(self, use_pl_optimizer: bool = True) -> torch.optim.Optimizer:
-        """Return the student's optimiser."""
-        return self.optimizer
-
-    def manual_backward(self, loss: Tensor, *args: object, **kwargs: object) -> None:
-        """Go backward."""
+    def backward(loss: Tensor, *args: object, **kwargs: object) -> None:
         loss.backward()
+
+    vars(module)["optimizers"] = lambda: optimizer
+    vars(module)["manual_backward"] = backward
+
+
+class Kinds:
+    """Tells the kinds of steps apart: the source learns in some and measures in some.
+
+    Args:
+        source: whose steps are told apart.
+    """
+
+    def __init__(self, source: TemperatureSource | None) -> None:
+        self._source = source
+        self._observed, self._seen = 0, (0, 0)
+        if source is not None:
+            observe = source.observe
+
+            def counting(performance_after: Tensor) -> None:
+                self._observed += 1
+                observe(performance_after)
+
+            vars(source)["observe"] = counting
+
+    def last(self) -> tuple[int, int]:
+        """Return how often the source has learnt and measured since the last call."""
+        now = (0 if self._source is None else self._source.updates, self._observed)
+        before, self._seen = self._seen, now
+        return now[0] - before[0], now[1] - before[1]
+
+
+def typical(seconds: list[float], kinds: list[tuple[int, int]]) -> float:
+    """Return the mean of steps, those of each kind taken at their median: no outlier counts."""
+    by_kind: dict[tuple[int, int], list[float]] = {}
+    for kind, value in zip(kinds, seconds, strict=True):
+        by_kind.setdefault(kind, []).append(value)
+    total = sum(len(values) * statistics.median(values) for values in by_kind.values())
+    return total / len(seconds)
 
 
 def random_images(count: int, *, seed: int = 0) -> ImageSet:
@@ -95,7 +131,7 @@ class Steps:
             num_classes=100,
             temperature=temperature,
         )
-        self.distiller = BareDistiller(
+        self.distiller = Distiller(
             student=student,
             loader=loader,
             objective=objective,
@@ -108,12 +144,10 @@ class Steps:
         )
         self.distiller.to(options.device).to(memory_format=options.memory_format)
         trained = [student, objective]
-        self.distiller.optimizer = build.optimizer(config)(
-            [
-                *(each for module in trained for each in module.parameters()),
-                *temperature.trained_parameters(),
-            ]
-        )
+        parameters = [each for module in trained for each in module.parameters()]
+        optimizer = build.optimizer(config)([*parameters, *temperature.trained_parameters()])
+        without_trainer(self.distiller, optimizer)
+        self.kinds = Kinds(temperature)
         self.autocast = torch.autocast(
             options.device.type, dtype=torch.bfloat16, enabled=options.precision == "bf16-mixed"
         )

@@ -35,12 +35,14 @@ class Classification:
     """The task of classifying images.
 
     Args:
+        base_temperature: T of the constant source, and what the agent starts from.
         probe_size: images held out of training for a reward that is measured on a probe, unless
             `probe.size` says otherwise.
         max_instances: of a batch in the agent's trajectory, unless the source says otherwise; None
             for all.
     """
 
+    base_temperature: float = 4.0
     probe_size: int = 256
     max_instances: int | None = None
 

@@ -51,6 +51,7 @@ class Detection:
         UserError: for an option that is none of those allowed.
     """
 
+    base_temperature: float = 1.0
     probe_size: int = 16
     max_instances: int | None = 64
     performance: Performance = "foreground"

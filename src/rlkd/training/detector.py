@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
-import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 from torch.optim import Optimizer
@@ -15,8 +14,8 @@ from rlkd.losses import LossInputs, Objective
 from rlkd.models import Teacher
 from rlkd.temperature import TemperatureSource
 from rlkd.training.module import EpochLoader, Schedule, ScheduleBy, StudentModule
-from rlkd.training.regions import ObservedRegions, Regions
-from rlkd.types import IGNORED, DetectionBatch
+from rlkd.training.regions import ObservedRegions, Regions, foreground
+from rlkd.types import DetectionBatch
 
 Performance = Literal["foreground", "loss"]
 
@@ -126,8 +125,3 @@ class DetectorDistiller(StudentModule):
             self.explorer.observe_parts(batch.index, logits, regions.image)
         self.meters.add_batch(loss.float(), logits, scored)
         self._note_loss(loss)
-
-
-def foreground(label: Int[Tensor, " regions"]) -> Int[Tensor, " regions"]:
-    """Return the classes of regions with an object, and `IGNORED` for the background."""
-    return torch.where(label > 0, label, IGNORED)

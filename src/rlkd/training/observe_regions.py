@@ -1,20 +1,26 @@
 """Whether detectors, losses and temperatures fit together, found out before training."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 from torchvision.models.detection import FasterRCNN
 
 from rlkd.errors import UserError
 from rlkd.losses import LossInputs, Objective, Pair
-from rlkd.losses.inputs import FEATURE, FEATURES, HEAD
+from rlkd.losses.inputs import CALLED, FEATURE, FEATURES, HEAD
 from rlkd.models import Teacher, is_two_stage
 from rlkd.temperature import TemperatureSource
-from rlkd.training.measure import scoring
+from rlkd.training.measure import frozen_statistics
 from rlkd.training.observed import rehearsed_temperatures
-from rlkd.training.regions import ObservedRegions
+from rlkd.training.regions import POOLED, ObservedRegions, foreground
 from rlkd.types import DetectionBatch
+
+_OF_REGIONS = CALLED - FEATURE - FEATURES - {HEAD, "student_loss"}
+"""What has a row for each region, where a map of the pyramid has one for each image."""
 
 
 def observe_regions(
@@ -48,38 +54,47 @@ def observe_regions(
                 "a two-stage detector such as fasterrcnn_resnet50"
             )
     observed = ObservedRegions(student, teacher, needs_head=HEAD in objective.names)
+    # Before any label is looked up among too few classes.
+    _check_classes("student", observed.logits(observed.around(batch)[0]), num_classes)
     seen = rehearsed_regions(observed, batch)
-    for role, logits in (("student", seen.student_logits), ("teacher", seen.teacher_logits)):
-        if logits is not None and logits.shape[1] != num_classes:
-            raise UserError(
-                f"the {role} tells {logits.shape[1]} classes apart and the data have "
-                f"{num_classes}, the background counted: make a detector for these classes"
-            )
+    if seen.teacher_logits is not None:
+        _check_classes("teacher", seen.teacher_logits, num_classes)
     if temperature is not None and seen.teacher_logits is not None:
-        seen = replace(seen, temperature=rehearsed_temperatures(temperature, seen))
+        scored = replace(seen, target=foreground(seen.target))
+        seen = replace(seen, temperature=rehearsed_temperatures(temperature, scored))
     objective.prepare(seen, {name: _pairs(name, objective, seen) for name in objective.terms})
     return observed
 
 
 def rehearsed_regions(observed: ObservedRegions, batch: DetectionBatch) -> LossInputs:
-    """Look at a batch without gradient, leaving batch norms and random generators as they were."""
-    with scoring(observed.student), torch.random.fork_rng(devices=[]):
+    """Look at a batch, leaving batch norms and random generators as they were."""
+    with frozen_statistics(observed.student), torch.random.fork_rng(devices=[]):
         return observed(batch)[0]
 
 
+def _check_classes(role: str, logits: Float[Tensor, "regions classes"], num_classes: int) -> None:
+    if logits.shape[1] != num_classes:
+        raise UserError(
+            f"the {role} tells {logits.shape[1]} classes apart and the data have {num_classes}, "
+            "the background counted: make a detector for these classes"
+        )
+
+
 def _pairs(name: str, objective: Objective, seen: LossInputs) -> list[Pair]:
-    if not objective.asked[name].names & (FEATURE | FEATURES):
+    asked = objective.asked[name].names
+    if not asked & (FEATURE | FEATURES):
         return []
-    levels = [each for each in seen.student_maps if each in seen.teacher_maps]
+    levels = [each for each in seen.student_maps if each in seen.teacher_maps and each != POOLED]
+    named = {"stages": levels, "last": levels[-1:], POOLED: [POOLED]}
+    named |= {each: [each] for each in levels}
     given: Any = objective.terms[name].layers
-    wanted = list(given) if isinstance(given, list | tuple) else [given]
-    if wanted == ["stages"]:
-        wanted = levels
-    elif wanted == ["last"]:
-        wanted = levels[-1:]
-    for each in wanted:
-        if each not in levels:
-            raise UserError(
-                f"loss {name}: layers={given}: a detector has last, stages, or {', '.join(levels)}"
-            )
+    listed: Sequence[Any] = given if isinstance(given, list | tuple) else [given]
+    if not listed or not all(isinstance(each, str) and each in named for each in listed):
+        raise UserError(f"loss {name}: layers={given}: a detector has {', '.join(named)}")
+    wanted = [one for each in listed for one in named[each]]
+    if asked & _OF_REGIONS and set(wanted) != {POOLED}:
+        raise UserError(
+            f"loss {name} needs the map of each region and not of an image: give its term "
+            f"layers={POOLED}"
+        )
     return [(each, each) for each in wanted]

@@ -16,10 +16,12 @@ from rlkd.losses import LossInputs
 from rlkd.models import Teacher
 from rlkd.training.measure import scoring
 from rlkd.training.observed import Head
-from rlkd.types import Boxes, DetectionBatch
+from rlkd.types import IGNORED, Boxes, DetectionBatch
 
 LEVEL = "fpn"
 """A map of the feature pyramid is called by this and its level, from 0, finest first."""
+POOLED = "regions"
+"""What is pooled from the pyramid for every region, one map a region."""
 COPIES = 4
 """Regions around each box of a probe."""
 
@@ -76,7 +78,8 @@ class ObservedRegions:
         proposals, losses = student.rpn(images, maps, targets)
         proposals, _, labels, offsets = heads.select_training_samples(proposals, targets)
         regions = Regions(images, proposals)
-        embedding = heads.box_head(heads.box_roi_pool(maps, proposals, images.image_sizes))
+        pooled = _pooled(student, maps, regions)
+        embedding = heads.box_head(pooled)
         logits, boxes = heads.box_predictor(embedding)
         of_class, of_box = fastrcnn_loss(logits, boxes, labels, offsets)
         taught = self._teach(batch, regions)
@@ -88,8 +91,8 @@ class ObservedRegions:
             teacher_embedding=taught.embedding,
             teacher_head=self._head,
             student_loss=torch.stack([of_class, of_box, *losses.values()]).sum(),
-            student_maps=_levels(student, maps),
-            teacher_maps=taught.levels,
+            student_maps=_levels(student, maps) | {POOLED: pooled},
+            teacher_maps=taught.maps,
         )
         return inputs, regions
 
@@ -113,7 +116,8 @@ class ObservedRegions:
         """Return the student's logits on given regions, see `scoring`."""
         with scoring(self.student):
             maps = _maps(self.student, regions.images)
-            return _classified(self.student, maps, regions)[0].float()
+            pooled = _pooled(self.student, maps, regions)
+            return _classified(self.student, pooled)[0].float()
 
     def loss(self, batch: DetectionBatch) -> Float[Tensor, ""]:
         """Return the student's own loss on a batch, see `scoring`.
@@ -136,15 +140,21 @@ class ObservedRegions:
         if not self._shares_images:
             shared = _moved(shared, teacher.transform(list(batch.image), None)[0])
         maps = _maps(teacher, shared.images)
-        logits, embedding = _classified(teacher, maps, shared)
-        return _Taught(logits, embedding, _levels(teacher, maps))
+        pooled = _pooled(teacher, maps, shared)
+        logits, embedding = _classified(teacher, pooled)
+        return _Taught(logits, embedding, _levels(teacher, maps) | {POOLED: pooled})
 
 
 @dataclass(frozen=True, slots=True)
 class _Taught:
     logits: Tensor | None = None
     embedding: Tensor | None = None
-    levels: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    maps: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+
+
+def foreground(label: Int[Tensor, " regions"]) -> Int[Tensor, " regions"]:
+    """Return the classes of regions with an object, and `IGNORED` for the background."""
+    return torch.where(label > 0, label, IGNORED)
 
 
 def jittered(
@@ -177,11 +187,13 @@ def _maps(detector: FasterRCNN, images: ImageList) -> dict[str, Tensor]:
     return {"0": maps} if isinstance(maps, Tensor) else maps
 
 
-def _classified(
-    detector: FasterRCNN, maps: Mapping[str, Tensor], regions: Regions
-) -> tuple[Tensor, Tensor]:
+def _pooled(detector: FasterRCNN, maps: Mapping[str, Tensor], regions: Regions) -> Tensor:
     heads: Any = detector.roi_heads
-    pooled = heads.box_roi_pool(maps, regions.proposals, regions.images.image_sizes)
+    return heads.box_roi_pool(maps, regions.proposals, regions.images.image_sizes)
+
+
+def _classified(detector: FasterRCNN, pooled: Tensor) -> tuple[Tensor, Tensor]:
+    heads: Any = detector.roi_heads
     embedding = heads.box_head(pooled)
     return heads.box_predictor(embedding)[0], embedding
 

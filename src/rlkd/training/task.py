@@ -1,11 +1,14 @@
 """What a kind of training has of its own: its networks, data, step and scores."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from jaxtyping import Float
 from omegaconf import DictConfig
 from rich.console import Console
+from torch import Tensor
 
 from rlkd.reporting import AnyScores
 from rlkd.training.module import StudentModule
@@ -28,6 +31,40 @@ class Prepared:
     """Scores the teacher on the test set; None where there is none."""
     leave: Callable[[RunFolder], None] = nothing_more
     """Writes what only this kind of run leaves in its folder."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be predicted, and where the answer goes."""
+
+    images: Path
+    """An image file, or a folder that is searched with its subfolders."""
+    output: Path
+    """A folder that is new, empty, or of an earlier prediction."""
+    threshold: float | None = None
+    """The lowest score or probability that is told, in [0, 1]; None for the task's own."""
+    skip_unreadable: bool = False
+    """Leave out and count the files that cannot be decoded."""
+
+
+Answer = Callable[[Float[Tensor, "..."]], Sequence[Tensor]]
+"""What a network says of one input, as tensors in main memory whose entries are to agree."""
+
+
+@dataclass(frozen=True)
+class Exportable:
+    """A student that can be written for use elsewhere."""
+
+    answer: Answer
+    """The student's own."""
+    inputs: Sequence[Float[Tensor, "..."]]
+    """What a written file is compared with the student on: images of the test set."""
+    formats: Mapping[str, Callable[[Path], Answer]]
+    """By name, what writes a file and returns the answers that the file gives."""
+    facts: dict[str, object]
+    """What a user of the file has to know, for JSON."""
+    refused: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Why a format that others have is not among them."""
 
 
 @runtime_checkable
@@ -57,5 +94,23 @@ class Task(Protocol):
 
         Raises:
             UserError: for the first part that does not build.
+        """
+        ...
+
+    def predict(
+        self, config: DictConfig, options: TrainerOptions, asked: Asked, console: Console
+    ) -> None:
+        """Write what the student says of somebody's images.
+
+        Raises:
+            UserError: for what the user can mend.
+        """
+        ...
+
+    def exportable(self, config: DictConfig, options: TrainerOptions) -> Exportable:
+        """Make the student ready to be written, on the CPU.
+
+        Raises:
+            UserError: for what the user can mend.
         """
         ...

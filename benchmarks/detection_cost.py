@@ -1,0 +1,178 @@
+"""What the agent costs a detector: step time and memory relative to constant T and to none.
+
+Generated shapes, random weights, batch 8: what a step costs does not depend on what was learnt.
+All variants take turns step by step, in a new order every round. Steps in which the source learns
+or measures are told from plain ones, and the figure is the mean of the medians of the kinds, in
+their shares in the run. Memory is the peak of a process of its own that does 4 steps; on a GPU,
+what torch allocated at most. The `rounds` must hold whole intervals of learning: 128 steps.
+
+    python benchmarks/detection_cost.py
+    python benchmarks/detection_cost.py --teacher fasterrcnn_resnet50 \
+        --student fasterrcnn_resnet18 --size 320 --batch 2
+"""
+
+import argparse
+import json
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from rlkd import models
+from rlkd.reporting import hardware, versions
+from rlkd.training import build
+from rlkd.training.compose import configure
+from rlkd.types import DetectionBatch
+from steps import Kinds, typical, without_trainer
+
+VARIANTS = {
+    "no distillation": ["method=alone", "teacher=none"],
+    "constant T": ["temperature=constant"],
+    "constant T again": ["temperature=constant"],
+    "random T": ["temperature=random", "temperature.warmup_epochs=0"],
+    "rlkd": ["temperature=rlkd", "temperature.warmup_epochs=0"],
+    "rlkd_paper": ["temperature=rlkd_paper", "temperature.warmup_epochs=0"],
+}
+
+
+class DetectionSteps:
+    """Endless training steps of a detector; see `steps.Steps`."""
+
+    def __init__(self, overrides: list[str]) -> None:
+        config = configure(["task=detection", "task.group_by_aspect=false", *overrides])
+        self.options = build.trainer_options(config)
+        torch.manual_seed(0)
+        module = build.task(config).prepare(config, self.options).module.to(self.options.device)
+        self.module = module
+        along = () if module.temperature is None else module.temperature.trained_parameters()
+        trained = [*module.student.parameters(), *module.objective.parameters(), *along]
+        without_trainer(module, build.optimizer(config)(trained))
+        self.module._make_scheduler = None  # pyright: ignore[reportPrivateUsage]
+        self.kinds = Kinds(module.temperature)
+        self._batches = self._endless()
+
+    def __call__(self, count: int) -> None:
+        """Do some steps, loading and augmenting included."""
+        for _ in range(count):
+            batch = next(self._batches)
+            with self.options.autocast():
+                self.module.training_step(batch, 0)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    def _endless(self) -> Iterator[DetectionBatch]:
+        epoch = 0
+        while True:
+            self.module.enter_epoch(epoch, start=0)
+            yield from self.module.batches  # pyright: ignore[reportGeneralTypeIssues]
+            epoch += 1
+
+
+def peak(overrides: list[str]) -> float:
+    """Do 4 steps in a process of its own and return its peak memory in MiB."""
+    command = [sys.executable, __file__, "--peak", *overrides]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(done.stdout.split()[-1])
+
+
+def print_peak(overrides: list[str]) -> None:
+    """Do 4 steps and print the peak memory of this process in MiB."""
+    DetectionSteps(overrides)(4)
+    if torch.cuda.is_available():
+        print(torch.cuda.max_memory_allocated() / 2**20)
+    else:
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--peak"]:
+        print_peak(sys.argv[2:])
+        return
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--teacher", default="fasterrcnn_small")
+    parser.add_argument("--student", default="fasterrcnn_tiny")
+    parser.add_argument("--size", type=int, default=96, help="side of the images, pixels")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=128)
+    parser.add_argument("--only", nargs="+", default=list(VARIANTS))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/detection_cost.json"))
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder) / "teacher.safetensors"
+        classes = 6  # those of the shapes, and the background
+        size = {"min_size": arguments.size, "max_size": 2 * arguments.size}
+        models.save_weights(
+            models.create_detector(arguments.teacher, num_classes=classes, **size), weights
+        )
+        common = [
+            f"student={arguments.student}",
+            f"data.size={arguments.size}",
+            "data.train=256",
+            "data.test=1",
+            f"task.detector.min_size={arguments.size}",
+            f"task.detector.max_size={2 * arguments.size}",
+            f"trainer.batch_size={arguments.batch}",
+        ]
+        taught = [f"teacher={arguments.teacher}", f"teacher.checkpoint={weights}"]
+        overrides = {
+            name: [*common, *(taught if "teacher=none" not in given else []), *given]
+            for name, given in VARIANTS.items()
+            if name in arguments.only
+        }
+        memory = {name: peak(given) for name, given in overrides.items()}
+        steps = {name: DetectionSteps(given) for name, given in overrides.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    kinds: dict[str, list[tuple[int, int]]] = {name: [] for name in steps}
+    for one in steps.values():
+        one(2)
+        one.kinds.last()
+    order = random.Random(0)
+    for _ in range(arguments.rounds):
+        for name in order.sample(list(steps), len(steps)):
+            began = time.perf_counter()
+            steps[name](1)
+            seconds[name].append(time.perf_counter() - began)
+            kinds[name].append(steps[name].kinds.last())
+    means = {name: typical(seconds[name], kinds[name]) for name in steps}
+    rows = {
+        name: {
+            "ms": 1e3 * means[name],
+            "over_constant": means[name] / means["constant T"],
+            "over_none": means[name] / means["no distillation"],
+            "peak_mib": memory[name],
+        }
+        for name in steps
+    }
+    table = Table(title=f"{arguments.teacher} -> {arguments.student}, {hardware()}")
+    for column in ("variant", "ms a step", "x constant T", "x no distillation", "peak, MiB"):
+        table.add_column(column)
+    for name, row in rows.items():
+        table.add_row(
+            name,
+            f"{row['ms']:.1f}",
+            f"{row['over_constant']:.3f}",
+            f"{row['over_none']:.3f}",
+            f"{row['peak_mib']:.0f}",
+        )
+    Console().print(table)
+    report = {
+        "command": " ".join(["python benchmarks/detection_cost.py", *sys.argv[1:]]),
+        "hardware": hardware(),
+        "versions": versions(),
+        "rounds": arguments.rounds,
+        "rows": rows,
+    }
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

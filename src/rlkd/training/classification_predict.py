@@ -1,0 +1,156 @@
+"""What a classifier says of somebody's images, as JSON and as a table."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TypedDict
+
+import torch
+from jaxtyping import Float, UInt8
+from rich.console import Console
+from torch import Tensor, nn
+from torchvision.transforms import CenterCrop, Compose, Resize
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
+
+from rlkd.data import ImageSet
+from rlkd.data.sets import Dataset
+from rlkd.errors import UserError
+from rlkd.reporting.files import write_text
+from rlkd.reporting.provenance import counted
+from rlkd.training.image_sets import plain_loader
+from rlkd.training.options import TrainerOptions
+from rlkd.training.prediction_folder import RESULTS, batches, claim, image_files
+from rlkd.training.task import Asked
+
+TABLE = "predictions.csv"
+_TOP = 5
+_AT_ONCE = 64
+_SHOWN = 10
+"""As many answers are also printed."""
+
+ClassProbability = TypedDict("ClassProbability", {"class": str, "probability": float})
+"""One class of an image, and its probability in [0, 1]."""
+
+
+class ImageClasses(TypedDict):
+    """What one image file is taken for."""
+
+    file: str
+    """Relative to the folder that was searched, with forward slashes."""
+    width: int
+    height: int
+    classes: list[ClassProbability]
+    """The likeliest, five at most, the likeliest first."""
+
+
+def predict_classes(
+    network: nn.Module, dataset: Dataset, options: TrainerOptions, asked: Asked, console: Console
+) -> list[ImageClasses]:
+    """Write `predictions.json` and `predictions.csv`: the likeliest classes of every image.
+
+    Images are treated as the data's test images are: the shorter side resized to the data's size,
+    the middle square cut out, normalised.
+
+    Args:
+        network: gives the logits of the data's classes.
+        dataset: names the classes; has the size, channels and normalisation of images.
+        options: give device, precision and layout.
+        asked: where the images are and the answers go; a class below the threshold is left out.
+        console: where to say what was written.
+
+    Returns:
+        What was said of each image, in the order of the paths.
+
+    Raises:
+        UserError: if there are no images, one cannot be decoded, or the output folder holds
+            something else.
+    """
+    root = asked.images if asked.images.is_dir() else asked.images.parent
+    files = image_files(asked.images, asked.output)
+    claim(asked.output, keys=ImageClasses.__annotations__.keys())
+    network = network.to(options.device).eval()
+    network = network.to(memory_format=options.memory_format)  # pyright: ignore[reportCallIssue]
+    lowest = asked.threshold or 0.0
+    names = dataset.test.class_names
+    predictions: list[ImageClasses] = []
+    for chunk in _chunks(files, dataset, skip_unreadable=asked.skip_unreadable):
+        probability = _probabilities(network, [each[2] for each in chunk], dataset, options)
+        value, row = probability.topk(min(_TOP, len(names)))
+        for (file, (height, width), _), values, rows in zip(
+            chunk, value.tolist(), row.tolist(), strict=True
+        ):
+            classes: list[ClassProbability] = [
+                {"class": names[index], "probability": each}
+                for index, each in zip(rows, values, strict=True)
+                if each >= lowest
+            ]
+            name = file.relative_to(root).as_posix()
+            predictions.append(
+                ImageClasses(file=name, width=width, height=height, classes=classes)
+            )
+    if not predictions:
+        raise UserError(
+            f"none of the {len(files)} images in {asked.images} can be decoded: replace them"
+        )
+    write_text(asked.output / TABLE, _table(predictions))
+    write_text(asked.output / RESULTS, json.dumps(predictions, indent=1))
+    _tell(predictions, len(files) - len(predictions), asked.output, console)
+    return predictions
+
+
+def _chunks(
+    files: Sequence[Path], dataset: Dataset, *, skip_unreadable: bool
+) -> Iterator[list[tuple[Path, tuple[int, int], UInt8[Tensor, "c h w"]]]]:
+    channels, height, width = dataset.test.image.shape[1:]
+    square = Compose([Resize(min(height, width)), CenterCrop((height, width))])
+    chunk: list[tuple[Path, tuple[int, int], Tensor]] = []
+    for ((file, image),) in batches(files, 1, skip_unreadable=skip_unreadable):
+        picture = to_pil_image(image)  # what Pillow resizes differs from what torch does
+        picture = picture.convert("L") if channels == 1 else picture
+        chunk.append((file, (image.shape[1], image.shape[2]), pil_to_tensor(square(picture))))
+        if len(chunk) == _AT_ONCE:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+@torch.no_grad()
+def _probabilities(
+    network: nn.Module, image: list[Tensor], dataset: Dataset, options: TrainerOptions
+) -> Float[Tensor, "images classes"]:
+    target = torch.zeros(len(image), dtype=torch.int64)
+    images = ImageSet(torch.stack(image), target, dataset.test.class_names)
+    (batch,) = plain_loader(images, dataset, options, batch_size=len(images))
+    with options.autocast():
+        logits = network(batch.image)
+    return logits.float().softmax(dim=1).cpu()
+
+
+def _table(predictions: Sequence[ImageClasses]) -> str:
+    columns = range(max(len(each["classes"]) for each in predictions))
+    written = io.StringIO()
+    rows = csv.writer(written, lineterminator="\n")
+    heads = [[f"class_{rank + 1}", f"probability_{rank + 1}"] for rank in columns]
+    rows.writerow(["file", *(each for pair in heads for each in pair)])
+    for one in predictions:
+        told = [(each["class"], f"{each['probability']:.6f}") for each in one["classes"]]
+        rows.writerow([one["file"], *(each for pair in told for each in pair)])
+    return written.getvalue()
+
+
+def _tell(
+    predictions: Sequence[ImageClasses], left_out: int, output: Path, console: Console
+) -> None:
+    lines: list[str] = []
+    if len(predictions) <= _SHOWN:
+        for one in predictions:
+            told = [f"{each['class']} {100 * each['probability']:.1f} %" for each in one["classes"]]
+            lines.append(f"{one['file']}: {', '.join(told) or 'nothing as probable as that'}")
+    told = counted(len(predictions), "image")
+    if left_out:
+        told += f", {counted(left_out, 'file')} that cannot be decoded left out"
+    lines.append(f"{told}: everything is in {output}")
+    console.print("\n".join(lines), soft_wrap=True, markup=False, highlight=False)
