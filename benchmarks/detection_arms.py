@@ -11,6 +11,7 @@ script resumes. The schedule was found on shapes of another seed (data.seed=7).
 import argparse
 import io
 import json
+import re
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -70,7 +71,7 @@ def main() -> None:
     teacher = arguments.runs / "teacher"
     checkpoint = teacher / "student.safetensors"
     folders = {
-        (arm, seed): arguments.runs / f"{arm}, seed {seed}".replace(" ", "_").replace(",", "")
+        (arm, seed): arguments.runs / "_".join(re.findall(r"\w+", f"{arm} seed {seed}"))
         for seed in arguments.seeds
         for arm in arguments.arms
     }

@@ -15,6 +15,8 @@ HELP = """rlkd: knowledge distillation with a learnt temperature for every insta
   rlkd train [key=value ...]      train on labels alone: a teacher or a baseline
   rlkd compare key=a,b,c ...      every combination of the values given, compared seed by seed
   rlkd evaluate [key=value ...]   score teacher.checkpoint=FILE or student.checkpoint=FILE
+  rlkd predict run=DIR images=DIR what a run's student says of images; or student.checkpoint=FILE
+  rlkd export run=DIR to=FILE     that student in a file, format=safetensors, onnx, torch_export
   rlkd ls [GROUP]                 what each setting may be
   rlkd show [key=value ...]       the configuration that overrides make
   rlkd validate                   build every packaged experiment
@@ -65,7 +67,9 @@ def _run(verb: str, overrides: list[str]) -> None:
         "demo": verbs.demo,
         "distill": verbs.distill,
         "evaluate": verbs.evaluate,
+        "export": verbs.export,
         "ls": verbs.ls,
+        "predict": verbs.predict,
         "show": verbs.show,
         "train": verbs.train,
         "validate": verbs.validate,

@@ -6,6 +6,7 @@ from tests.agent.loop import scored
 
 from rlkd.agent import Reward
 from rlkd.errors import UserError
+from rlkd.types import IGNORED
 
 
 def test_accuracy_is_a_fraction() -> None:
@@ -70,3 +71,30 @@ def test_without_a_gate_the_reward_is_left_alone() -> None:
 def test_impossible_values_are_refused(options: dict[str, str | int], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Reward(**options)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "loss"])
+def test_instances_that_are_not_to_be_scored_do_not_count(metric: str) -> None:
+    reward = Reward(metric=metric)  # pyright: ignore[reportArgumentType]
+    logits = torch.randn(9, 4)
+    target = torch.tensor([0, 3, IGNORED, 1, IGNORED, 2, 2, IGNORED, 0])
+    kept = torch.tensor([0, 1, 3, 5, 6, 8])
+    found = reward.performance(logits, target)
+    torch.testing.assert_close(found, reward.performance(logits[kept], target[kept]))
+    moved = logits.clone()
+    moved[target == IGNORED] += torch.randn(3, 4)
+    assert torch.equal(reward.performance(moved, target), found)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "loss"])
+@pytest.mark.parametrize("rows", [0, 5])
+def test_where_nothing_is_scored_the_performance_is_nought(metric: str, rows: int) -> None:
+    reward = Reward(metric=metric)  # pyright: ignore[reportArgumentType]
+    assert reward.performance(torch.randn(rows, 4), torch.full((rows,), IGNORED)) == 0
+
+
+def test_a_class_that_is_not_scored_is_never_right_by_chance() -> None:
+    # an index of -100 must not wrap to a class
+    logits = torch.eye(4)
+    target = torch.tensor([0, IGNORED, 3, IGNORED])
+    assert Reward().performance(logits, target) == 1 / 2

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.training.detection_runs import write_detector
 from tests.training.refusal import Refuse
 from tests.training.runs import Ready, as_users_call, fingerprint, write_teacher
 from torch import nn
@@ -26,6 +27,12 @@ def plainly() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def teacher_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_teacher(tmp_path_factory.mktemp("teacher") / "teacher.pth")
+
+
+@pytest.fixture(scope="session")
+def detector_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with as_users_call():
+        return write_detector(tmp_path_factory.mktemp("detector") / "run")
 
 
 @pytest.fixture

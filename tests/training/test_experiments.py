@@ -76,7 +76,8 @@ def weights(config: DictConfig) -> dict[str, float]:
 
 
 def test_the_experiments_are_the_papers_pairs_and_no_others() -> None:
-    assert options("experiment") == sorted(pair.name for pair in PAIRS)
+    on_cifar = [each for each in options("experiment") if each.startswith("cifar100_")]
+    assert on_cifar == sorted(pair.name for pair in PAIRS)
     assert {each for pair in PAIRS for each in (pair.teacher, pair.student)} <= set(models.names())
 
 

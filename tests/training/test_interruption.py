@@ -18,6 +18,7 @@ from rlkd.training.run_folder import RunFolder
 
 PATIENCE = 60.0
 """Seconds until a process counts as stuck."""
+PRELOADED = ["rlkd.cli", "rlkd.training.verbs", "sklearn.datasets", "torch.utils.tensorboard"]
 
 Start = Callable[[list[str]], BaseProcess]
 Whole = Callable[[str], RunFolder]
@@ -33,9 +34,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start(outputs: Path) -> Start:
     """Start the command line; processes fork from a server that has imported everything once."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["rlkd.cli", "rlkd.training.verbs", "sklearn.datasets", "torch.utils.tensorboard"]
-    )
+    context.set_forkserver_preload(PRELOADED)
 
     def start(arguments: list[str]) -> BaseProcess:
         process = context.Process(target=command, args=(arguments, outputs))

@@ -20,6 +20,23 @@ _WEIGHT_KEYS = ("model", "state_dict")
 _WRAPPERS = ("student.", "model.", "module.", "network.", "_orig_mod.")
 
 
+class ClassCountError(UserError):
+    """A checkpoint that fits but for its number of classes.
+
+    Args:
+        path: of the checkpoint.
+        found: its number of classes.
+        wanted: the data's.
+    """
+
+    def __init__(self, path: Path, found: int, wanted: int) -> None:
+        super().__init__(
+            f"{path}: checkpoint has {found} classes, the data {wanted}; give a checkpoint that "
+            "was trained on this data"
+        )
+        self.found = found
+
+
 def load_weights(model: nn.Module, path: str | Path) -> None:
     """Copy a file's weights into a model of the same architecture; a refusal changes nothing.
 
@@ -185,10 +202,7 @@ def _check_match(
     if not problems:
         return
     if counts := _class_counts(list(problems), wanted, found):
-        raise UserError(
-            f"{path}: checkpoint has {counts[0]} classes, the data {counts[1]}; give a checkpoint "
-            "that was trained on this data"
-        )
+        raise ClassCountError(path, *counts)
     first, how = next(iter(problems.items()))
     raise UserError(
         f"{path}: another architecture than this {architecture}: {first} {how}; name the network "
@@ -199,12 +213,15 @@ def _check_match(
 def _class_counts(
     names: list[str], wanted: dict[str, Tensor], found: dict[str, Tensor]
 ) -> tuple[int, int] | None:
-    """Return the class counts (found, wanted) if a single layer differs, in its outputs alone."""
+    """Return the class counts (found, wanted) if nothing differs but how many are told apart."""
     if not all(name in wanted and name in found for name in names):
         return None
     shapes = [(found[name].shape, wanted[name].shape) for name in names]
-    layers = {name.rpartition(".")[0] for name in names}
-    if len(layers) > 1 or any(not f or not w or f[1:] != w[1:] for f, w in shapes):
+    if any(not f or not w or f[1:] != w[1:] for f, w in shapes):
         return None
-    counts = {(f[0], w[0]) for f, w in shapes}
-    return counts.pop() if len(counts) == 1 else None
+    layers = len({name.rpartition(".")[0] for name in names})
+    (classes, wanted_classes), *others = sorted({(f[0], w[0]) for f, w in shapes})
+    # Beside its logits a detector has four offsets for each class.
+    if (layers, others) in ((1, []), (2, [(4 * classes, 4 * wanted_classes)])):
+        return classes, wanted_classes
+    return None

@@ -61,6 +61,11 @@ def detector_names() -> list[str]:
     return list(_PACKAGED)
 
 
+def backbone_detector_names() -> list[str]:
+    """Return the names of the detectors over torchvision's classifiers."""
+    return [f"{_PREFIX}{each}" for each in models.list_models(module=models)]
+
+
 def create_detector(name: str, *, num_classes: int, **options: Any) -> FasterRCNN:
     """Build a two-stage detector, with fresh weights unless told otherwise.
 
@@ -151,15 +156,14 @@ def _keywords(function: Callable[..., Any], kind: Any) -> list[str]:
 
 
 def _backbone(name: str) -> str:
-    known = models.list_models(module=models)
-    if name.startswith(_PREFIX) and name.removeprefix(_PREFIX) in known:
-        return name.removeprefix(_PREFIX)
+    known = backbone_detector_names()
     if name in known:
+        return name.removeprefix(_PREFIX)
+    if f"{_PREFIX}{name}" in known:
         raise UserError(
             f"model '{name}' is a classifier: name the detector of this backbone, '{_PREFIX}{name}'"
         )
-    candidates = [*_PACKAGED, *(f"{_PREFIX}{each}" for each in known)]
-    raise unknown_name(name, candidates, forms=_FORMS)
+    raise unknown_name(name, [*_PACKAGED, *known], forms=_FORMS)
 
 
 def _torchvision_builder(name: str, architecture: str) -> Callable[..., FasterRCNN]:

@@ -3,7 +3,7 @@
 import inspect
 import math
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Container, Generator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -111,8 +111,14 @@ def task(config: DictConfig) -> Task:
     return make(config.task, "task")
 
 
-def given_checkpoints(config: DictConfig) -> dict[str, DictConfig]:
+def given_checkpoints(
+    config: DictConfig, *, published: Container[str] = ()
+) -> dict[str, DictConfig]:
     """Return the nodes of teacher and student that name a checkpoint.
+
+    Args:
+        config: the whole configuration.
+        published: those of the two that have weights without one.
 
     Raises:
         UserError: if neither does.
@@ -120,7 +126,7 @@ def given_checkpoints(config: DictConfig) -> dict[str, DictConfig]:
     given = {
         role: config[role]
         for role in ("teacher", "student")
-        if config[role].get("checkpoint") is not None
+        if config[role].get("checkpoint") is not None or role in published
     }
     if not given:
         raise UserError(

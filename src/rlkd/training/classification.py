@@ -14,10 +14,13 @@ from rlkd.errors import UserError
 from rlkd.models import Teacher
 from rlkd.reporting import AnyScores, Scores
 from rlkd.training import build
+from rlkd.training.classification_predict import predict_classes
 from rlkd.training.distiller import Distiller
+from rlkd.training.exportable import exportable_classifier
 from rlkd.training.image_sets import (
     Sets,
     example_batch,
+    load_dataset,
     load_sets,
     plain_loader,
     probe_batch,
@@ -26,7 +29,8 @@ from rlkd.training.image_sets import (
 from rlkd.training.measure import evaluate
 from rlkd.training.normalisation import renormalisation
 from rlkd.training.observed import observe
-from rlkd.training.task import Prepared
+from rlkd.training.run_config import require_student, with_weights
+from rlkd.training.task import Asked, Exportable, Prepared
 from rlkd.types import Batch
 
 
@@ -118,6 +122,25 @@ class Classification:
             made(replace(seen, temperature=temperatures))
         build.scheduler(config)[0](build.optimizer(config)(nn.Linear(1, 1).parameters()))
         assert build.exploration_options(config.exploration).bands
+
+    def predict(
+        self, config: DictConfig, options: build.TrainerOptions, asked: Asked, console: Console
+    ) -> None:
+        """Write the likeliest classes of somebody's images."""
+        require_student(config)
+        dataset = load_dataset(config)
+        student = build.network(config.student, "student", dataset)
+        predict_classes(student, dataset, options, asked, console)
+
+    def exportable(self, config: DictConfig, options: build.TrainerOptions) -> Exportable:
+        """Make the student ready to be written, on the CPU."""
+        require_student(config)
+        dataset = load_dataset(config)
+
+        def make(path: Path | None) -> nn.Module:
+            return build.network(with_weights(config.student, path), "student", dataset)
+
+        return exportable_classifier(config.student.name, make, dataset, options)
 
 
 def score(

@@ -87,9 +87,7 @@ def predict_classes(
                 if each >= lowest
             ]
             name = file.relative_to(root).as_posix()
-            predictions.append(
-                ImageClasses(file=name, width=width, height=height, classes=classes)
-            )
+            predictions.append(ImageClasses(file=name, width=width, height=height, classes=classes))
     if not predictions:
         raise UserError(
             f"none of the {len(files)} images in {asked.images} can be decoded: replace them"

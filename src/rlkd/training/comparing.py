@@ -16,7 +16,7 @@ from rlkd.reporting.compare import compare_cells
 from rlkd.reporting.comparison import Cell, Comparison
 from rlkd.reporting.comparison_page import comparison_table, write_comparison
 from rlkd.training.checkpoints import Interrupted
-from rlkd.training.compose import configure, sweep, unresolved
+from rlkd.training.compose import choice, configure, sweep, unresolved
 from rlkd.training.run import run
 
 _BASELINE = "baseline="
@@ -97,7 +97,7 @@ def _planned(overrides: list[str]) -> list[tuple[dict[str, str], Path, DictConfi
     common = configure(single)
     seeds = seeds or [str(common.seed)]
     named = any(each.startswith("output=") for each in single)
-    names = [f"{common.chosen[key]}" for key in ("data", "teacher", "student")]
+    names = [choice(common, key) for key in ("data", "teacher", "student")]
     folder = Path(common.output) if named else Path("runs") / "_".join(["compare", *names])
     planned: list[tuple[dict[str, str], Path, DictConfig]] = []
     for seed, *values in product(seeds, *swept.values()):

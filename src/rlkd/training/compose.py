@@ -1,6 +1,7 @@
 """Configuration: Hydra groups and overrides in, one checked tree out."""
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 from itertools import takewhile
 from pathlib import Path
@@ -17,6 +18,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from rlkd import models
 from rlkd.errors import UserError
+from rlkd.models.detectors import backbone_detector_names
 
 GROUPS = (
     "data",
@@ -47,8 +49,9 @@ def configure(overrides: Iterable[str] = ()) -> DictConfig:
 
     Args:
         overrides: Hydra's, such as `student=resnet20` or `trainer.epochs=10`. A network may also
-            be `torchvision:NAME`, `timm:NAME` or `package.module:factory`. `configs=DIR` adds a
-            folder of one's own groups: DIR/method/mine.yaml is then method=mine.
+            be `torchvision:NAME`, `timm:NAME`, `package.module:factory`, or a detector over any of
+            torchvision's classifiers, such as `fasterrcnn_resnet18`. `configs=DIR` adds a folder
+            of one's own groups: DIR/method/mine.yaml is then method=mine.
 
     Raises:
         UserError: for a folder that is not there, an unknown key or group value (with the nearest
@@ -75,10 +78,17 @@ def configure(overrides: Iterable[str] = ()) -> DictConfig:
     for key in _SECTIONS:
         if key not in config:
             raise UserError(f"{key} cannot be left out: override its settings instead")
-    choices = [OmegaConf.select(config, f"chosen.{group}") for group in _NAMED]
     if config.output is None:
-        config.output = "runs/" + "_".join([*map(str, choices), f"seed{config.seed}"])
+        choices = [choice(config, group) for group in _NAMED]
+        config.output = "runs/" + "_".join([*choices, f"seed{config.seed}"])
     return config
+
+
+def choice(config: DictConfig, group: str) -> str:
+    """Return what a group was set to, a network by its name, as a part of a folder's name."""
+    named = config[group].name if group in _NETWORKS else None
+    chosen = str(config.chosen[group] if named is None else named)
+    return re.sub(r"[:/\\\s]+", "_", chosen)
 
 
 def sweep(overrides: Iterable[str]) -> tuple[dict[str, list[str]], list[str]]:
@@ -138,6 +148,12 @@ def unresolved(error: OmegaConfBaseException, prefix: str = "") -> UserError:
 _SECTIONS = (*GROUPS[:-1], "trainer", "probe", "exploration", "published", "seed", "output")
 _SEARCH = "hydra.searchpath"
 _NAMED = ("data", "teacher", "student", "method", "temperature")
+_NETWORKS = ("teacher", "student")
+_LISTED = tuple(
+    f"fasterrcnn_{each}"
+    for each in ("resnet18", "resnet50", "resnet101", "mobilenet_v2", "mobilenet_v3_large")
+)
+"""Those of the detectors over torchvision's classifiers that are told among the options."""
 
 
 def _hydra() -> initialize_config_module:
@@ -145,7 +161,7 @@ def _hydra() -> initialize_config_module:
     if not OmegaConf.has_resolver("portion"):
         OmegaConf.register_new_resolver("portion", portion)
     store = ConfigStore.instance()
-    for name in (*models.names(), *models.detector_names(), "custom"):
+    for name in (*models.names(), *models.detector_names(), *_LISTED, "custom"):
         network = {"name": None if name == "custom" else name, "checkpoint": None}
         store.store(group="student", name=name, node=network)
         store.store(group="teacher", name=name, node=network | {"mean": None, "std": None})
@@ -175,7 +191,8 @@ def _parse(overrides: list[str]) -> list[Override]:
 
 def _in_hydras_words(override: str) -> list[str]:
     key, _, value = override.partition("=")
-    if key in ("teacher", "student") and ":" in value:
+    elsewhere = value in backbone_detector_names() and value not in _LISTED
+    if key in _NETWORKS and (":" in value or elsewhere):
         return [f"{key}=custom", f"{key}.name='{value}'"]
     if key == "configs":
         folder = Path(value)
@@ -197,8 +214,9 @@ def _check_choice(override: Override, own: list[str]) -> None:
     value = override.value()
     known = _options(override.key_or_group, own)
     if value is not None and value not in known:
+        further = backbone_detector_names() if override.key_or_group in _NETWORKS else []
         raise UserError(
-            f"{override.key_or_group}={value}: {_nearest(str(value), known)}one of "
+            f"{override.key_or_group}={value}: {_nearest(str(value), [*known, *further])}one of "
             f"{', '.join(known)}"
         )
 

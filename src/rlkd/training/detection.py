@@ -1,9 +1,8 @@
 """Detection: images of sizes of their own, objects in boxes, regions as instances."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from omegaconf import DictConfig
 from rich.console import Console
@@ -15,6 +14,7 @@ from rlkd.data.coco import CocoSet
 from rlkd.data.detection_loader import DetectionLoader
 from rlkd.errors import UserError
 from rlkd.models import Teacher, create_detector
+from rlkd.models.checkpoint import ClassCountError
 from rlkd.reporting import AnyScores
 from rlkd.reporting.prediction_page import write_predictions
 from rlkd.temperature import TemperatureSource
@@ -26,59 +26,35 @@ from rlkd.training.detection_data import (
     hold_out,
     whole_batch,
 )
-from rlkd.training.detection_measure import evaluate_detector, write_detections
-from rlkd.training.detection_predict import prediction_rows
-from rlkd.training.detector import DetectorDistiller, Performance
+from rlkd.training.detection_measure import (
+    evaluate_detector,
+    require_pycocotools,
+    write_detections,
+)
+from rlkd.training.detection_options import PRETRAINED, DetectionOptions
+from rlkd.training.detection_predict import predict_images, prediction_rows
+from rlkd.training.detector import DetectorDistiller
+from rlkd.training.exportable import exportable_detector
 from rlkd.training.observe_regions import observe_regions
 from rlkd.training.options import TrainerOptions
+from rlkd.training.run_config import require_student, with_weights
 from rlkd.training.run_folder import RunFolder
-from rlkd.training.task import Prepared
+from rlkd.training.task import Asked, Exportable, Prepared
 
-_PRETRAINED: Mapping[str | None, dict[str, bool]] = {
-    None: {},
-    "imagenet": {"pretrained_backbone": True},
-    "coco": {"pretrained": True},
-}
+_ROLES = ("teacher", "student")
 _SHOWN = 12
 """Test images on the page of predictions."""
+_THRESHOLD = 0.5
+"""The lowest score of what is predicted, unless told otherwise."""
 
 
 @dataclass(frozen=True)
-class Detection:
-    """The task of detecting objects with two-stage detectors; see configs/task/detection.yaml.
-
-    Raises:
-        UserError: for an option that is none of those allowed.
-    """
-
-    base_temperature: float = 1.0
-    probe_size: int = 16
-    max_instances: int | None = 64
-    performance: Performance = "foreground"
-    flip: bool = True
-    scales: tuple[float, float] = (1.0, 1.0)
-    group_by_aspect: bool = True
-    workers: int = 0
-    student_pretrained: str | None = None
-    teacher_pretrained: str | None = None
-    detector: dict[str, Any] = field(default_factory=dict[str, Any])
-
-    def __post_init__(self) -> None:
-        if self.performance not in get_args(Performance):
-            raise UserError(
-                f"task.performance={self.performance}: choose one of "
-                f"{', '.join(get_args(Performance))}"
-            )
-        for role in ("student", "teacher"):
-            given = getattr(self, f"{role}_pretrained")
-            if given not in _PRETRAINED:
-                raise UserError(
-                    f"task.{role}_pretrained={given}: choose imagenet (the backbone), coco (the "
-                    "whole detector) or null"
-                )
+class Detection(DetectionOptions):
+    """The task of detecting objects with two-stage detectors; see configs/task/detection.yaml."""
 
     def prepare(self, config: DictConfig, options: TrainerOptions) -> Prepared:
         """Load the data, make the detectors and find out whether all fits together."""
+        require_pycocotools()
         held = hold_out(config, options)
         module = self._module(config, options, held)
         sets = {"test": held.test} | ({"validation": held.validation} if held.validation else {})
@@ -117,11 +93,11 @@ class Detection:
         self, config: DictConfig, options: TrainerOptions, console: Console
     ) -> dict[str, AnyScores]:
         """Score the checkpoints that are given on the test set, by role, and print them."""
-        given = build.given_checkpoints(config)
+        given = build.given_checkpoints(config, published=self._published())
         test = detection_sets(config).test
         scored: dict[str, AnyScores] = {}
         for role, node in given.items():
-            made = self.network(node, role, test).to(options.device)
+            made = self.network(node, role, test, trains=False).to(options.device)
             scored[role], _ = _scored(made, test, options)
             console.print(
                 f"{role} {node.name}: {scored[role].summary} on {len(test)} test images",
@@ -133,42 +109,83 @@ class Detection:
         """Build all parts but the data."""
         build.objective(config)
         build.temperature(config)
-        for role in ("student", "teacher"):
+        for role in _ROLES:
             if config[role].name is not None:
-                create_detector(config[role].name, num_classes=3, **self._options())
+                create_detector(config[role].name, num_classes=3, **self.detector_options)
         maker, _ = build.scheduler(config)
         maker(build.optimizer(config)(nn.Linear(1, 1).parameters()))
         assert build.exploration_options(config.exploration).bands
 
-    def network(self, node: DictConfig, role: str, images: CocoSet) -> FasterRCNN:
+    def predict(
+        self, config: DictConfig, options: TrainerOptions, asked: Asked, console: Console
+    ) -> None:
+        """Write what the student finds in somebody's images, as JSON and as pictures."""
+        images = self._student_data(config)
+        student = self.network(config.student, "student", images, trains=False)
+        predict_images(
+            student.to(options.device),
+            asked.images,
+            class_names=images.class_names,
+            category_ids=images.category_ids,
+            output=asked.output,
+            device=options.device,
+            console=console,
+            threshold=_THRESHOLD if asked.threshold is None else asked.threshold,
+            skip_unreadable=asked.skip_unreadable,
+            autocast=options.mixed,
+        )
+
+    def exportable(self, config: DictConfig, options: TrainerOptions) -> Exportable:
+        """Make the student ready to be written, on the CPU."""
+        images = self._student_data(config)
+
+        def make(path: Path | None) -> nn.Module:
+            return self.network(with_weights(config.student, path), "student", images, trains=False)
+
+        return exportable_detector(config.student.name, self.detector_options, make, images)
+
+    def network(
+        self, node: DictConfig, role: str, images: CocoSet, *, trains: bool = True
+    ) -> FasterRCNN:
         """Make a detector for the data, with the weights of its checkpoint if it has one.
 
         Args:
             node: the `teacher` or `student` node.
             role: its name, for messages.
             images: give the number of classes.
+            trains: whether it goes on learning; if not, a checkpoint stands in for ImageNet's
+                weights, which then are not fetched.
 
         Raises:
             UserError: if it has no name, or its weights do not fit.
         """
         if node.name is None:
             raise UserError(f"{role}.name is missing: give {role}=fasterrcnn_resnet18, say")
-        pretrained = _PRETRAINED[getattr(self, f"{role}_pretrained")]
-        made = create_detector(
-            node.name, num_classes=images.num_classes, **self._options(), **pretrained
-        )
-        if node.checkpoint is not None:
-            try:
+        given = getattr(self, f"{role}_pretrained")
+        if given == "imagenet" and not trains and node.checkpoint is not None:
+            given = None
+        further = {**self.detector_options, **PRETRAINED[given]}
+        try:
+            made = create_detector(node.name, num_classes=images.num_classes, **further)
+            if node.checkpoint is not None:
                 models.load_weights(made, Path(node.checkpoint))
-            except UserError as error:
-                raise UserError(
-                    f"{role}: {error}; the data have {images.num_classes} classes with the "
-                    "background, and data.keep_ids=true counts COCO's 91 as torchvision does"
-                ) from None
+        except ClassCountError as error:
+            by_id = "; data.keep_ids=true numbers classes as COCO does, 91 in all"
+            raise UserError(
+                f"{role}: {error} (the background counts){by_id if error.found == 91 else ''}"
+            ) from None
+        except UserError as error:
+            raise UserError(f"{role}: {error}") from None
         return made
 
-    def _options(self) -> dict[str, Any]:
-        return {name: value for name, value in self.detector.items() if value is not None}
+    def _student_data(self, config: DictConfig) -> CocoSet:
+        if "student" not in self._published():
+            require_student(config)
+        return detection_sets(config).test
+
+    def _published(self) -> list[str]:
+        """Return the roles whose whole detectors have published weights."""
+        return [each for each in _ROLES if getattr(self, f"{each}_pretrained") == "coco"]
 
     def _module(self, config: DictConfig, options: TrainerOptions, held: Held) -> DetectorDistiller:
         objective = build.objective(config)
@@ -226,12 +243,12 @@ class Detection:
             raise UserError(
                 "this method needs a teacher: give teacher=fasterrcnn_resnet50, or method=alone"
             )
-        if node.checkpoint is None and self.teacher_pretrained != "coco":
+        if node.checkpoint is None and "teacher" not in self._published():
             raise UserError(
                 f"the teacher {node.name} has no weights: give teacher.checkpoint=FILE (make one "
                 f"with `rlkd train task=detection student={node.name} ...`)"
             )
-        return Teacher(self.network(node, "teacher", held.train))
+        return Teacher(self.network(node, "teacher", held.train, trains=False))
 
     def _check_reward(self, temperature: TemperatureSource) -> None:
         source = getattr(getattr(temperature, "reward", None), "source", "probe")

@@ -83,7 +83,9 @@ def _with_objects(images: CocoSet) -> torch.Tensor:
 
 def _drawn(rows: torch.Tensor, size: int, seed: int, key: str) -> torch.Tensor:
     if not 0 < size < len(rows):
-        raise UserError(f"{key}={size}: give fewer than the {len(rows)} training images there are")
+        raise UserError(
+            f"{key}={size}: {len(rows)} training images can be held out; give 0 to {len(rows) - 1}"
+        )
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
     return rows[order[:size]].sort().values
 

@@ -104,8 +104,8 @@ def detect(
     """Return all that a detector finds in a set, every image once, in the set's order.
 
     A label that is no category of the data, which the classifiers of COCO's 91 numbers have, is
-    left out. A batch is padded to its largest image, which moves boxes by fractions of a pixel:
-    scores agree to the last digit where the batches do.
+    left out. A batch is padded to its largest image, which moves boxes by fractions of a pixel, so
+    images share one only with those of their own size: what is found does not depend on the others.
 
     Args:
         detector: a detector of torchvision's kind, on `device`.
@@ -116,13 +116,12 @@ def detect(
     """
     numbered = enumerate(images.category_ids, start=1)
     category = {label: each for label, each in numbered if each in images.categories}
-    detections: list[Detection] = []
-    for first in range(0, len(images), batch_size):
-        rows = range(first, min(first + batch_size, len(images)))
+    of_row: dict[int, list[Detection]] = {}
+    for rows in _alike(images.sizes, batch_size):
         batch = [as_input(images.image(row), device) for row in rows]
         for row, found in zip(rows, find(detector, batch, autocast=autocast), strict=True):
-            detections += _as_coco(found, images.image_id(row), category)
-    return detections
+            of_row[row] = _as_coco(found, images.image_id(row), category)
+    return [each for row in sorted(of_row) for each in of_row[row]]
 
 
 def detection_scores(images: CocoSet, detections: Iterable[Detection]) -> DetectionScores:
@@ -168,7 +167,7 @@ def evaluate_detector(
     Raises:
         UserError: if pycocotools is not installed, before anything is computed.
     """
-    _pycocotools()
+    require_pycocotools()
     found = detect(detector, images, device=device, batch_size=batch_size, autocast=autocast)
     return detection_scores(images, found), found
 
@@ -182,7 +181,12 @@ def write_detections(path: str | Path, detections: Iterable[Detection]) -> None:
     write_text(path, json.dumps(list(detections)))
 
 
-def _pycocotools() -> tuple[Any, Any]:
+def require_pycocotools() -> tuple[Any, Any]:
+    """Return pycocotools' `COCO` and `COCOeval`.
+
+    Raises:
+        UserError: if it is not installed.
+    """
     try:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
@@ -196,7 +200,7 @@ def _pycocotools() -> tuple[Any, Any]:
 
 def _evaluation(truth: dict[str, Any], found: list[dict[str, Any]]) -> Any:
     """Return pycocotools' evaluation, summarised."""
-    coco, coco_eval = _pycocotools()
+    coco, coco_eval = require_pycocotools()
     expected = coco()
     expected.dataset = truth
     expected.createIndex()
@@ -222,6 +226,16 @@ def _precision_of_category(evaluation: Any) -> dict[int, float]:
         known = of_class[of_class > -1]
         mean[int(category)] = float(known.mean()) if known.size else math.nan
     return mean
+
+
+def _alike(size: Int[Tensor, "images 2"], batch_size: int) -> Generator[list[int]]:
+    """Cut rows into batches of one height and width."""
+    rows_of: dict[tuple[int, ...], list[int]] = {}
+    for row, one in enumerate(size.tolist()):
+        rows_of.setdefault(tuple(one), []).append(row)
+    for rows in rows_of.values():
+        for first in range(0, len(rows), batch_size):
+            yield rows[first : first + batch_size]
 
 
 def _or_nan(value: float) -> float:

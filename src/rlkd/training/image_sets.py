@@ -25,6 +25,21 @@ class Sets:
     probe: ImageSet | None
 
 
+def load_dataset(config: DictConfig) -> Dataset:
+    """Load the data, all of them.
+
+    Raises:
+        UserError: if they are missing or broken, or are no set of labelled images.
+    """
+    dataset = make(config.data, "data")
+    if not isinstance(dataset, Dataset):
+        raise UserError(
+            f"data={config.chosen.data} has no label for each image: task=classification needs "
+            "data=folder, say, and objects in boxes task=detection"
+        )
+    return dataset
+
+
 def load_sets(config: DictConfig, options: TrainerOptions) -> Sets:
     """Load the data and hold out what is not to be trained on.
 
@@ -32,7 +47,7 @@ def load_sets(config: DictConfig, options: TrainerOptions) -> Sets:
         UserError: if the data are missing or broken, or too much is held out.
     """
     probe_size = probe_options(config.probe).size
-    dataset = make(config.data, "data")
+    dataset = load_dataset(config)
     train, validation, probe = dataset.train, None, None
     if options.validation_size:
         train, validation = _held_out(train, options.validation_size, "trainer.validation_size", 0)

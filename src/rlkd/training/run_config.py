@@ -14,9 +14,7 @@ from rlkd.training.compose import configure
 from rlkd.training.run_folder import RunFolder
 
 
-def own_words(
-    overrides: Iterable[str], words: Collection[str]
-) -> tuple[dict[str, str], list[str]]:
+def own_words(overrides: Iterable[str], words: Collection[str]) -> tuple[dict[str, str], list[str]]:
     """Part what a verb itself understands from the overrides.
 
     Args:
@@ -75,6 +73,26 @@ def configured(overrides: Iterable[str], *, run: str | None = None) -> DictConfi
             "student.checkpoint=FILE"
         )
     return config
+
+
+def require_student(config: DictConfig) -> None:
+    """Refuse a student that has learnt nothing.
+
+    Raises:
+        UserError: if it has no checkpoint.
+    """
+    if config.student.checkpoint is None:
+        raise UserError(
+            "the student has no weights: give run=FOLDER of a run, or student=NAME "
+            "student.checkpoint=FILE"
+        )
+
+
+def with_weights(node: DictConfig, path: Path | None) -> DictConfig:
+    """Return a network's node with another file's weights, or as it is where there is none."""
+    made = node if path is None else OmegaConf.merge(node, {"checkpoint": str(path)})
+    assert isinstance(made, DictConfig)
+    return made
 
 
 def _set(config: DictConfig, override: str) -> None:

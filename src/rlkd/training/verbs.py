@@ -6,7 +6,7 @@ from rich.console import Console
 
 from rlkd.errors import UserError
 from rlkd.reporting import Result
-from rlkd.training import comparing, demonstration, run, validation
+from rlkd.training import comparing, demonstration, exporting, predicting, run, validation
 from rlkd.training.compose import GROUPS, as_yaml, configure, options
 
 
@@ -30,6 +30,16 @@ def evaluate(overrides: list[str], console: Console) -> None:
     run.score_checkpoints(overrides, console=console)
 
 
+def predict(overrides: list[str], console: Console) -> None:
+    """Write what a student says of images."""
+    predicting.predict(overrides, console=console)
+
+
+def export(overrides: list[str], console: Console) -> None:
+    """Write a student to a file for use elsewhere."""
+    exporting.export(overrides, console=console)
+
+
 def ls(overrides: list[str], console: Console) -> None:
     """List what each group, or the one named, may be set to."""
     for name in overrides:
@@ -49,10 +59,11 @@ def validate(overrides: list[str], console: Console) -> None:
     for experiment in options("experiment"):
         validation.validate([f"experiment={experiment}", *overrides])
         console.print(f"experiment={experiment}: ok")
-    for group in ("method", "temperature", "optimizer", "scheduler", "student", "teacher"):
+    for group in ("task", "method", "temperature", "optimizer", "scheduler", "student", "teacher"):
         for option in options(group):
             if option not in ("custom", "none"):
-                validation.validate([f"{group}={option}", *overrides])
+                task = ["task=detection"] if option.startswith("fasterrcnn_") else []
+                validation.validate([*task, f"{group}={option}", *overrides])
         console.print(f"{group}: every option ok")
 
 
