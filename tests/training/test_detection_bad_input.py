@@ -21,34 +21,51 @@ from tests.training.runs import fingerprint
 
 from rlkd import models
 from rlkd.cli import main
+from rlkd.errors import UserError
 from rlkd.models import create_detector, save_weights
+from rlkd.training.detection_options import DetectionOptions
 
 pytestmark = pytest.mark.usefixtures("plainly")
 
 RLKD = RUNS["rlkd"]
+FACTORS = "give two factors above 0, the lower first, such as"
+OPTIONS: list[tuple[str, object, str]] = [
+    ("performance", "f1", "task.performance=f1: choose one of foreground, loss"),
+    ("student_pretrained", "voc", "choose imagenet .the backbone., coco .* or null"),
+    ("teacher_pretrained", "voc", "task.teacher_pretrained=voc: choose imagenet"),
+    ("group_by_aspect", "maybe", "task.group_by_aspect=maybe: give true or false"),
+    ("group_by_aspect", 3, "task.group_by_aspect=3: give true or false"),
+    ("flip", "left", "task.flip=left: give true or false"),
+    ("scales", 2, f"task.scales=2: {FACTORS}"),
+    ("scales", [1], FACTORS),
+    ("scales", [1, 2, 3], FACTORS),
+    ("scales", [1.2, 0.8], FACTORS),
+    ("scales", [0, 1], FACTORS),
+    ("scales", ["a", "b"], FACTORS),
+    ("scales", [1, float("nan")], FACTORS),
+    ("scales", None, FACTORS),
+    ("workers", -1, "task.workers=-1: give 0 or more"),
+    ("workers", "two", "task.workers=two: give 0 or more"),
+    ("detector", "large", "task.detector=large: give its settings"),
+    ("detector", {"min_size": "big"}, "task.detector.min_size=big: give a whole number, or sever"),
+    ("detector", {"max_size": [64]}, r"task.detector.max_size=\[64\]: give a whole number; null"),
+    ("detector", {"fpn_channels": 1.5}, "task.detector.fpn_channels=1.5: give a whole number"),
+    ("detector", {"anchor_sizes": ["a"]}, r"task.detector.anchor_sizes=\['a'\]: give a whole numb"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "told"), OPTIONS)
+def test_an_option_of_a_wrong_type_is_refused(name: str, value: object, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        DetectionOptions(**{name: value})  # pyright: ignore[reportArgumentType]
+
+
 IMPOSSIBLE = {
+    "task.scales=[1]": r"task.scales=\[1\]: give two factors above 0",
     "task.performance=f1": "task.performance=f1: choose one of foreground, loss",
-    "task.student_pretrained=voc": r"task.student_pretrained=voc: choose imagenet .*coco .*or null",
-    "task.teacher_pretrained=voc": r"task.teacher_pretrained=voc: choose imagenet .*coco .*or null",
     "task.student_pretrained=coco": "student: model 'fasterrcnn_tiny' has no published weights of",
     "task.student_pretrained=imagenet": "student: model 'fasterrcnn_tiny' has no published weights",
-    "task.group_by_aspect=maybe": "task.group_by_aspect=maybe: give true or false",
-    "task.group_by_aspect=3": "task.group_by_aspect=3: give true or false",
-    "task.flip=left": "task.flip=left: give true or false",
-    "task.scales=2": "task.scales=2: give two factors above 0, the lower first, such as",
-    "task.scales=[1]": r"task.scales=\[1\]: give two factors",
-    "task.scales=[1,2,3]": r"task.scales=\[1, 2, 3\]: give two factors",
-    "task.scales=[1.2,0.8]": r"task.scales=\[1.2, 0.8\]: give two factors",
-    "task.scales=[0,1]": r"task.scales=\[0, 1\]: give two factors",
-    "task.scales=[a,b]": r"task.scales=\['a', 'b'\]: give two factors",
-    "task.workers=-1": "task.workers=-1: give 0 or more",
-    "task.workers=two": "task.workers=two: give 0 or more",
-    "task.detector=large": "task.detector=large: give its settings",
-    "task.detector.min_size=big": "task.detector.min_size=big: give a whole number, or several",
     "task.detector.min_size=0": "tiny': min_size=0, max_size=160; give pixels, 1 or more",
-    "task.detector.max_size=[64]": r"task.detector.max_size=\[64\]: give a whole number; null",
-    "task.detector.fpn_channels=1.5": "task.detector.fpn_channels=1.5: give a whole number; null",
-    "task.detector.anchor_sizes=[a,b,c]": r"anchor_sizes=\['a', 'b', 'c'\]: give a whole number",
     "task.detector.anchor_sizes=[8]": r"anchor_sizes=\[8\]; give one for each of its 3 levels",
     "task.detector.regions_per_image=0": "regions_per_image=0; give 1 or more",
     "+task.detector.min_sizes=64": "has no option 'min_sizes'; did you mean 'min_size'",

@@ -109,16 +109,17 @@ def test_these_runs_draw_learn_explore_and_imitate(
     ends: dict[str, bytes] = {}
     for name, given in (RUNS | OTHERS).items():
         folder = RunFolder(tmp_path / name)
-        settings = tiny_detection(detector_file, folder.path, *FEW, *given, "trainer.epochs=1")
+        settings = tiny_detection(detector_file, folder.path, *FEW, *given)
         running.run(configure(settings), console=silent())
         ends[name] = folder.student.read_bytes()
         if "temperature=rlkd" in given:
-            (row,) = metrics_but_time(folder.metrics)
-            assert row["agent/updater_loss"]
-            assert float(row["temperature/std"]) > 0
+            for row in metrics_but_time(folder.metrics):
+                assert row["agent/updater_loss"]
+                assert float(row["temperature/std"]) > 0
     assert len(set(ends.values())) == len(ends)
 
 
+@pytest.mark.slow
 def test_a_run_killed_within_an_epoch_ends_in_the_weights_of_one_that_was_not(
     detector_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,6 +19,7 @@ from torchvision.models.detection import FasterRCNN
 from rlkd import losses
 from rlkd.losses import LossInputs, Objective, Term
 from rlkd.models import Teacher
+from rlkd.training.detection_measure import find
 from rlkd.training.regions import ObservedRegions
 from rlkd.types import Boxes, DetectionBatch, Temperatures
 
@@ -258,3 +259,22 @@ def test_the_supervised_loss_of_a_detector_is_its_own_and_nothing_else(seen: Los
     assert seen.student_loss is not None
     found = objective_of(seen, 4.0, cross_entropy=Term(losses.supervised))
     assert torch.equal(found, seen.student_loss)
+
+
+def test_mixed_precision_does_not_round_boxes_to_whole_pixels() -> None:
+    # bfloat16 has 8 bits: between 512 and 1024 it knows every fourth pixel alone
+    detector = make_detector(min_size=64, max_size=1024)
+    heads: Any = detector.roi_heads
+    heads.score_thresh = 0.0
+    corners = torch.tensor([[601.3, 10.7, 641.9, 40.2]])
+    boxes = (Boxes(corners, torch.tensor([1])),)
+    batch = DetectionBatch((torch.rand(3, 64, 960),), boxes, torch.tensor([0]))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        seen, regions = ObservedRegions(detector, None)(batch)
+    assert regions.proposals[0].dtype == torch.float32
+    assert any(torch.equal(each, corners[0]) for each in regions.proposals[0])
+    assert (seen.target > 0).any()
+    (found,) = find(detector, list(batch.image), autocast=torch.bfloat16)
+    far = found.box[found.box > 512]
+    assert len(far) > 10
+    assert (far % 4 != 0).float().mean() > 0.5

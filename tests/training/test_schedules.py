@@ -176,6 +176,14 @@ def test_a_run_that_ends_within_an_epoch_is_whole(run: Run, stepped: list[float]
     assert folder.report.is_file()
 
 
+def test_a_run_that_ends_before_its_last_epoch_says_how_many_it_made(run: Run) -> None:
+    result, folder = run("trainer.max_steps=3", "trainer.evaluate_every=10")
+    (row,) = metrics_but_time(folder.metrics)
+    assert result.epochs == 1
+    assert isinstance(result.test, DetectionScores)
+    assert float(row["test/ap"]) == result.test.ap
+
+
 def test_a_run_that_was_killed_after_its_last_step_is_finished_by_the_same_command(
     run: Run,
 ) -> None:

@@ -83,27 +83,19 @@ def create_detector(name: str, *, num_classes: int, **options: Any) -> FasterRCN
         UserError: if no detector has this name, if its library is not installed, if it does not
             take these options, if weights cannot be had, or if what it returns is not a two-stage
             detector of these classes.
+
+    In mixed precision boxes and logits are computed in float32 all the same.
     """
     if num_classes < 2:
         raise UserError(
             f"model '{name}': num_classes={num_classes}; it counts the background: give 2 or more"
         )
-    arguments: dict[str, Any] = {"num_classes": num_classes, **options}
-    source, separator, attribute = name.partition(":")
-    if name in _PACKAGED:
-        body, defaults = _PACKAGED[name]
-        return _faster_rcnn(name, pyramid_detector, body, {**defaults, **arguments})
-    if source == "fasterrcnn_timm":
-        body = partial(timm_body, architecture=attribute, forms=_FORMS)
-        return _faster_rcnn(name, pyramid_detector, body, arguments)
-    if not separator:
-        body = partial(torchvision_body, architecture=_backbone(name))
-        return _faster_rcnn(name, pyramid_detector, body, arguments)
-    if source == "torchvision":
-        builder = _torchvision_builder(name, attribute)
-        return _faster_rcnn(name, torchvision_detector, builder, arguments)
-    factory = imported(name, source, attribute, forms=_FORMS)
-    return _two_stage(name, built(name, factory, arguments), num_classes)
+    made = _created(name, {"num_classes": num_classes, **options}, num_classes)
+    parts: Any = made
+    parts.rpn.anchor_generator.register_forward_pre_hook(_inputs_in_float32)
+    parts.rpn.head.register_forward_hook(_outputs_in_float32)
+    parts.roi_heads.box_predictor.register_forward_hook(_outputs_in_float32)
+    return made
 
 
 def fpn_levels(detector: FasterRCNN) -> tuple[str, ...]:
@@ -125,6 +117,41 @@ def is_two_stage(module: nn.Module) -> bool:
     if not all(isinstance(getattr(heads, each, None), nn.Module) for each in head_parts):
         return False
     return _num_classes(module) is not None
+
+
+def _created(name: str, arguments: dict[str, Any], num_classes: int) -> FasterRCNN:
+    source, separator, attribute = name.partition(":")
+    if name in _PACKAGED:
+        body, defaults = _PACKAGED[name]
+        return _faster_rcnn(name, pyramid_detector, body, {**defaults, **arguments})
+    if source == "fasterrcnn_timm":
+        body = partial(timm_body, architecture=attribute, forms=_FORMS)
+        return _faster_rcnn(name, pyramid_detector, body, arguments)
+    if not separator:
+        body = partial(torchvision_body, architecture=_backbone(name))
+        return _faster_rcnn(name, pyramid_detector, body, arguments)
+    if source == "torchvision":
+        builder = _torchvision_builder(name, attribute)
+        return _faster_rcnn(name, torchvision_detector, builder, arguments)
+    factory = imported(name, source, attribute, forms=_FORMS)
+    return _two_stage(name, built(name, factory, arguments), num_classes)
+
+
+def _inputs_in_float32(_module: nn.Module, arguments: Any) -> Any:
+    """Keep boxes exact in mixed precision: bfloat16 knows every fourth pixel alone past 512."""
+    return _in_float32(arguments)
+
+
+def _outputs_in_float32(_module: nn.Module, _arguments: Any, output: Any) -> Any:
+    return _in_float32(output)
+
+
+def _in_float32(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
+    if isinstance(value, list | tuple):
+        return type(value)(_in_float32(each) for each in cast(Any, value))
+    return value
 
 
 def _faster_rcnn(

@@ -69,7 +69,8 @@ class ConfidenceTemperature(LogitDriven):
         target: Int[Tensor, " batch"] | Float[Tensor, "batch classes"],
     ) -> Temperatures:
         """Read T off the teacher's probability of the true class."""
-        true_class = class_index(target)[:, None]
+        # An instance that is not scored is background: class 0.
+        true_class = class_index(target).clamp_min(0)[:, None]
         confidence = torch.softmax(teacher_logits, dim=1).gather(1, true_class).squeeze(1)
         return Temperatures.same(_half_cosine(confidence, self.lowest, self.highest))
 

@@ -43,9 +43,10 @@ class LogEpochs(L.Callback):
         check_finite(pl_module, self.folder.checkpoint)
         epoch = trainer.current_epoch + 1
         pl_module.epoch_figures["images_per_second"] = self.clock.images_per_second
-        if epoch % self.every_epochs == 0 or epoch == trainer.max_epochs:
+        last = epoch == trainer.max_epochs or trainer.global_step == trainer.max_steps
+        if epoch % self.every_epochs == 0 or last:
             scored = self.scores()
-            if epoch == trainer.max_epochs:
+            if last:
                 self.latest = scored
             for name, scores in scored.items():
                 for column, figure in scores.figures().items():

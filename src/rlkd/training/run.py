@@ -91,7 +91,7 @@ def run(config: DictConfig, *, console: Console) -> Result:
         test=final["test"],
         validation=final.get("validation"),
         teacher=prepared.teacher_scores(),
-        epochs=options.epochs,
+        epochs=len(module.history),
         seed=config.seed,
         images_per_second=clock.images_per_second,
         wall_seconds=clock.seconds_before + time.perf_counter() - began,
