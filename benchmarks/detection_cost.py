@@ -3,8 +3,8 @@
 Generated shapes, random weights, batch 8: what a step costs does not depend on what was learnt.
 All variants take turns step by step, in a new order every round. Steps in which the source learns
 or measures are told from plain ones, and the figure is the mean of the medians of the kinds, in
-their shares in the run. Memory is the peak of a process of its own that does 4 steps; on a GPU,
-what torch allocated at most. The `rounds` must hold whole intervals of learning: 128 steps.
+their shares in the run. Memory is the peak of a process of its own that does 132 steps, in which
+every agent learns; on a GPU, what torch allocated at most. Rounds must be a multiple of 128.
 
     python benchmarks/detection_cost.py
     python benchmarks/detection_cost.py --teacher fasterrcnn_resnet50 \
@@ -77,15 +77,15 @@ class DetectionSteps:
 
 
 def peak(overrides: list[str]) -> float:
-    """Do 4 steps in a process of its own and return its peak memory in MiB."""
+    """Do 132 steps in a process of its own and return its peak memory in MiB."""
     command = [sys.executable, __file__, "--peak", *overrides]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(done.stdout.split()[-1])
 
 
 def print_peak(overrides: list[str]) -> None:
-    """Do 4 steps and print the peak memory of this process in MiB."""
-    DetectionSteps(overrides)(4)
+    """Do 132 steps and print the peak memory of this process in MiB."""
+    DetectionSteps(overrides)(132)
     if torch.cuda.is_available():
         print(torch.cuda.max_memory_allocated() / 2**20)
     else:

@@ -261,3 +261,8 @@ def test_no_condition_names_a_method_or_a_source_outside_its_own_file() -> None:
 )
 def test_such_a_condition_would_be_found(line: str) -> None:
     assert _named_in_conditions(ast.parse(line)) & {"dkd", "crd", "CRD"}
+
+
+def test_the_agent_knows_nothing_of_detection() -> None:
+    text = "\n".join(path.read_text() for path in python_files("src/rlkd/agent"))
+    assert not re.search("detect|region|proposal|boxes", text, flags=re.IGNORECASE)

@@ -78,6 +78,21 @@ def test_an_id_that_is_the_backgrounds_is_closed_but_not_kept(tmp_path: Path) ->
         read(tmp_path, given, keep_ids=True)
 
 
+def test_kept_ids_are_not_so_high_that_the_detector_outgrows_memory(tmp_path: Path) -> None:
+    given = content()
+
+    def with_id(highest: int) -> dict[str, Any]:
+        given["categories"][0]["id"] = given["annotations"][0]["category_id"] = highest
+        return given
+
+    assert read(tmp_path, with_id(10_000), keep_ids=True).num_classes == 10_001
+    for highest in (10_001, 2**60):
+        told = rf"^category i has the id {highest}, .* 10000 at most: give keep_ids=false$"
+        with pytest.raises(UserError, match=told):
+            read(tmp_path, with_id(highest), keep_ids=True)
+        assert read(tmp_path, given).num_classes == 4
+
+
 def test_the_ground_truth_is_the_file_to_pycocotools_crowds_and_unclipped_boxes_too(
     tmp_path: Path,
 ) -> None:

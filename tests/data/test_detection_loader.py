@@ -5,12 +5,11 @@ from typing import Any
 import pytest
 import torch
 from tests.data.coco_files import noise, read
-from torchvision.transforms.v2.functional import resize
 
 from rlkd.data.coco import CocoSet, coco
 from rlkd.data.coco_checks import AnnotationTable, ImageTable
 from rlkd.data.coco_images import MemoryImages
-from rlkd.data.detection_loader import DetectionLoader, mirrored, resized
+from rlkd.data.detection_loader import DetectionLoader, mirrored
 from rlkd.errors import UserError
 from rlkd.types import Boxes, DetectionBatch
 
@@ -46,7 +45,6 @@ def loader_of(images: CocoSet, **options: Any) -> DetectionLoader:
         "shuffle": True,
         "seed": 3,
         "flip": True,
-        "scales": (0.5, 1.5),
         "group_by_aspect": True,
     }
     return DetectionLoader(images, **(defaults | options))
@@ -64,7 +62,7 @@ def assert_same(batches: list[DetectionBatch], others: list[DetectionBatch]) -> 
 
 
 def plain(images: CocoSet, **options: Any) -> DetectionLoader:
-    still: dict[str, Any] = {"shuffle": False, "flip": False, "scales": (1.0, 1.0)}
+    still: dict[str, Any] = {"shuffle": False, "flip": False}
     return loader_of(images, group_by_aspect=False, **(still | options))
 
 
@@ -100,29 +98,6 @@ def test_two_flips_of_real_images_are_none() -> None:
         assert torch.equal(again, image)
         torch.testing.assert_close(twice.box, boxes.box, rtol=0, atol=1e-4)
         assert len(boxes.box) > 0
-
-
-def test_a_resized_image_is_torchvisions_and_boxes_follow_each_side() -> None:
-    boxes = Boxes(torch.tensor([[2.0, 3.0, 10.0, 9.0]]), torch.tensor([1]))
-    image = noise(12, 20)
-    pixels, found = resized(image, boxes, height=6, width=30)
-    assert torch.equal(pixels, resize(image, [6, 30], antialias=True))
-    # Width 30 / 20 = 1.5, height 6 / 12 = 0.5.
-    assert found.box.tolist() == [[3, 1.5, 15, 4.5]]
-
-
-def test_scales_are_drawn_between_their_bounds_and_move_boxes_along(images: CocoSet) -> None:
-    factors: list[float] = []
-    for batch in plain(images, scales=(0.5, 2.0)):
-        for row, image, boxes in zip(batch.index.tolist(), batch.image, batch.boxes, strict=True):
-            height, width = images.size(row)
-            across, down = image.shape[2] / width, image.shape[1] / height
-            ratio = torch.tensor([across, down, across, down])
-            torch.testing.assert_close(boxes.box, images.boxes(row).box * ratio)
-            assert abs(across - down) < 1 / 12
-            factors.append(across)
-    assert 0.5 <= min(factors) < 0.7
-    assert 1.8 < max(factors) <= 2.0
 
 
 def test_half_of_the_images_are_flipped_by_an_independent_draw(images: CocoSet) -> None:
@@ -199,17 +174,20 @@ def test_an_epoch_depends_on_seed_and_epoch_alone(images: CocoSet) -> None:
 
 
 @pytest.mark.parametrize("change", ["epoch", "seed"])
-def test_epochs_and_seeds_differ_in_order_flips_and_scales(images: CocoSet, change: str) -> None:
+def test_epochs_and_seeds_differ_in_order_and_flips(images: CocoSet, change: str) -> None:
     first = loader_of(images, batch_size=COUNT)
     second = loader_of(images, batch_size=COUNT, seed=4 if change == "seed" else 3)
     second.set_epoch(1 if change == "epoch" else 0)
     ((one,), (other,)) = list(first), list(second)
     assert not torch.equal(one.index, other.index)
-    sizes = [
-        [batch.image[place].shape for place in batch.index.argsort().tolist()]
+    flips = [
+        [
+            torch.equal(batch.image[place], images.image(row).flip(2) / 255)
+            for row, place in enumerate(batch.index.argsort().tolist())
+        ]
         for batch in (one, other)
     ]
-    assert sizes[0] != sizes[1]
+    assert flips[0] != flips[1]
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine of few cores
@@ -280,8 +258,6 @@ def test_a_corrupt_image_is_told_in_one_line_from_any_process(tmp_path: Path, wo
             {"batch_size": 24, "drop_last": True},
             "batch_size=24 with drop_last leaves no batch of 2",
         ),
-        ({"scales": (0.0, 1.0)}, r"scales=\(0\.0, 1\.0\): give two factors above 0"),
-        ({"scales": (1.5, 1.0)}, r"scales=\(1\.5, 1\.0\): .*the lower first"),
         ({"workers": -1}, "workers=-1: give 0 or more"),
     ],
 )

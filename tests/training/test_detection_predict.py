@@ -58,11 +58,10 @@ def predict(detector: nn.Module, source: Path, output: Path, **options: Any) -> 
     return predict_images(
         detector,
         source,
-        class_names=("ball", "car"),
         category_ids=(3, 7),
         output=output,
         device="cpu",
-        **{"console": Console(file=io.StringIO()), **options},
+        **{"class_names": ("ball", "car"), "console": Console(file=io.StringIO()), **options},
     )
 
 
@@ -112,6 +111,15 @@ def test_pictures_keep_names_and_folders_and_differ_where_boxes_are(
         assert not different[45:75, 25:55].any()  # within
         assert not different[:, 70:].any()  # outside, where the label does not reach
         assert not different[85:].any()
+
+
+def test_white_space_in_a_class_is_drawn_as_one_space(folder: Path, tmp_path: Path) -> None:
+    for place, name in enumerate(("sea star", " sea\n\tstar\n")):
+        names, output = {"class_names": ("ball", name)}, tmp_path / str(place)
+        (made,) = predict(Fixed([(BOX, 2, 0.75)]), folder / "b.png", output, **names)
+        assert made["detections"][0]["class"] == name
+    pictures = [tmp_path / str(place) / "pictures" / "b.png" for place in range(2)]
+    assert pictures[0].read_bytes() == pictures[1].read_bytes()
 
 
 def test_a_picture_without_objects_is_its_image(folder: Path, tmp_path: Path) -> None:

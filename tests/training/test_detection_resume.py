@@ -37,7 +37,6 @@ EVERY_DRAW = (
     "temperature.warmup_epochs=0",
     "exploration.epochs=2",
     "task.detector.min_size=[64,96]",
-    "task.scales=[0.8,1.2]",
 )
 """The agent acts and explores; regions and sizes are drawn, from the global generator too."""
 RUNS = {

@@ -166,10 +166,12 @@ def test_evaluate_gives_a_runs_own_scores(
     assert figures(scored["student"]) == figures(result.test)
     assert figures(scored["teacher"]) == figures(result.teacher)
     assert isinstance(result.test, DetectionScores)
-    (teacher, student) = command("evaluate", *kept, weights)
+    (teacher, student, *tables) = command("evaluate", *kept, weights)
     assert teacher.startswith("teacher fasterrcnn_tiny: AP ")
     assert student.startswith(f"student fasterrcnn_tiny: AP {100 * result.test.ap:.2f}")
     assert student.endswith("on 6 test images")
+    assert any("AP medium, %" in line for line in tables)
+    assert any(name in line for name in result.test.per_class for line in tables)
 
 
 def test_a_folder_of_ones_own_images_needs_two_options(

@@ -71,3 +71,12 @@ def test_half_an_epoch_survives_a_checkpoint() -> None:
     restored.load_state_dict(torch.load(file, weights_only=True))
     assert restored.read() == meters.read()
     assert restored.read_policy() == meters.read_policy()
+
+
+def test_a_count_does_not_stop_at_what_float32_can_hold() -> None:
+    meters = EpochMeters()
+    meters.histogram[160] = 2**24
+    meters.totals[4:] = torch.tensor([4.0 * 2**24, 16.0 * 2**24])
+    meters.add_temperatures(Temperatures.same(torch.full((1,), 4.0)), None)
+    assert int(meters.histogram.sum()) == 2**24 + 1
+    assert meters.read()["temperature/mean"] == 4.0

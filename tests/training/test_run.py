@@ -41,7 +41,8 @@ def test_a_run_leaves_its_folder_complete_and_prints_what_it_came_to(
     command: Command, teacher_file: Path, tmp_path: Path
 ) -> None:
     settings = tiny(teacher_file, tmp_path / "run", *SOURCES["rlkd"])
-    printed = command("distill", *settings)
+    taught, *printed = command("distill", *settings)
+    assert taught.startswith("teacher: top-1 ")
     assert [line[:9] for line in printed[:3]] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
     assert "loss" in printed[0]
     assert "img/s" in printed[0]

@@ -41,7 +41,7 @@ class TemperatureAgent(TemperatureSource):
         gate: whether the reward is damped by sigmoid(E / gate_epochs) in epoch E.
         gate_epochs: n_gate, in epochs.
         max_instances: how many instances of a call enter its trajectory at most, evenly spaced
-            over its rows; None for all. All get their temperature.
+            over its rows, from another row in each call; None for all. All get their temperature.
         update_interval: closed trajectories from one learning to the next.
         warmup_epochs: epochs in which T is the base temperature and nothing is collected. Counts
             from the first `start_epoch`; a loop that never calls it wants 0.
@@ -219,8 +219,9 @@ class TemperatureAgent(TemperatureSource):
         if self._window.noise_field is None:
             self._window.noise_field = draw_field(generator, state.device)
         policy, raw_action = self.learner.explore(state, generator, field=self._window.noise_field)
-        most = self.max_instances or len(state)
-        kept = slice(None, None, math.ceil(len(state) / most) if state.numel() else None)
+        step = math.ceil(len(state) / (self.max_instances or max(len(state), 1))) or 1
+        # The rows of a batch may have an order: each batch of a window begins at another one.
+        kept = slice(self._window.batches % step, None, step)
         learnt = None if learn_from is None else learn_from[kept]
         self._window.add(state[kept], raw_action[kept], learnt)
         return policy.temperature(raw_action)

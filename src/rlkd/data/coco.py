@@ -17,6 +17,9 @@ from rlkd.types import Boxes
 _SMALLEST_SIDE = 0.01
 """Pixels; a box with a shorter side cannot be learnt: float32 would lose it when it is scaled."""
 
+_HIGHEST_KEPT = 10_000
+"""Of the categories' ids; every number up to the highest becomes a class of the detector."""
+
 
 class CocoSet:
     """Images with the boxes of their objects.
@@ -34,7 +37,7 @@ class CocoSet:
         source_row: the row of each image in `source`; None for one after the other.
 
     Raises:
-        UserError: if ids are kept and one is below 1: 0 is the background.
+        UserError: if ids are kept and one is below 1 (0 is the background) or above 10,000.
     """
 
     def __init__(
@@ -52,6 +55,12 @@ class CocoSet:
             raise UserError(
                 f"category {categories[first]} has the id {first}, which cannot be kept as a label "
                 "(0 is the background): number categories from 1, or give keep_ids=false"
+            )
+        if keep_ids and max(categories) > _HIGHEST_KEPT:
+            last = max(categories)
+            raise UserError(
+                f"category {categories[last]} has the id {last}, and ids that are kept make a "
+                f"class of every number up to it, {_HIGHEST_KEPT} at most: give keep_ids=false"
             )
         self.categories = dict(sorted(categories.items()))
         self.keep_ids = keep_ids

@@ -1,4 +1,4 @@
-"""Batches of images with boxes, mirrored and resized at random."""
+"""Batches of images with boxes, mirrored at random."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -22,7 +21,6 @@ class _Request:
 
     rows: list[int]
     flip: list[bool]
-    scale: list[float]
 
 
 _Made = list[tuple[Tensor, Tensor, Tensor]]
@@ -37,20 +35,14 @@ class _Maker(Dataset[_Made | UserError]):
 
     def __getitem__(self, request: _Request) -> _Made | UserError:
         try:
-            return [
-                self._make(*one)
-                for one in zip(request.rows, request.flip, request.scale, strict=True)
-            ]
+            return [self._make(*one) for one in zip(request.rows, request.flip, strict=True)]
         except UserError as error:  # raised in a worker, it would reach the user as a traceback
             return error
 
-    def _make(self, row: int, flip: bool, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    def _make(self, row: int, flip: bool) -> tuple[Tensor, Tensor, Tensor]:
         image, boxes = self.images.image(row), self.images.boxes(row)
         if flip:
             image, boxes = mirrored(image, boxes)
-        if scale != 1:
-            height, width = (max(1, round(side * scale)) for side in image.shape[1:])
-            image, boxes = resized(image, boxes, height=height, width=width)
         return image, boxes.box, boxes.label
 
 
@@ -67,8 +59,6 @@ class DetectionLoader:
         shuffle: whether each epoch has an order of its own; otherwise rows come as they lie.
         seed: of the order and the augmentation.
         flip: whether images are mirrored left to right with probability one half.
-        scales: bounds of the factor, uniformly drawn, by which an image is enlarged. A detector
-            that itself resizes images to a side of fixed length undoes it.
         group_by_aspect: whether the images of a batch are all wide (or square) or all tall, which
             wastes less padding. What fills no batch of its kind comes in one or two batches at the
             end, so that there are as many batches as without groups.
@@ -88,7 +78,6 @@ class DetectionLoader:
         shuffle: bool,
         seed: int = 0,
         flip: bool = False,
-        scales: tuple[float, float] = (1.0, 1.0),
         group_by_aspect: bool = False,
         drop_last: bool = False,
         workers: int = 0,
@@ -101,8 +90,6 @@ class DetectionLoader:
                 f"batch_size={batch_size} with drop_last leaves no batch of {len(images)} images: "
                 "give a smaller batch_size"
             )
-        if not 0 < scales[0] <= scales[1] < float("inf"):
-            raise UserError(f"scales={tuple(scales)}: give two factors above 0, the lower first")
         if workers < 0:
             raise UserError(f"workers={workers}: give 0 or more")
         self.images = images
@@ -110,7 +97,6 @@ class DetectionLoader:
         self.shuffle = shuffle
         self.seed = seed
         self.flip = flip
-        self.scales = scales
         self.group_by_aspect = group_by_aspect
         self.drop_last = drop_last
         self.workers = workers
@@ -156,17 +142,12 @@ class DetectionLoader:
         if self.shuffle:
             rows = torch.randperm(count, generator=generator)
         flip = torch.rand(count, generator=generator) < (0.5 if self.flip else 0.0)
-        low, high = self.scales
-        scale = low + (high - low) * torch.rand(count, generator=generator, dtype=torch.float64)
         if self.group_by_aspect:
             height, width = self.images.sizes[rows].unbind(dim=1)
             batches = _grouped(rows, width >= height, self.batch_size)
         else:
             batches = list(rows.split(self.batch_size))
-        return [
-            _Request(batch.tolist(), flip[batch].tolist(), scale[batch].tolist())
-            for batch in batches[: len(self)]
-        ]
+        return [_Request(batch.tolist(), flip[batch].tolist()) for batch in batches[: len(self)]]
 
     def _made(self, requests: list[_Request]) -> Iterable[_Made | UserError]:
         maker = _Maker(self.images)
@@ -207,22 +188,6 @@ def mirrored(
     width = image.shape[2]
     box = torch.stack([width - right, top, width - left, bottom], dim=1)
     return image.flip(2), Boxes(box, boxes.label)
-
-
-def resized(
-    image: UInt8[Tensor, "3 _ _"], boxes: Boxes, *, height: int, width: int
-) -> tuple[UInt8[Tensor, "3 {height} {width}"], Boxes]:
-    """Resize an image, bilinearly and without aliasing, and its boxes.
-
-    Args:
-        image: pixels in 0 to 255.
-        boxes: its objects.
-        height: the new one, in pixels.
-        width: the same.
-    """
-    pixels = F.interpolate(image[None], size=(height, width), mode="bilinear", antialias=True)[0]
-    ratio = torch.tensor([width / image.shape[2], height / image.shape[1]]).repeat(2)
-    return pixels, Boxes(boxes.box * ratio, boxes.label)
 
 
 def _grouped(

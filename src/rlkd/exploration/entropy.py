@@ -138,5 +138,5 @@ class EntropyRecord(nn.Module):
         """
         entropy = predictive_entropy(student_logits)
         total = torch.zeros(len(index), device=entropy.device).index_add_(0, part_of, entropy)
-        count = torch.bincount(part_of, minlength=len(index))
+        count = torch.zeros_like(total).index_add_(0, part_of, torch.ones_like(entropy))
         self.entropy[index] = torch.where(count > 0, total / count, self.entropy[index])

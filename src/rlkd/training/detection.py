@@ -15,12 +15,13 @@ from rlkd.data.detection_loader import DetectionLoader
 from rlkd.errors import UserError
 from rlkd.models import Teacher, create_detector
 from rlkd.models.checkpoint import ClassCountError
-from rlkd.reporting import AnyScores
+from rlkd.reporting import AnyScores, class_by_class, in_full, print_cells
 from rlkd.reporting.prediction_page import write_predictions
 from rlkd.temperature import TemperatureSource
 from rlkd.training import build
 from rlkd.training.detection_data import (
     Held,
+    check_sizes,
     detection_sets,
     example_batch,
     hold_out,
@@ -75,6 +76,7 @@ class Detection(DetectionOptions):
 
         def leave(folder: RunFolder) -> None:
             write_detections(folder.path / "detections.json", latest["test"])
+            module.to(options.device)  # a trainer puts it back on the CPU
             teacher = module.teacher
             rows = prediction_rows(
                 teacher.network if isinstance(teacher, Teacher) else None,
@@ -98,11 +100,16 @@ class Detection(DetectionOptions):
         scored: dict[str, AnyScores] = {}
         for role, node in given.items():
             made = self.network(node, role, test, trains=False).to(options.device)
+            check_sizes(test, made)
             scored[role], _ = _scored(made, test, options)
             console.print(
                 f"{role} {node.name}: {scored[role].summary} on {len(test)} test images",
                 soft_wrap=True,
             )
+        named = {role: [scores] for role, scores in scored.items()}
+        print_cells(in_full(named), "COCO's average precisions", left=("network",), console=console)
+        for words in class_by_class(named):
+            print_cells(words, "AP of each class, %", left=("network",), console=console)
         return scored
 
     def validate(self, config: DictConfig) -> None:
@@ -190,6 +197,9 @@ class Detection(DetectionOptions):
     def _module(self, config: DictConfig, options: TrainerOptions, held: Held) -> DetectorDistiller:
         objective = build.objective(config)
         student = self.network(config.student, "student", held.train)
+        for images in (held.train, held.test, held.validation, held.probe):
+            if images is not None:
+                check_sizes(images, student)
         teacher, temperature = None, None
         if objective.needs_teacher:
             teacher = self._teacher(config, held)
@@ -208,7 +218,6 @@ class Detection(DetectionOptions):
             shuffle=True,
             seed=config.seed,
             flip=self.flip,
-            scales=self.scales,
             group_by_aspect=self.group_by_aspect,
             workers=self.workers,
             device=options.device,

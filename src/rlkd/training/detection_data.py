@@ -1,13 +1,17 @@
 """The images of a detection run, by their part in it."""
 
+import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
+from torchvision.models.detection import FasterRCNN
 
 from rlkd.data.coco import CocoSet, DetectionSets
 from rlkd.data.detection_loader import DetectionLoader
 from rlkd.errors import UserError
+from rlkd.reporting.provenance import counted
 from rlkd.training import build
 from rlkd.training.options import TrainerOptions, probe_options
 from rlkd.types import DetectionBatch
@@ -42,13 +46,21 @@ def detection_sets(config: DictConfig) -> DetectionSets:
 def hold_out(config: DictConfig, options: TrainerOptions) -> Held:
     """Load the data and hold out what is not to be trained on.
 
-    The probe takes images with objects: without any there is nothing to measure.
+    The probe takes images with objects: without any there is nothing to measure. Objects of the
+    training images that cannot be learnt for want of area are told in a warning.
 
     Raises:
         UserError: if the data are missing or broken, or too much is held out.
     """
     sets = detection_sets(config)
     train, validation, probe = sets.train, None, None
+    if train.without_area:
+        warnings.warn(
+            f"left out of training for want of area: "
+            f"{counted(len(train.without_area), 'annotation')}, the first with the id "
+            f"{train.without_area[0]}",
+            stacklevel=2,
+        )
     if options.validation_size:
         rows = _drawn(
             torch.arange(len(train)), options.validation_size, 0, "trainer.validation_size"
@@ -58,6 +70,31 @@ def hold_out(config: DictConfig, options: TrainerOptions) -> Held:
     if size:
         train, probe = _parted(train, _drawn(_with_objects(train), size, 1, "probe.size"))
     return Held(train, sets.test, validation, probe)
+
+
+def check_sizes(images: CocoSet, detector: FasterRCNN) -> None:
+    """Find out whether the detector can resize every image, whichever side it draws.
+
+    Args:
+        images: those it is to see; none is decoded.
+        detector: gives the sides.
+
+    Raises:
+        UserError: for an image so elongated that its shorter side would have no pixel.
+    """
+    transform: Any = detector.transform
+    size = images.sizes.double()
+    short, long = size.amin(dim=1), size.amax(dim=1)
+    # As torchvision computes it, rounding errors included.
+    scale = (min(transform.min_size) / short).minimum(transform.max_size / long)
+    lost = (short * scale < 1).nonzero().flatten().tolist()
+    if lost:
+        height, width = images.size(lost[0])
+        raise UserError(
+            f"image {images.file_name(lost[0])} of {width} x {height} pixels is too elongated: "
+            f"with its longer side resized to {transform.max_size}, the shorter would have less "
+            "than 1; crop or remove it, or give a larger task.detector.max_size"
+        )
 
 
 def whole_batch(images: CocoSet, device: torch.device | str) -> DetectionBatch:

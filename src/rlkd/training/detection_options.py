@@ -31,7 +31,6 @@ class DetectionOptions:
     max_instances: int | None = 64
     performance: Performance = "foreground"
     flip: bool = True
-    scales: tuple[float, float] = (1.0, 1.0)
     group_by_aspect: bool = True
     workers: int = 0
     student_pretrained: str | None = None
@@ -51,10 +50,6 @@ class DetectionOptions:
                 raise _refused(self, name, "give true or false")
         if not _is(self.workers, int) or self.workers < 0:
             raise _refused(self, "workers", "give 0 or more processes")
-        if not _rising(self.scales):
-            raise _refused(
-                self, "scales", "give two factors above 0, the lower first, such as [0.8,1.2]"
-            )
         if not _is(self.detector, dict):
             raise _refused(self, "detector", "give its settings, task.detector.min_size=[640,800]")
         for name, value in self.detector.items():
@@ -81,10 +76,3 @@ def _refused(options: DetectionOptions, name: str, mend: str) -> UserError:
 def _is(value: object, *kinds: type) -> bool:
     """Tell whether what a configuration gave is of a type; true and false are no numbers."""
     return isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
-
-
-def _rising(value: Any) -> bool:
-    if not _is(value, list, tuple) or len(value) != 2:
-        return False
-    low, high = value
-    return _is(low, int, float) and _is(high, int, float) and 0 < low <= high < float("inf")

@@ -202,7 +202,8 @@ def draw(image: UInt8[Tensor, "3 height width"], objects: Sequence[PredictedObje
     # torchvision's own labels keep one size however large the image.
     font = ImageFont.load_default(max(10.0, longest / 50))
     for each, color in zip(ordered, colors, strict=True):
-        text = f"{each['class']} {each['score']:.2f}"
+        # Pillow measures no text of several lines.
+        text = f"{' '.join(each['class'].split())} {each['score']:.2f}"
         left, top = each["box"][:2]
         height = pen.textbbox((0, 0), text, font, anchor="lt")[3] + 2
         corner = (left + 1, top - height if top >= height else top + 1)

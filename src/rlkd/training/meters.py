@@ -31,10 +31,11 @@ class EpochMeters(nn.Module):
     def __init__(self, max_temperature: float = 10.0) -> None:
         super().__init__()
         self.max_temperature = max_temperature
-        self.register_buffer("totals", torch.zeros(6))
-        self.register_buffer("histogram", torch.zeros(_HISTOGRAM_BINS))
-        self.register_buffer("policy_sum", torch.zeros(_POLICY_BINS**2))
-        self.register_buffer("policy_count", torch.zeros(_POLICY_BINS**2))
+        # In float32 a count of ones stops at 2^24, and an epoch of COCO has 60 million regions.
+        self.register_buffer("totals", torch.zeros(6, dtype=torch.float64))
+        self.register_buffer("histogram", torch.zeros(_HISTOGRAM_BINS, dtype=torch.int64))
+        self.register_buffer("policy_sum", torch.zeros(_POLICY_BINS**2, dtype=torch.float64))
+        self.register_buffer("policy_count", torch.zeros(_POLICY_BINS**2, dtype=torch.int64))
         self.figures: dict[str, Tensor] = {}
         self.figure_count = 0
 
@@ -66,14 +67,15 @@ class EpochMeters(nn.Module):
     ) -> None:
         """Count a batch's student temperatures; and by confidence, where states are given."""
         temperature = temperatures.student
-        self.totals[4:] += torch.stack((temperature.sum(), temperature.square().sum()))
+        exact = temperature.double()
+        self.totals[4:] += torch.stack((exact.sum(), exact.square().sum()))
         bins = (temperature * (_HISTOGRAM_BINS / self.max_temperature)).long()
-        ones = torch.ones_like(temperature)
+        ones = torch.ones_like(bins)
         self.histogram.scatter_add_(0, bins.clamp_(0, _HISTOGRAM_BINS - 1), ones)
         if state is not None:
             cell = (state[:, :2] * _POLICY_BINS).long().clamp_(0, _POLICY_BINS - 1)
             flat = cell[:, 0] * _POLICY_BINS + cell[:, 1]
-            self.policy_sum.scatter_add_(0, flat, temperature)
+            self.policy_sum.scatter_add_(0, flat, exact)
             self.policy_count.scatter_add_(0, flat, ones)
 
     def add_figures(self, figures: dict[str, Tensor]) -> None:
@@ -88,7 +90,7 @@ class EpochMeters(nn.Module):
         """Return the epoch so far, as the columns of metrics.csv."""
         loss, rows, correct, scored, total, squares = self.totals.tolist()
         row = {"train/loss": loss / max(rows, 1), "train/accuracy": correct / max(scored, 1)}
-        histogram = self.histogram.cumsum(0).cpu()
+        histogram = self.histogram.cumsum(0).cpu().double()
         count = float(histogram[-1])
         if count:
             mean = total / count
@@ -105,7 +107,7 @@ class EpochMeters(nn.Module):
 
     def read_policy(self) -> PolicyMap | None:
         """Return the mean T over both confidences; None where no state was counted."""
-        count = self.policy_count.view(_POLICY_BINS, _POLICY_BINS).long().tolist()
+        count = self.policy_count.view(_POLICY_BINS, _POLICY_BINS).tolist()
         if not any(map(any, count)):
             return None
         sums = self.policy_sum.view(_POLICY_BINS, _POLICY_BINS).tolist()

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 
 from rlkd.errors import UserError
@@ -62,7 +62,10 @@ def observe_regions(
     if temperature is not None and seen.teacher_logits is not None:
         scored = replace(seen, target=foreground(seen.target))
         seen = replace(seen, temperature=rehearsed_temperatures(temperature, scored))
-    objective.prepare(seen, {name: _pairs(name, objective, seen) for name in objective.terms})
+    pairs = {name: _pairs(name, objective, seen) for name in objective.terms}
+    if teacher is not None and any(pair[0] != POOLED for each in pairs.values() for pair in each):
+        _check_strides(student, teacher.network)
+    objective.prepare(seen, pairs)
     return observed
 
 
@@ -77,6 +80,16 @@ def _check_classes(role: str, logits: Float[Tensor, "regions classes"], num_clas
         raise UserError(
             f"the {role} tells {logits.shape[1]} classes apart and the data have {num_classes}, "
             "the background counted: make a detector for these classes"
+        )
+
+
+def _check_strides(student: nn.Module, teacher: nn.Module) -> None:
+    pools: list[Any] = [cast(Any, each).roi_heads.box_roi_pool for each in (student, teacher)]
+    one, other = ([round(1 / scale) for scale in each.scales] for each in pools)
+    if one != other:
+        raise UserError(
+            f"the student's pyramid has strides {one} and the teacher's {other}, so their maps do "
+            f"not pair: choose networks of equal strides, or layers={POOLED}"
         )
 
 

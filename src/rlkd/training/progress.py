@@ -30,7 +30,7 @@ class Clock(L.Callback):
 
     @property
     def images_per_second(self) -> float:
-        """Return the mean rate of training so far, evaluations left out."""
+        """Return the mean rate of steps so far; loading and evaluations are left out."""
         return self.images / self.seconds if self.seconds else 0.0
 
     def on_train_batch_start(

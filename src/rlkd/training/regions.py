@@ -38,10 +38,12 @@ class Regions:
     @property
     def image(self) -> Int[Tensor, " regions"]:
         """The image of the batch that each region lies in."""
-        device = self.images.tensors.device
-        counts = torch.tensor([len(each) for each in self.proposals], device=device)
-        rows = torch.arange(len(counts), device=device)
-        return rows.repeat_interleave(counts, output_size=sum(map(len, self.proposals)))
+        return torch.cat(
+            [
+                torch.full((len(each),), row, device=each.device)
+                for row, each in enumerate(self.proposals)
+            ]
+        )
 
 
 class ObservedRegions:

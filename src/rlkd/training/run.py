@@ -80,6 +80,9 @@ def run(config: DictConfig, *, console: Console) -> Result:
     resumed = folder.checkpoint if folder.checkpoint.is_file() else None
     if resumed is not None:
         console.print(f"resuming from {resumed}", soft_wrap=True)
+    taught_by = prepared.teacher_scores()
+    if taught_by is not None:
+        console.print(f"teacher: {taught_by.summary} on the test split", soft_wrap=True)
     with quiet_lightning():
         _trainer(folder, options, [clock, log, show, WriteMetrics(folder), keep]).fit(
             module, module.batches, ckpt_path=resumed, weights_only=True
@@ -90,7 +93,7 @@ def run(config: DictConfig, *, console: Console) -> Result:
     result = Result(
         test=final["test"],
         validation=final.get("validation"),
-        teacher=prepared.teacher_scores(),
+        teacher=taught_by,
         epochs=len(module.history),
         seed=config.seed,
         images_per_second=clock.images_per_second,
