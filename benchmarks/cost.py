@@ -14,20 +14,15 @@ most.
 
 import argparse
 import json
-import random
-import resource
-import subprocess
 import sys
-import time
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
 from rlkd.reporting import hardware, versions
 from rlkd.training.compose import options
-from steps import Steps, typical
+from steps import Steps, peak_of_process, print_peak, take_turns
 
 INTERVAL = 8
 """Steps from one learning of the agent to the next."""
@@ -49,25 +44,10 @@ def variants() -> dict[str, list[str]]:
     return found
 
 
-def peak(overrides: list[str], common: list[str]) -> float:
-    """Do 4 steps in a process of its own and return its peak memory in MiB."""
-    command = [sys.executable, __file__, "--peak", *overrides, *common]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return float(done.stdout.split()[-1])
-
-
-def print_peak(overrides: list[str]) -> None:
-    """Do 4 steps and print the peak memory of this process in MiB."""
-    Steps(overrides)(4)
-    if torch.cuda.is_available():
-        print(torch.cuda.max_memory_allocated() / 2**20)
-    else:
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
-
-
 def main() -> None:
     if sys.argv[1:2] == ["--peak"]:
-        print_peak(sys.argv[2:])
+        Steps(sys.argv[2:])(4)
+        print_peak()
         return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=6 * INTERVAL, help="a multiple of 8")
@@ -82,21 +62,13 @@ def main() -> None:
         for name, overrides in variants().items()
         if arguments.only is None or name in ("kd", "kd again", *arguments.only)
     }
-    memory = {} if arguments.no_memory else {name: peak(o, common) for name, o in chosen.items()}
+    memory = (
+        {}
+        if arguments.no_memory
+        else {name: peak_of_process(__file__, [*o, *common]) for name, o in chosen.items()}
+    )
     steps = {name: Steps([*overrides, *common]) for name, overrides in chosen.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    kinds: dict[str, list[tuple[int, int]]] = {name: [] for name in steps}
-    for one in steps.values():
-        one(2)
-        one.kinds.last()
-    order = random.Random(0)
-    for _ in range(arguments.rounds):
-        for name in order.sample(list(steps), len(steps)):
-            began = time.perf_counter()
-            steps[name](1)
-            seconds[name].append(time.perf_counter() - began)
-            kinds[name].append(steps[name].kinds.last())
-    means = {name: typical(seconds[name], kinds[name]) for name in steps}
+    means = take_turns(steps, arguments.rounds)
     rows = {
         name: {
             "ms": 1e3 * means[name],

@@ -13,12 +13,8 @@ every agent learns; on a GPU, what torch allocated at most. Rounds must be a mul
 
 import argparse
 import json
-import random
-import resource
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,7 +27,7 @@ from rlkd.reporting import hardware, versions
 from rlkd.training import build
 from rlkd.training.compose import configure
 from rlkd.types import DetectionBatch
-from steps import Kinds, typical, without_trainer
+from steps import Kinds, peak_of_process, print_peak, take_turns, without_trainer
 
 VARIANTS = {
     "no distillation": ["method=alone", "teacher=none"],
@@ -76,25 +72,10 @@ class DetectionSteps:
             epoch += 1
 
 
-def peak(overrides: list[str]) -> float:
-    """Do 132 steps in a process of its own and return its peak memory in MiB."""
-    command = [sys.executable, __file__, "--peak", *overrides]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return float(done.stdout.split()[-1])
-
-
-def print_peak(overrides: list[str]) -> None:
-    """Do 132 steps and print the peak memory of this process in MiB."""
-    DetectionSteps(overrides)(132)
-    if torch.cuda.is_available():
-        print(torch.cuda.max_memory_allocated() / 2**20)
-    else:
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
-
-
 def main() -> None:
     if sys.argv[1:2] == ["--peak"]:
-        print_peak(sys.argv[2:])
+        DetectionSteps(sys.argv[2:])(132)
+        print_peak()
         return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--teacher", default="fasterrcnn_small")
@@ -127,21 +108,9 @@ def main() -> None:
             for name, given in VARIANTS.items()
             if name in arguments.only
         }
-        memory = {name: peak(given) for name, given in overrides.items()}
+        memory = {name: peak_of_process(__file__, given) for name, given in overrides.items()}
         steps = {name: DetectionSteps(given) for name, given in overrides.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    kinds: dict[str, list[tuple[int, int]]] = {name: [] for name in steps}
-    for one in steps.values():
-        one(2)
-        one.kinds.last()
-    order = random.Random(0)
-    for _ in range(arguments.rounds):
-        for name in order.sample(list(steps), len(steps)):
-            began = time.perf_counter()
-            steps[name](1)
-            seconds[name].append(time.perf_counter() - began)
-            kinds[name].append(steps[name].kinds.last())
-    means = {name: typical(seconds[name], kinds[name]) for name in steps}
+    means = take_turns(steps, arguments.rounds)
     rows = {
         name: {
             "ms": 1e3 * means[name],

@@ -1,7 +1,13 @@
 """Training steps without a Trainer around them, for timing: the module's own step and loader."""
 
+import random
+import resource
 import statistics
-from collections.abc import Iterator
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -54,6 +60,51 @@ class Kinds:
         now = (0 if self._source is None else self._source.updates, self._observed)
         before, self._seen = self._seen, now
         return now[0] - before[0], now[1] - before[1]
+
+
+class Step(Protocol):
+    """Training steps that can be told apart."""
+
+    kinds: Kinds
+
+    def __call__(self, count: int) -> None:
+        """Do some steps."""
+
+
+def take_turns(steps: Mapping[str, Step], rounds: int) -> dict[str, float]:
+    """Let variants take turns step by step, in a new order every round.
+
+    Returns:
+        The typical seconds of a step of each.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    kinds: dict[str, list[tuple[int, int]]] = {name: [] for name in steps}
+    for one in steps.values():
+        one(2)
+        one.kinds.last()
+    order = random.Random(0)
+    for _ in range(rounds):
+        for name in order.sample(list(steps), len(steps)):
+            began = time.perf_counter()
+            steps[name](1)
+            seconds[name].append(time.perf_counter() - began)
+            kinds[name].append(steps[name].kinds.last())
+    return {name: typical(seconds[name], kinds[name]) for name in steps}
+
+
+def peak_of_process(script: str, overrides: Sequence[str]) -> float:
+    """Return what `script --peak OVERRIDES` prints, in a process of its own: MiB."""
+    command = [sys.executable, script, "--peak", *overrides]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(done.stdout.split()[-1])
+
+
+def print_peak() -> None:
+    """Print the peak memory of this process in MiB; on a GPU, what torch allocated at most."""
+    if torch.cuda.is_available():
+        print(torch.cuda.max_memory_allocated() / 2**20)
+    else:
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
 
 
 def typical(seconds: list[float], kinds: list[tuple[int, int]]) -> float:

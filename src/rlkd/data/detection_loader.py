@@ -1,6 +1,5 @@
 """Batches of images with boxes, mirrored at random."""
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -11,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from rlkd.data.coco import CocoSet
+from rlkd.data.seeding import generator_of
 from rlkd.errors import UserError
 from rlkd.types import Boxes, DetectionBatch
 
@@ -137,7 +137,7 @@ class DetectionLoader:
     def _requests(self) -> list[_Request]:
         """Draw an epoch."""
         count = len(self.images)
-        generator = self._generator()
+        generator = generator_of(self.seed, self.epoch)
         rows = torch.arange(count)
         if self.shuffle:
             rows = torch.randperm(count, generator=generator)
@@ -173,11 +173,6 @@ class DetectionLoader:
             boxes=tuple(Boxes(put(box), put(label)) for _, box, label in made),
             index=put(torch.tensor(request.rows)),
         )
-
-    def _generator(self) -> torch.Generator:
-        """Return a CPU generator whose seed no nearby seed or epoch shares."""
-        digest = hashlib.blake2b(f"{self.seed},{self.epoch}".encode(), digest_size=8).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
 
 
 def mirrored(

@@ -1,6 +1,5 @@
 """Images held in memory, and a loader that augments whole batches of them."""
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -9,6 +8,7 @@ from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
 from rlkd.data.augment import Augmentation, crop_and_flip
+from rlkd.data.seeding import generator_of
 from rlkd.data.strong import StrongAugmentation, strong_view
 from rlkd.errors import UserError
 from rlkd.types import Batch
@@ -146,7 +146,7 @@ class MemoryLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         start, self._start = self._start, 0
-        generator = self._generator(stream=0)
+        generator = generator_of(self.seed, self.epoch, 0)
         order = torch.arange(len(self.images))
         if self.shuffle:
             order = torch.randperm(len(self.images), generator=generator)
@@ -206,7 +206,7 @@ class MemoryLoader:
         if self.partner is None:
             raise ValueError("no partners: call set_partners first")
         if self._partner_augmentation is None:
-            self._partner_augmentation = self._draw(self._generator(stream=1))
+            self._partner_augmentation = self._draw(generator_of(self.seed, self.epoch, 1))
         rows = self.partner[batch.index].clamp(min=0)
         return self._batch(rows, self._partner_augmentation.select(batch.index))
 
@@ -239,11 +239,5 @@ class MemoryLoader:
             len(self.images),
             crop_padding=self.crop_padding,
             flip=self.flip,
-            generator=self._generator(stream=2),
+            generator=generator_of(self.seed, self.epoch, 2),
         )
-
-    def _generator(self, *, stream: int) -> torch.Generator:
-        """Return a CPU generator whose seed no nearby seed, epoch or stream shares."""
-        key = f"{self.seed},{self.epoch},{stream}".encode()
-        digest = hashlib.blake2b(key, digest_size=8).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
