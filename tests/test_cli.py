@@ -58,5 +58,6 @@ def test_ctrl_c_outside_of_training_ends_with_130(
 def test_help_names_every_verb(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 0
     assert capsys.readouterr().out.strip() == HELP
-    for verb in ("demo", "distill", "train", "evaluate", "ls", "show", "validate"):
+    verbs = {"compare", "demo", "distill", "evaluate", "export", "ls", "predict", "show", "train"}
+    for verb in verbs | {"validate"}:
         assert f"rlkd {verb} " in HELP

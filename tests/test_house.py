@@ -18,11 +18,12 @@ PACKAGE = ROOT / "src" / "rlkd"
 CONFIGS = PACKAGE / "configs"
 
 FLOORS = {
-    **dict.fromkeys(("types", "errors", "reporting"), 1),
+    **dict.fromkeys(("types", "errors", "ranks", "reporting"), 1),
     **dict.fromkeys(("temperature", "losses", "exploration", "models", "data"), 2),
     "agent": 3,
     "training": 4,
     "cli": 5,
+    "__main__": 6,
 }
 STEP_ROOMS = ("agent", "losses", "temperature", "exploration")
 MAX_LINES = 300

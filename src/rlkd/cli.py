@@ -13,8 +13,9 @@ HELP = """rlkd: knowledge distillation with a learnt temperature for every insta
   rlkd demo                       digits: student alone, KD, random temperature, RLKD; a report
   rlkd distill [key=value ...]    distil a teacher into a student
   rlkd train [key=value ...]      train on labels alone: a teacher or a baseline
-  rlkd compare key=a,b,c ...      every combination of the values given, compared seed by seed
-  rlkd evaluate [key=value ...]   score teacher.checkpoint=FILE or student.checkpoint=FILE
+  rlkd compare key=a,b,c ...      every combination of the values given, compared seed by seed;
+                                  launcher=submitit_local or submitit_slurm: as jobs
+  rlkd evaluate run=DIR           score a run's student; or teacher.checkpoint=FILE, or both
   rlkd predict run=DIR images=DIR what a run's student says of images; or student.checkpoint=FILE
   rlkd export run=DIR to=FILE     that student in a file, format=safetensors, onnx, torch_export
   rlkd ls [GROUP]                 what each setting may be
@@ -23,7 +24,9 @@ HELP = """rlkd: knowledge distillation with a learnt temperature for every insta
 
 Settings are Hydra's: rlkd distill data=cifar100 data.root=DIR teacher=resnet56
 teacher.checkpoint=FILE student=resnet20 temperature=rlkd seed=0 trainer.epochs=240.
---debug shows tracebacks. Exit codes: 0 done; 2 yours to mend; 1 a bug; 130 interrupted."""
+With --multirun, distill and train do every combination of the values given, launcher=... as above.
+--debug shows tracebacks. Exit codes: 0 done; 2 yours to mend; 1 a bug; 130 interrupted,
+143 and 138 by SIGTERM and SIGUSR1."""
 
 Verb = Callable[[list[str], Console], None]
 
@@ -39,27 +42,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         _run(given[0], given[1:])
-    except UserError as error:
-        if debug:
-            traceback.print_exc()
-        errors.print(f"rlkd: {error}")
-        return 2
-    except KeyboardInterrupt:
-        errors.print("rlkd: interrupted")
-        return 130
-    except Exception as error:
-        from rlkd.training.checkpoints import Interrupted
+    except (KeyboardInterrupt, Exception) as error:
+        from rlkd import ranks
 
-        if isinstance(error, Interrupted):
-            errors.print(f"rlkd: interrupted; {error}")
-            return 130
-        traceback.print_exc()
-        errors.print("rlkd: this is a bug; please report it with the lines above")
-        return 1
+        code, line = _told(error)
+        if ranks.first_to_tell():
+            if debug or code == 1:
+                traceback.print_exc()
+            errors.print(f"rlkd: {line}")
+        return code
     return 0
 
 
+def _told(error: BaseException) -> tuple[int, str]:
+    """Return the exit code of what ended a verb, and the line that tells of it."""
+    from rlkd.training.stopping import Interrupted
+
+    if isinstance(error, UserError):
+        return 2, str(error)
+    if isinstance(error, Interrupted):
+        return error.exit_code, str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "interrupted"
+    return 1, "this is a bug; please report it with the lines above"
+
+
 def _run(verb: str, overrides: list[str]) -> None:
+    from rlkd import ranks
     from rlkd.training import verbs
 
     known: dict[str, Verb] = {
@@ -76,7 +85,7 @@ def _run(verb: str, overrides: list[str]) -> None:
     }
     if verb not in known:
         raise UserError(f"there is no verb {verb}: use one of {', '.join(known)}")
-    known[verb](overrides, Console())
+    known[verb](overrides, Console(quiet=not ranks.tells()))
 
 
 if __name__ == "__main__":

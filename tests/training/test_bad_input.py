@@ -15,6 +15,7 @@ from tests.training.runs import SOURCES, tiny
 from rlkd import models
 from rlkd.cli import main
 from rlkd.models import save_weights
+from rlkd.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("plainly")
 
@@ -103,21 +104,39 @@ def test_a_run_folder_is_nobody_elses(refuse: Refuse, teacher_file: Path, tmp_pa
     assert f"cannot write {tmp_path / 'file' / 'config.yaml'}" in told
 
 
-def test_a_damaged_checkpoint_is_named_and_kept(
+def test_checkpoints_that_are_all_damaged_are_named_and_kept(
+    refuse: Refuse, teacher_file: Path, tmp_path: Path
+) -> None:
+    settings = tiny(teacher_file, tmp_path / "run", *SOURCES["constant"], "trainer.epochs=2")
+    assert main(["distill", *settings]) == 0
+    (tmp_path / "run" / "result.json").unlink()
+    store = RunFolder(tmp_path / "run").checkpoints
+    for step in (3, 6):
+        store.place(step).write_bytes(store.place(step).read_bytes()[:5000])
+    told = refuse("distill", *settings)
+    assert f"no checkpoint in {store.folder} is sound (step-6.ckpt is damaged" in told
+    (store.folder / "SHA256SUMS").unlink()
+    assert_told(refuse("distill", *settings), "SHA256SUMS is missing, so that no checkpoint")
+
+
+def test_a_damaged_checkpoint_of_an_earlier_release_is_named_and_kept(
     teacher_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = tiny(teacher_file, tmp_path / "run", *SOURCES["constant"], "trainer.epochs=1")
     assert main(["distill", *settings]) == 0
     (tmp_path / "run" / "result.json").unlink()
-    checkpoint = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    damaged = checkpoint.read_bytes()[:5000]
-    checkpoint.write_bytes(damaged)
+    store = RunFolder(tmp_path / "run").checkpoints
+    damaged = store.place(3).read_bytes()[:5000]
+    shutil.rmtree(store.folder)
+    store.folder.mkdir()
+    (store.folder / "last.ckpt").write_bytes(damaged)
     capsys.readouterr()
     assert main(["distill", *settings]) == 2
     told = capsys.readouterr().err
     assert len(told.splitlines()) == 1
-    assert f"cannot read the checkpoint {checkpoint}" in told
-    assert checkpoint.read_bytes() == damaged
+    assert f"cannot read the checkpoint {store.folder / 'last.ckpt'}" in told
+    assert [each.name for each in store.folder.iterdir()] == ["last.ckpt"]
+    assert (store.folder / "last.ckpt").read_bytes() == damaged
 
 
 def test_no_space_is_told_before_training(

@@ -36,11 +36,12 @@ def failing_at(call: int, function: Callable[..., Any], error: Exception) -> Cal
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 FAULTS = {
-    "torch.save": (torch, "save", FULL),
-    "torch's zip writer": (torch, "save", RuntimeError("unexpected pos 64 vs 0")),
-    "fsync": (os, "fsync", FULL),
-    "replace": (os, "replace", FULL),
+    "torch.save": (torch, "save", FULL, 1),
+    "torch's zip writer": (torch, "save", RuntimeError("unexpected pos 64 vs 0"), 1),
+    "fsync": (os, "fsync", FULL, 5),
+    "replace": (os, "replace", FULL, 4),
 }
+"""What fails, how, and how many calls the configuration and the first checkpoint make."""
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -51,13 +52,13 @@ def test_a_full_disk_leaves_the_first_checkpoint_to_resume_from(
         teacher_file, tmp_path / "run", *SOURCES["rlkd"], "trainer.checkpoint_every_steps=1"
     )
     folder = RunFolder(tmp_path / "run")
-    module, name, error = FAULTS[fault]
-    others = 1 if fault in ("fsync", "replace") else 0  # config.yaml is written so too
+    module, name, error, first = FAULTS[fault]
     with monkeypatch.context() as patched:
-        patched.setattr(module, name, failing_at(2 + others, getattr(module, name), error))
+        patched.setattr(module, name, failing_at(first + 1, getattr(module, name), error))
         with pytest.raises(UserError, match=r"cannot save the checkpoint .*: free some space"):
             running.run(config, console=silent())
-    assert [each.name for each in folder.checkpoint.parent.iterdir()] == ["last.ckpt"]
+    names = {each.name for each in folder.checkpoints.folder.iterdir()}
+    assert names == {"SHA256SUMS", "step-1.ckpt"}
     assert torch.load(folder.checkpoint, weights_only=True)["global_step"] == 1
     running.run(config, console=silent())
     student = folder.student.read_bytes()
@@ -105,9 +106,9 @@ def test_a_loss_that_is_not_finite_is_told_by_its_step(
     turn_at(step, value, monkeypatch)
     saving = f"trainer.checkpoint_every_steps={every}"
     config = tiny_config(teacher_file, tmp_path / "run", *SOURCES["constant"], saving)
-    checkpoint = RunFolder(tmp_path / "run").checkpoint
     with pytest.raises(DivergenceError) as told:
         running.run(config, console=silent())
+    checkpoint = RunFolder(tmp_path / "run").checkpoint
     assert str(told.value).startswith(
         f"the loss is not finite since step {step}: try a lower optimizer.lr, a warm-up, or "
         "trainer.precision=32-true; "
@@ -115,7 +116,7 @@ def test_a_loss_that_is_not_finite_is_told_by_its_step(
     last_good = step - 1 if every == 1 else (step - 1) // 3 * 3
     if last_good == 0:
         assert str(told.value).endswith("none was saved")
-        assert not checkpoint.exists()
+        assert checkpoint is None
         return
     assert str(told.value).endswith(f"the last good checkpoint is {checkpoint}")
     held = torch.load(checkpoint, weights_only=True)
@@ -136,7 +137,7 @@ def test_weights_that_are_not_finite_are_not_saved_though_the_loss_still_is(
     )
     with pytest.raises(DivergenceError, match=r"weights are not finite after step 1: .*none was"):
         running.run(config, console=silent())
-    assert not RunFolder(tmp_path / "run").checkpoint.exists()
+    assert RunFolder(tmp_path / "run").checkpoint is None
 
 
 def test_divergence_ends_with_2_and_one_line(

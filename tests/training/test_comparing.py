@@ -2,11 +2,15 @@ import csv
 from pathlib import Path
 
 import pytest
-from tests.training.runs import silent, tiny
+from omegaconf import DictConfig
+from tests.training.refusal import Refuse, assert_told
+from tests.training.runs import fingerprint, silent, tiny
 
+from rlkd.cli import main
 from rlkd.errors import UserError
-from rlkd.training import comparing
-from rlkd.training.comparing import compare
+from rlkd.training import planning
+from rlkd.training.comparing import compare, multirun
+from rlkd.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("plainly")
 
@@ -62,7 +66,7 @@ def test_nothing_runs_when_one_combination_does_not_compose(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("it ran")
 
-    monkeypatch.setattr(comparing, "run", never)
+    monkeypatch.setattr(planning, "run", never)
     with pytest.raises(UserError, match="temperature=constnt: did you mean constant"):
         compare(grid(teacher_file, tmp_path / "out", "temperature=rlkd,constnt"), console=silent())
     with pytest.raises(UserError, match="nothing to compare"):
@@ -76,7 +80,7 @@ def test_each_combination_may_have_a_baseline_of_its_own(
     def fail(*_: object, **__: object) -> None:
         raise UserError("not run in this test")
 
-    monkeypatch.setattr(comparing, "run", fail)
+    monkeypatch.setattr(planning, "run", fail)
     swept = grid(teacher_file, tmp_path / "out", "method=kd,sp", "temperature=constant,ctkd")
     with pytest.raises(UserError, match="every run failed"):
         compare([*swept, "baseline=temperature=constant"], console=silent())
@@ -93,3 +97,48 @@ def test_when_every_run_fails_the_comparison_fails(teacher_file: Path, tmp_path:
     swept = grid(teacher_file, tmp_path / "out", "method=kd,sp", "temperature=ctkd_instance")
     with pytest.raises(UserError, match=r"every run failed.*num_classes"):
         compare(swept, console=silent())
+
+
+def test_a_multirun_does_what_a_comparison_then_finds_done(
+    teacher_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    swept = grid(teacher_file, out, "temperature=constant,ctkd", "seed=0")
+    assert main(["distill", "--multirun", *swept]) == 0
+    told = capsys.readouterr().out
+    assert told.count(": done") == 2
+    assert told.splitlines()[-1] == f"everything is in {out}"
+    folders = [RunFolder(each) for each in sorted(out.iterdir())]
+    assert [each.path.name for each in folders] == [
+        "temperature=constant,seed=0",
+        "temperature=ctkd,seed=0",
+    ]
+    before = [fingerprint(each.path) for each in folders]
+    compared = compare(swept, console=silent())
+    assert [row.n for row in compared.rows] == [1, 1]
+    assert [fingerprint(each.path) for each in folders] == before
+
+
+def test_a_multirun_over_seeds_alone_is_one_and_its_failures_end_it(
+    teacher_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds: list[int] = []
+
+    def fail_once(config: DictConfig, **_: object) -> None:
+        seeds.append(config.seed)
+        if config.seed == 1:
+            raise UserError("a reason")
+
+    monkeypatch.setattr(planning, "run", fail_once)
+    with pytest.raises(UserError, match="1 of 3 runs failed, the first with: a reason"):
+        multirun(grid(teacher_file, tmp_path / "out", "seed=0,1,2"), console=silent())
+    assert seeds == [0, 1, 2]
+    with pytest.raises(UserError, match="--multirun is for several runs"):
+        multirun(grid(teacher_file, tmp_path / "out", "seed=0"), console=silent())
+
+
+def test_several_values_without_multirun_say_what_they_are_for(
+    teacher_file: Path, tmp_path: Path, refuse: Refuse
+) -> None:
+    told = refuse("distill", *grid(teacher_file, tmp_path / "out", "seed=0,1"))
+    assert_told(told, "seed=0,1: several values are for `rlkd compare`, or for --multirun")

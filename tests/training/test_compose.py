@@ -45,7 +45,10 @@ def test_the_run_folder_is_named_by_the_choices_and_the_seed() -> None:
 def test_every_experiment_is_a_short_difference_that_composes(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 23
     config = configure([f"experiment={path.stem}"])
-    networks = [config[role].name.removeprefix("fasterrcnn_") for role in ("teacher", "student")]
+    networks = [
+        config[role].name.split(":")[-1].removeprefix("fasterrcnn_").removesuffix("_100")
+        for role in ("teacher", "student")
+    ]
     named = "_".join([config.chosen.data, *(each.replace("_v2", "v2") for each in networks)])
     assert path.stem == named.lower()
 

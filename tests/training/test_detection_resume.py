@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tests.training.detection_runs import LEARNING, tiny_detection
 from tests.training.runs import command, metrics_but_time, silent
 from tests.training.test_interruption import PRELOADED, finish, until_saved
-from tests.training.test_resume import archive_checkpoints
+from tests.training.test_resume import archive_checkpoints, put_back
 
 from rlkd.cli import main
 from rlkd.training import run as running
@@ -93,7 +93,7 @@ def test_resuming_after_any_step_ends_in_the_same_weights_and_scores(
         for path in folder.path.glob("*.*"):
             if path != folder.config:
                 path.unlink()
-        shutil.copy(archive / str(step), folder.checkpoint)
+        put_back(folder, archive, step)
         torch.manual_seed(step)
         resumed = running.run(config, console=silent())
         assert_same_weights(folder.student, weights, f"resumed after step {step}")
@@ -131,13 +131,15 @@ def test_a_run_killed_within_an_epoch_ends_in_the_weights_of_one_that_was_not(
     context.set_forkserver_preload(PRELOADED)
     process = context.Process(target=command, args=(["distill", *settings(killed)], tmp_path))
     process.start()
-    until_saved(process, killed.checkpoint, 10)
+    until_saved(process, killed, 10)
     process.kill()
     assert finish(process) == -signal.SIGKILL
     assert not killed.result.exists()
-    assert 0 < torch.load(killed.checkpoint, weights_only=True)["rlkd"]["batches_done"] < 8
+    resumed = killed.checkpoint
+    assert resumed is not None
+    assert 0 < torch.load(resumed, weights_only=True)["rlkd"]["batches_done"] < 8
     assert main(["distill", *settings(killed)]) == 0
-    assert f"resuming from {killed.checkpoint}" in capsys.readouterr().out
+    assert f"resuming from {resumed}" in capsys.readouterr().out
     running.run(configure(settings(whole)), console=silent())
     assert_same_weights(killed.student, whole.student, "killed")
     assert everything(killed) == everything(whole)

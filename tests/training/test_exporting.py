@@ -117,7 +117,11 @@ def test_weights_come_with_what_their_user_has_to_know(
     assert (found["input"]["mean"], found["input"]["std"]) == ([0.3058], [0.3759])
     assert found["max_difference"] == 0
     assert found["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert {each.name for each in path.parent.iterdir()} == {path.name, f"{path.name}.json"}
+    assert {each.name for each in path.parent.iterdir()} == {
+        path.name,
+        f"{path.name}.json",
+        "README.md",
+    }
 
 
 @onnx_is_here

@@ -59,14 +59,13 @@ def whole(
     return whole
 
 
-def until_saved(process: BaseProcess, checkpoint: Path, times: int) -> None:
-    """Wait until a process has saved its checkpoint so many times more."""
-    saved, deadline = 0, time.monotonic() + PATIENCE
-    before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+def until_saved(process: BaseProcess, folder: RunFolder, times: int) -> None:
+    """Wait until a process has saved so many checkpoints more."""
+    saved, deadline, before = 0, time.monotonic() + PATIENCE, folder.checkpoint
     while saved < times:
         assert time.monotonic() < deadline
         assert process.is_alive(), "the run ended before it was to be interrupted"
-        now = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+        now = folder.checkpoint
         saved, before = saved + (now != before), now
         time.sleep(0.0005)
 
@@ -100,7 +99,7 @@ def test_a_run_killed_twice_ends_in_the_weights_of_one_that_was_not(
     moments, folder = random.Random(name), RunFolder(tmp_path / "run")
     for _ in range(2):
         process = start(distill(teacher_file, folder, name))
-        until_saved(process, folder.checkpoint, moments.randint(1, 3))
+        until_saved(process, folder, moments.randint(1, 3))
         time.sleep(0.02 * moments.random())
         process.kill()
         assert finish(process) == -signal.SIGKILL
@@ -109,21 +108,32 @@ def test_a_run_killed_twice_ends_in_the_weights_of_one_that_was_not(
     assert_same_end(folder, whole(name))
 
 
-@pytest.mark.parametrize("presses", [1, 2])
-def test_ctrl_c_says_where_the_run_goes_on_and_it_does(
-    presses: int, teacher_file: Path, tmp_path: Path, outputs: Path, start: Start, whole: Whole
+SENT = {
+    "Ctrl-C": ([signal.SIGINT], 130, "interrupted"),
+    "Ctrl-C twice": ([signal.SIGINT, signal.SIGINT], 130, "interrupted"),
+    "SIGTERM": ([signal.SIGTERM], 143, "interrupted by SIGTERM"),
+    "SIGUSR1": ([signal.SIGUSR1], 138, "interrupted by SIGUSR1"),
+    "SIGUSR1, then SIGTERM": ([signal.SIGUSR1, signal.SIGTERM], 138, "interrupted by SIGUSR1"),
+}
+"""What is sent, the exit code, and what is told."""
+
+
+@pytest.mark.parametrize("name", SENT)
+def test_a_signal_to_stop_makes_the_run_say_where_it_goes_on_and_it_does(
+    name: str, teacher_file: Path, tmp_path: Path, outputs: Path, start: Start, whole: Whole
 ) -> None:
+    signals, code, word = SENT[name]
     folder = RunFolder(tmp_path / "run")
     process = start(distill(teacher_file, folder, "rlkd"))
-    until_saved(process, folder.checkpoint, 2)
-    for _ in range(presses):
-        send(process, signal.SIGINT)
-    assert finish(process) == 130
+    until_saved(process, folder, 2)
+    for each in signals:
+        send(process, each)
+    assert finish(process) == code
     told = (outputs / "stderr").read_text().splitlines()
-    assert told == [f"rlkd: interrupted; the same command goes on from {folder.checkpoint}"]
+    assert told == [f"rlkd: {word}; the same command goes on from {folder.checkpoint}"]
     assert not folder.result.exists()
     assert finish(start(distill(teacher_file, folder, "rlkd"))) == 0
-    assert f"resuming from {folder.checkpoint}" in (outputs / "stdout").read_text()
+    assert f"resuming from {folder.checkpoints.folder}/step-" in (outputs / "stdout").read_text()
     assert_same_end(folder, whole("rlkd"))
 
 
@@ -132,15 +142,16 @@ def test_a_process_that_may_write_no_more_keeps_its_last_checkpoint(
 ) -> None:
     folder = RunFolder(tmp_path / "run")
     process = start(distill(teacher_file, folder, "rlkd"))
-    until_saved(process, folder.checkpoint, 2)
+    until_saved(process, folder, 2)
     assert process.pid is not None
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (4096, 4096))
     assert finish(process) == 2
     told = (outputs / "stderr").read_text().splitlines()
     assert len(told) == 1
-    assert f"cannot save the checkpoint {folder.checkpoint}" in told[0]
+    assert f"cannot save the checkpoint {folder.checkpoints.folder}" in told[0]
     assert "free some space" in told[0]
-    assert [each.name for each in folder.checkpoint.parent.iterdir()] == ["last.ckpt"]
+    assert folder.checkpoint is not None
+    assert not list(folder.checkpoints.folder.glob(".*"))
     assert finish(start(distill(teacher_file, folder, "rlkd"))) == 0
     assert_same_end(folder, whole("rlkd"))
 

@@ -1,5 +1,6 @@
 """A run that resumes from any of its checkpoints ends as the uninterrupted one, bit for bit."""
 
+import hashlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,20 +12,30 @@ from safetensors.torch import load_file
 from tests.training.runs import SOURCES, metrics_but_time, silent, tiny_config
 
 from rlkd.training import run as running
-from rlkd.training.checkpoints import KeepLast
+from rlkd.training.checkpoint_store import CheckpointStore
 from rlkd.training.run_folder import RunFolder
 
 
 def archive_checkpoints(patched: pytest.MonkeyPatch, archive: Path) -> None:
     """Keep a copy of every checkpoint, by its step."""
     archive.mkdir()
-    save = KeepLast._save  # pyright: ignore[reportPrivateUsage]
+    save = CheckpointStore.save
 
-    def save_twice(self: KeepLast, trainer: Any, pl_module: Any) -> None:
-        save(self, trainer, pl_module)
-        shutil.copy(self.path, archive / f"{trainer.global_step}")
+    def save_twice(self: CheckpointStore, checkpoint: Any, step: int, *, keep: int) -> None:
+        save(self, checkpoint, step, keep=keep)
+        shutil.copy(self.place(step), archive / f"{step}")
 
-    patched.setattr(KeepLast, "_save", save_twice)
+    patched.setattr(CheckpointStore, "save", save_twice)
+
+
+def put_back(folder: RunFolder, archive: Path, step: int) -> None:
+    """Make one checkpoint of an archive the only one of a run."""
+    store = folder.checkpoints
+    shutil.rmtree(store.folder)
+    store.folder.mkdir()
+    shutil.copy(archive / f"{step}", store.place(step))
+    sha256 = hashlib.sha256(store.place(step).read_bytes()).hexdigest()
+    (store.folder / "SHA256SUMS").write_text(f"{sha256}  step-{step}.ckpt\n")
 
 
 pytestmark = pytest.mark.usefixtures("plainly")
@@ -68,7 +79,7 @@ def test_resuming_after_any_step_ends_in_the_same_weights_and_figures(
     for step in steps:
         for file in (folder.result, folder.student, folder.metrics, folder.policy):
             file.unlink(missing_ok=True)
-        shutil.copy(archive / str(step), folder.checkpoint)
+        put_back(folder, archive, step)
         resumed = running.run(config, console=silent())
         found = weights(folder)
         for key, tensor in expected.items():
@@ -109,9 +120,11 @@ def test_what_a_kill_during_a_write_leaves_behind_does_no_harm(
     (folder.path / ".config.yaml.123.tmp").write_text("half a configuration")
     running.run(config, console=silent())
     folder.report.unlink()
-    (folder.checkpoint.parent / ".last.ckpt.tmp").write_bytes(b"half a checkpoint")
+    for name in (".step-12.ckpt.tmp", ".SHA256SUMS.123.tmp"):
+        (folder.checkpoints.folder / name).write_bytes(b"half a file")
     running.run(config, console=silent())
     assert folder.report.is_file()
+    assert not list(folder.checkpoints.folder.glob(".*"))
 
 
 def test_a_checkpoint_holds_no_teacher_and_no_code(teacher_file: Path, tmp_path: Path) -> None:

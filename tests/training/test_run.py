@@ -53,7 +53,10 @@ def test_a_run_leaves_its_folder_complete_and_prints_what_it_came_to(
     assert len(events) == 1
     assert set(names) - {*events, "tensorboard/hparams.yaml"} == {
         "checkpoints",
-        "checkpoints/last.ckpt",
+        "checkpoints/SHA256SUMS",
+        "checkpoints/step-6.ckpt",
+        "checkpoints/step-9.ckpt",
+        "class_names.json",
         "config.yaml",
         "metrics.csv",
         "policy.json",

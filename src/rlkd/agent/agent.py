@@ -7,10 +7,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from rlkd import ranks
 from rlkd.agent.action import draw_field
+from rlkd.agent.gathering import Seen, nothing_scored, of_all_ranks
 from rlkd.agent.learner import Calibration, Learner
 from rlkd.agent.random_stream import RandomStream
-from rlkd.agent.reward import Metric, Reward, RewardSource
+from rlkd.agent.reward import Metric, Reward, RewardSource, mean_score
 from rlkd.agent.rollout import Rollout, Trajectory, Window
 from rlkd.agent.state import instance_state
 from rlkd.errors import UserError
@@ -31,6 +33,11 @@ class TemperatureAgent(TemperatureSource):
 
     With the reward sources `same_batch` and `probe` the loop must answer `observation_due`, see
     `TemperatureSource`.
+
+    Where several ranks train one student (torch.distributed is initialised), each calls its own
+    agent on its part of the batch, the same number of rows on each. The agents tell each other
+    what they see and decide, measure and learn as one agent on the whole batch would: they stay
+    alike to the bit.
 
     Args:
         base_temperature: T before anything is learnt, in (0, max_temperature).
@@ -62,7 +69,7 @@ class TemperatureAgent(TemperatureSource):
         max_temperature: float = 10.0,
         reward_source: RewardSource = "next_batch",
         metric: Metric = "accuracy",
-        probe_interval: int = 16,
+        probe_interval: int = 32,
         gate: bool = True,
         gate_epochs: float = 80.0,
         max_instances: int | None = None,
@@ -101,6 +108,9 @@ class TemperatureAgent(TemperatureSource):
         self.warmup_epochs = warmup_epochs
         self.epoch = 1
         self._window = Window()
+        self._passes, self._passed = 1, 0
+        self._unpaid: Window | None = None
+        self._tally: Tensor | None = None
         self._closed: list[Trajectory] = []
         self._figures: dict[str, Tensor] = {}
         self._last_temperature: Tensor | None = None
@@ -118,18 +128,34 @@ class TemperatureAgent(TemperatureSource):
             return False
         probed = not self.reward.before_from_batch
         unmeasured = probed and self._window.performance_before is None
-        return unmeasured or self._window.batches >= self.reward.updates_per_window
+        wanted = self.reward.updates_per_window * self._passes
+        return unmeasured or self._window.batches >= wanted
 
     def start_epoch(self, epoch: int) -> None:
         """Tell the agent which epoch begins, counted from 1: for warm-up and gate."""
         self.epoch = epoch
+
+    def share_update(self, passes: int) -> None:
+        """Tell the agent how many calls share one update: a reward then is of all of them.
+
+        Raises:
+            UserError: for several where the reward is measured on the batch again, of which by
+                then only the last pass is held.
+        """
+        if passes > 1 and self.reward.source == "same_batch":
+            raise UserError(
+                "temperature.reward_source=same_batch measures a batch again, and of "
+                f"trainer.accumulate={passes} passes only the last is held: choose next_batch or "
+                "probe, or trainer.accumulate=1"
+            )
+        self._passes = passes
 
     def performance(
         self,
         student_logits: Float[Tensor, "batch classes"],
         target: Int[Tensor, " batch"] | Float[Tensor, "batch classes"],
     ) -> Float[Tensor, ""]:
-        """Score logits by the reward's metric."""
+        """Score logits by the reward's metric, the mean over all ranks."""
         return self.reward.performance(student_logits, target)
 
     @torch.no_grad()
@@ -143,12 +169,18 @@ class TemperatureAgent(TemperatureSource):
     ) -> Temperatures:
         """Close the last transition, learn when due, and choose the temperatures of a batch."""
         with torch.autocast(student_logits.device.type, enabled=False):
-            if self.acts and self.reward.before_from_batch:
-                performance = self.reward.performance(student_logits, target)
-                if self.reward.after_from_batch:
-                    self._close(performance)
-                self._window = Window(performance_before=performance)
-            temperature = self._act(instance_state(student_logits, teacher_logits), learn_from)
+            state = instance_state(student_logits, teacher_logits)
+            if self.acts:
+                scored = self.reward.before_from_batch
+                tally = (
+                    self.reward.tally(student_logits, target) if scored else nothing_scored(state)
+                )
+                seen = of_all_ranks(Seen(state, learn_from, tally))
+                if scored:
+                    self._score(seen.tally)
+                temperature = ranks.here().of(self._act(seen.state, seen.learn_from))
+            else:
+                temperature = self._settled(state)
         self._last_temperature = temperature
         return Temperatures.same(temperature)
 
@@ -158,7 +190,7 @@ class TemperatureAgent(TemperatureSource):
         if not self.acts:
             return
         with torch.autocast(performance_after.device.type, enabled=False):
-            self._close(performance_after)
+            self._close(self._window, performance_after)
         carried = None if self.reward.before_from_batch else performance_after.detach()
         self._window = Window(performance_before=carried)
 
@@ -207,14 +239,28 @@ class TemperatureAgent(TemperatureSource):
         self._closed = [Trajectory(**here(held)) for held in state["closed"]]
         self._figures = here(state["figures"])
 
+    def _settled(self, state: Float[Tensor, "batch 3"]) -> Float[Tensor, " batch"]:
+        if self.training:
+            return torch.full_like(state[:, 0], self.base_temperature)
+        policy = self.learner.policy(state)
+        return policy.temperature(policy.mean)
+
+    def _score(self, tally: Float[Tensor, "2"]) -> None:
+        """Count a pass; once all of the step are in, pay the step before."""
+        if self._passed == 0:
+            self._unpaid, self._window, self._tally = self._window, Window(), None
+        self._tally = tally if self._tally is None else self._tally + tally
+        self._passed = (self._passed + 1) % self._passes
+        if self._passed == 0:
+            performance, unpaid = mean_score(self._tally), self._unpaid
+            self._unpaid = self._tally = None
+            if self.reward.after_from_batch and unpaid is not None:
+                self._close(unpaid, performance)
+            self._window.performance_before = performance
+
     def _act(
         self, state: Float[Tensor, "batch 3"], learn_from: Bool[Tensor, " batch"] | None
     ) -> Float[Tensor, " batch"]:
-        if self.training and not self.acts:
-            return torch.full_like(state[:, 0], self.base_temperature)
-        if not self.training:
-            policy = self.learner.policy(state)
-            return policy.temperature(policy.mean)
         generator = self._random.on(state.device)
         if self._window.noise_field is None:
             self._window.noise_field = draw_field(generator, state.device)
@@ -226,8 +272,8 @@ class TemperatureAgent(TemperatureSource):
         self._window.add(state[kept], raw_action[kept], learnt)
         return policy.temperature(raw_action)
 
-    def _close(self, performance_after: Float[Tensor, ""]) -> None:
-        trajectory = self._window.close(performance_after, gate=self.reward.gate(self.epoch))
+    def _close(self, window: Window, performance_after: Float[Tensor, ""]) -> None:
+        trajectory = window.close(performance_after, gate=self.reward.gate(self.epoch))
         if trajectory is not None:
             self._closed.append(trajectory)
         if len(self._closed) >= self.update_interval:

@@ -4,10 +4,12 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from rlkd import ranks
 from rlkd.errors import UserError
 from rlkd.types import IGNORED, class_index
 
@@ -64,24 +66,38 @@ class Reward:
         """Return the number of updates whose temperatures share one reward."""
         return self.interval if self.source == "probe" else 1
 
+    def tally(
+        self,
+        student_logits: Float[Tensor, "batch classes"],
+        target: Int[Tensor, " batch"] | Float[Tensor, "batch classes"],
+    ) -> Float[Tensor, "2"]:
+        """Score logits: the sum of the scores, and of how many instances.
+
+        A score is 1 where the likeliest class is right and 0 elsewhere, or minus the cross-entropy
+        in nats. Instances whose target is `types.IGNORED` do not count.
+        """
+        logits = student_logits.detach().float()
+        index = class_index(target)
+        count = (index != IGNORED).sum().to(logits)
+        if self.metric == "loss":
+            return torch.stack((-F.cross_entropy(logits, target, reduction="sum"), count))
+        return torch.stack(((logits.argmax(dim=1) == index).sum().to(logits), count))
+
     def performance(
         self,
         student_logits: Float[Tensor, "batch classes"],
         target: Int[Tensor, " batch"] | Float[Tensor, "batch classes"],
     ) -> Float[Tensor, ""]:
-        """Score logits: top-1 accuracy as a fraction, or minus the mean cross-entropy in nats.
-
-        Instances whose target is `types.IGNORED` do not count; where none counts it is 0.
-        """
-        logits = student_logits.detach().float()
-        index = class_index(target)
-        count = (index != IGNORED).sum().clamp_min(1)
-        if self.metric == "loss":
-            return -F.cross_entropy(logits, target, reduction="sum") / count
-        return (logits.argmax(dim=1) == index).sum() / count
+        """Return the mean score, see `tally`, over all ranks; 0 where no instance counts."""
+        return mean_score(ranks.summed(self.tally(student_logits, target)))
 
     def gate(self, epoch: int) -> float:
         """Return sigmoid(E / n_gate), in (0.5, 1) for E >= 1; 1 without a gate."""
         if self.gate_epochs is None:
             return 1.0
         return 1 / (1 + math.exp(-epoch / self.gate_epochs))
+
+
+def mean_score(tally: Float[Tensor, "2"]) -> Float[Tensor, ""]:
+    """Return the mean of what was tallied, 0 if that is nothing."""
+    return tally[0] / tally[1].clamp_min(1)

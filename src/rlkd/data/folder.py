@@ -64,12 +64,12 @@ def load_folder(
     root = Path(root).expanduser()
     train_folder = root / train
     test_folder = _test_folder(root, test, test_fraction)
-    class_names = _class_names(train_folder)
+    class_names = class_folders(train_folder)
     if test_folder is None:
         listing = _list_images(train_folder, class_names)
         train_files, test_files = _split(listing, test_fraction or 0.0)
     else:
-        _check_same_classes(train_folder, class_names, test_folder)
+        check_same_classes(train_folder, class_names, test_folder)
         train_files = _list_images(train_folder, class_names)
         test_files = _list_images(test_folder, class_names)
     check_limit(limit, len(train_files.files))
@@ -104,7 +104,12 @@ def _test_folder(root: Path, test: str | None, test_fraction: float | None) -> P
     return found
 
 
-def _class_names(folder: Path) -> tuple[str, ...]:
+def class_folders(folder: Path) -> tuple[str, ...]:
+    """Return the subfolders of a split, sorted: its classes. Hidden ones are left out.
+
+    Raises:
+        UserError: if the folder is missing, or has none.
+    """
     if not folder.is_dir():
         raise UserError(
             f"no folder {folder}: put the images into {folder}/<class>/, or mend data.root"
@@ -117,10 +122,13 @@ def _class_names(folder: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _check_same_classes(
-    train_folder: Path, class_names: tuple[str, ...], test_folder: Path
-) -> None:
-    odd = sorted(set(class_names) ^ set(_class_names(test_folder)))
+def check_same_classes(train_folder: Path, class_names: tuple[str, ...], test_folder: Path) -> None:
+    """Refuse two splits of which one has a class that the other lacks.
+
+    Raises:
+        UserError: naming the first such class.
+    """
+    odd = sorted(set(class_names) ^ set(class_folders(test_folder)))
     if odd:
         has, lacks = train_folder, test_folder
         if odd[0] not in class_names:

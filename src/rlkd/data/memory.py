@@ -8,9 +8,13 @@ from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
 from rlkd.data.augment import Augmentation, crop_and_flip
+from rlkd.data.loader import check_partners, check_start, check_strong_view
+from rlkd.data.normaliser import Normaliser
+from rlkd.data.plan import ALONE, Plan
 from rlkd.data.seeding import generator_of
 from rlkd.data.strong import StrongAugmentation, strong_view
 from rlkd.errors import UserError
+from rlkd.ranks import Part
 from rlkd.types import Batch
 
 
@@ -46,6 +50,12 @@ class ImageSet:
         """How many classes there are, those without images included."""
         return len(self.class_names)
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of every image."""
+        channels, height, width = self.image.shape[1:]
+        return channels, height, width
+
     def __len__(self) -> int:
         return len(self.target)
 
@@ -68,11 +78,12 @@ class MemoryLoader:
 
     Args:
         images: the images; they are kept on `device`.
-        batch_size: images a batch, 1 or more.
+        batch_size: images a batch, 1 or more; of all ranks and passes together where shuffled.
         mean: one number a channel, with pixels in [0, 1].
         std: the same, above 0.
         seed: of the order and the augmentation.
-        shuffle: whether each epoch has an order of its own; otherwise rows come as they lie.
+        shuffle: whether each epoch has an order of its own; otherwise rows come as they lie, and
+            each is seen once, by whichever rank.
         crop_padding: pixels of black added on each side before a random crop; 0 for no crop.
         flip: whether images are mirrored left to right with probability one half.
         drop_last: whether a last batch that is not full is left out.
@@ -80,6 +91,8 @@ class MemoryLoader:
             its own and a random change of shape or colour. The first view is the same either way.
         memory_format: of the images of a batch: contiguous or channels last.
         device: where images are kept and batches are made.
+        part: which of several ranks this is; see `Plan`.
+        passes: passes that gradients are accumulated over; see `Plan`.
 
     Raises:
         UserError: if an option is out of its range, or no batch is left.
@@ -100,49 +113,40 @@ class MemoryLoader:
         strong_view: bool = False,
         memory_format: torch.memory_format = torch.contiguous_format,
         device: torch.device | str = "cpu",
+        part: Part = ALONE,
+        passes: int = 1,
     ) -> None:
-        channels = images.image.shape[1]
-        if batch_size < 1:
-            raise UserError(f"batch_size={batch_size}: give 1 or more")
-        if drop_last and len(images) < batch_size:
-            raise UserError(
-                f"batch_size={batch_size} with drop_last leaves no batch of {len(images)} images: "
-                "give a smaller batch_size"
-            )
+        self.plan = Plan(
+            len(images),
+            batch_size,
+            every_row=not shuffle,
+            drop_last=drop_last,
+            part=part,
+            passes=passes,
+        )
         if crop_padding < 0:
             raise UserError(f"crop_padding={crop_padding}: give 0 or more pixels")
-        if len(mean) != channels or len(std) != channels or min(std) <= 0:
-            raise UserError(
-                f"mean={mean} and std={std}: give {channels} numbers each, one a channel, and "
-                "a std above 0"
-            )
-        if strong_view and channels not in (1, 3):
-            raise UserError(
-                f"the strong view is made of images of 1 or 3 channels (RandAugment), these have "
-                f"{channels}: convert them to grey or RGB, or choose a loss without a strong view"
-            )
+        channels = images.shape[0]
         self.device = torch.device(device)
+        self._normalise = Normaliser(
+            channels, mean=mean, std=std, memory_format=memory_format, device=self.device
+        )
+        if strong_view:
+            check_strong_view(channels)
         self.images = images.to(self.device)
-        self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
         self.crop_padding = crop_padding
         self.flip = flip
-        self.drop_last = drop_last
         self.strong_view = strong_view
-        self.memory_format = memory_format
         self.epoch = 0
         self.partner: Int64[Tensor, " n"] | None = None
-        std_column = torch.tensor(std, device=self.device)[:, None, None]
-        self._scale = 1 / (255 * std_column)
-        self._shift = torch.tensor(mean, device=self.device)[:, None, None] / std_column
         self._partner_augmentation: Augmentation | None = None
         self._start = 0
 
     def __len__(self) -> int:
-        """Return how many batches a whole epoch has."""
-        whole, rest = divmod(len(self.images), self.batch_size)
-        return whole if self.drop_last or rest == 0 else whole + 1
+        """Return how many batches a whole epoch has, on this rank."""
+        return len(self.plan)
 
     def __iter__(self) -> Iterator[Batch]:
         start, self._start = self._start, 0
@@ -153,11 +157,10 @@ class MemoryLoader:
         augmentation, strong = self._draw(generator), self._draw_strong()
         on_device = order.to(self.device)
         for position in range(start, len(self)):
-            here = slice(position * self.batch_size, (position + 1) * self.batch_size)
-            rows = on_device[here]
+            rows = self.plan.rows(on_device, position)
             batch = self._batch(rows, augmentation.select(rows))
             if strong is not None:
-                second = self._strong(rows, strong.select(order[here]))
+                second = self._strong(rows, strong.select(self.plan.rows(order, position)))
                 batch = replace(batch, strong=second)
             yield batch
 
@@ -172,11 +175,7 @@ class MemoryLoader:
         Raises:
             UserError: if the epoch has fewer batches.
         """
-        if not 0 <= batch <= len(self):
-            raise UserError(
-                f"cannot start at batch {batch} of an epoch of {len(self)}: resume with the data "
-                "and the batch_size that the checkpoint was made with"
-            )
+        check_start(batch, len(self))
         self._start = batch
 
     def set_partners(self, partner: Int64[Tensor, " n"] | None) -> None:
@@ -186,11 +185,7 @@ class MemoryLoader:
             ValueError: if there is not one partner a row, or a partner is no row.
         """
         if partner is not None:
-            count = len(self.images)
-            if len(partner) != count:
-                raise ValueError(f"{len(partner)} partners for {count} rows")
-            if count and not -1 <= int(partner.min()) <= int(partner.max()) < count:
-                raise ValueError(f"partners must lie in -1 to {count - 1}")
+            check_partners(partner, len(self.images))
             partner = partner.to(self.device)
         self.partner = partner
 
@@ -221,10 +216,6 @@ class MemoryLoader:
     ) -> Float32[Tensor, "batch c h w"]:
         image = self.images.image[rows]
         return self._normalise(strong_view(image, augmentation, crop_padding=self.crop_padding))
-
-    def _normalise(self, image: UInt8[Tensor, "batch c h w"]) -> Float32[Tensor, "batch c h w"]:
-        pixels = image.to(torch.float32, memory_format=self.memory_format)
-        return pixels.mul_(self._scale).sub_(self._shift)
 
     def _draw(self, generator: torch.Generator) -> Augmentation:
         drawn = Augmentation.draw(

@@ -9,9 +9,14 @@ from rlkd.data.cifar import load_cifar
 from rlkd.data.folder import load_folder
 from rlkd.data.memory import ImageSet
 from rlkd.data.splits import limited
+from rlkd.data.stream_set import StreamSet
+from rlkd.data.unreadable import Unreadable
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Images = ImageSet | StreamSet
+"""Labelled images, in memory or decoded when they are needed."""
 
 
 @dataclass(frozen=True)
@@ -19,21 +24,41 @@ class Dataset:
     """Images to train and to test on, and what a loader of them needs to know."""
 
     name: str
-    train: ImageSet
-    test: ImageSet
+    train: Images
+    test: Images
     mean: tuple[float, ...]
     """Mean of each channel, with pixels in [0, 1]."""
     std: tuple[float, ...]
     """Standard deviation of each channel, in the same unit."""
     crop_padding: int
-    """Pixels added on each side before a random crop in training; 0 for no crop."""
+    """Pixels added on each side before a random crop in training; 0 for no such crop."""
     flip: bool
     """Whether training mirrors images at random."""
+    resize: int | None = None
+    """The shorter side that an image is resized to before the middle is cut out, in pixels; None
+    for the smaller side of what is cut out."""
+    unreadable: Unreadable | None = None
+    """Counts the images that cannot be decoded; None where all of them were decoded at once."""
 
     @property
     def num_classes(self) -> int:
         """How many classes there are."""
         return self.train.num_classes
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What the classes are called, in the order of their indices."""
+        return self.train.class_names
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of every image as networks see it."""
+        return self.train.shape
+
+    @property
+    def shorter_side(self) -> int:
+        """What an image's shorter side is resized to before the middle is cut out, in pixels."""
+        return min(self.shape[1:]) if self.resize is None else self.resize
 
 
 def digits(*, limit: int | None = None) -> Dataset:

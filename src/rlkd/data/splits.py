@@ -1,11 +1,25 @@
 """Deterministic subsets, each class in proportion."""
 
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from rlkd.data.memory import ImageSet
 from rlkd.errors import UserError
+
+
+@runtime_checkable
+class _Labelled(Protocol):
+    @property
+    def target(self) -> Int64[Tensor, " n"]: ...
+
+    def __len__(self) -> int: ...
+
+    def select(self, rows: Int64[Tensor, " rows"]) -> Any: ...
+
+
+_Images = TypeVar("_Images", bound=_Labelled)
 
 
 def choose_rows(
@@ -39,8 +53,8 @@ def choose_rows(
 
 
 def hold_out(
-    images: ImageSet, size: int, *, seed: int, stratified: bool = True
-) -> tuple[ImageSet, ImageSet]:
+    images: _Images, size: int, *, seed: int, stratified: bool = True
+) -> tuple[_Images, _Images]:
     """Split off images, for validation or for the reward probe.
 
     Args:
@@ -77,7 +91,7 @@ def check_limit(limit: int | None, count: int) -> None:
         )
 
 
-def limited(images: ImageSet, limit: int | None) -> ImageSet:
+def limited(images: _Images, limit: int | None) -> _Images:
     """Return a stratified subset of `limit` images, always the same; all where it is None.
 
     Raises:

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from rlkd import ranks
 from rlkd.errors import UserError
 
 NO_PARTNER = -1
@@ -109,7 +110,7 @@ class EntropyRecord(nn.Module):
         student_logits: Float[Tensor, "batch classes"],
         keep: Bool[Tensor, " batch"] | None = None,
     ) -> None:
-        """Record the entropies of a forward pass that training makes anyway.
+        """Record the entropies of a forward pass that training makes anyway, on all ranks.
 
         Args:
             index: rows of the training set.
@@ -117,6 +118,8 @@ class EntropyRecord(nn.Module):
             keep: rows whose record stays as it is, because their image was mixed.
         """
         entropy = predictive_entropy(student_logits)
+        if ranks.here().world > 1:
+            index, entropy, keep = _of_all_ranks(index, entropy, keep)
         if keep is not None:
             entropy = torch.where(keep, self.entropy[index], entropy)
         self.entropy[index] = entropy
@@ -140,3 +143,15 @@ class EntropyRecord(nn.Module):
         total = torch.zeros(len(index), device=entropy.device).index_add_(0, part_of, entropy)
         count = torch.zeros_like(total).index_add_(0, part_of, torch.ones_like(entropy))
         self.entropy[index] = torch.where(count > 0, total / count, self.entropy[index])
+
+
+def _of_all_ranks(
+    index: Int[Tensor, " batch"],
+    entropy: Float[Tensor, " batch"],
+    keep: Bool[Tensor, " batch"] | None,
+) -> tuple[Int[Tensor, " all"], Float[Tensor, " all"], Bool[Tensor, " all"] | None]:
+    kept = torch.zeros_like(entropy) if keep is None else keep
+    # float64 holds every row up to 2^53, and one message costs less than three.
+    joined = ranks.gathered(torch.stack([each.double() for each in (index, entropy, kept)], dim=1))
+    kept = None if keep is None else joined[:, 2] > 0
+    return joined[:, 0].long(), joined[:, 1].float(), kept

@@ -143,6 +143,9 @@ class MemoryBank(nn.Module):
     log_normalizer: Tensor
     """log Z; NaN before the first batch."""
 
+    of_one_rank = True
+    """Ranks do not tell each other their rows."""
+
     def __init__(self, instances: int, dimension: int) -> None:
         super().__init__()
         self.register_buffer("rows", F.normalize(2 * torch.rand(instances, dimension) - 1, dim=1))

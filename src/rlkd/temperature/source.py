@@ -63,6 +63,13 @@ class TemperatureSource(nn.Module):
     def start_epoch(self, epoch: int) -> None:
         """Tell the source which epoch begins, counted from 1."""
 
+    def share_update(self, passes: int) -> None:
+        """Tell the source how many calls share one update: above 1 where gradients accumulate.
+
+        Args:
+            passes: of a step; `observation_due` is asked for after the last.
+        """
+
     def performance(
         self,
         student_logits: Float[Tensor, "batch classes"],

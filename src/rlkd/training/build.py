@@ -23,6 +23,7 @@ from rlkd.exploration import Explorer
 from rlkd.losses import Objective
 from rlkd.models import Teacher
 from rlkd.temperature import TemperatureSource
+from rlkd.training.class_order import check_order
 from rlkd.training.compose import unresolved
 from rlkd.training.module import Schedule, ScheduleBy
 from rlkd.training.normalisation import renormalisation
@@ -44,17 +45,18 @@ def network(config: DictConfig, role: str, dataset: Dataset) -> nn.Module:
         dataset: gives the number of classes and of channels.
 
     Raises:
-        UserError: if it has no name, or its checkpoint does not fit.
+        UserError: if it has no name, its checkpoint does not fit, or it is of another class order.
     """
     if config.name is None:
         raise UserError(f"{role}.name is missing: give {role}=resnet20, say")
     made = models.create(
         config.name,
         num_classes=dataset.num_classes,
-        in_channels=dataset.train.image.shape[1],
+        in_channels=dataset.shape[0],
     )
     if config.checkpoint is not None:
         models.load_weights(made, Path(config.checkpoint))
+        check_order(Path(config.checkpoint), dataset.class_names)
     return made
 
 

@@ -6,6 +6,7 @@ import lightning as L
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from rlkd import ranks
 from rlkd.errors import UserError
 from rlkd.temperature import TemperatureSource
 from rlkd.training.measure import scored_logits
@@ -46,6 +47,12 @@ class TemperatureCallback(L.Callback):
             )
         self.source, self.probe = source, probe
         self._steps = self._updates = 0
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Keep what the source trains itself out of the gradients that ranks average."""
+        along = {id(each) for each in self.source.trained_parameters()}
+        own = [*self.source.parameters(), *self.source.buffers()]
+        ranks.keep_apart(pl_module, (each for each in own if id(each) not in along))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check where the source is, and note where it stands; move the probe to the device.

@@ -1,11 +1,11 @@
-"""Checkpoints that are whole or absent, and that resume a run exactly."""
+"""When a run is checkpointed and stops, and how it goes on exactly."""
 
-import contextlib
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
-from types import FrameType
+from time import monotonic
 from typing import Any
 
 import lightning as L
@@ -13,43 +13,37 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
+from rlkd import ranks
 from rlkd.errors import DivergenceError, UserError
+from rlkd.training.checkpoint_store import CheckpointStore, one_line
 from rlkd.training.module import StudentModule
+from rlkd.training.run_folder import RunFolder
+from rlkd.training.stopping import STOPPING, Interrupted, StopSignals
+
+MEETING = 10
+"""Steps between two agreements of several ranks on what the clock or a signal asks of one."""
 
 
-class Interrupted(Exception):  # noqa: N818  an order, not an error
-    """The user asked to stop; the message says where a resumed run goes on."""
+class StoredCheckpointIO(TorchCheckpointIO):
+    """Lightning's way to a store.
 
+    Args:
+        store: has the checkpoints.
+        keep: how many of them.
+    """
 
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and moves it there only when it is whole."""
+    def __init__(self, store: CheckpointStore, *, keep: int) -> None:
+        self.store, self.keep = store, keep
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
-        """Save a checkpoint.
+        """Save a checkpoint of the step that it says, which the path names too.
 
         Raises:
-            UserError: if it cannot be written; what stood at the path is still there.
+            UserError: if it cannot be written; what was there still is.
         """
-        place = Path(path)
-        unfinished = place.with_name(f".{place.name}.tmp")
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with unfinished.open("wb") as file:
-                    torch.save(checkpoint, file)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(unfinished, place)
-            finally:
-                unfinished.unlink(missing_ok=True)
-        except (OSError, RuntimeError) as error:
-            # torch's zip writer turns a full disk into a RuntimeError of its own.
-            raise UserError(
-                f"cannot save the checkpoint {place} ({_one_line(error)}): free some space and run "
-                "the same command again, it goes on from the last good checkpoint"
-            ) from error
+        self.store.save(checkpoint, checkpoint["global_step"], keep=self.keep)
 
     def load_checkpoint(
         self, path: str | os.PathLike[str], map_location: Any = "cpu", weights_only: Any = True
@@ -63,48 +57,51 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             return super().load_checkpoint(Path(path), map_location, weights_only)
         except (OSError, EOFError, RuntimeError, UnpicklingError) as error:
             raise UserError(
-                f"cannot read the checkpoint {path} ({_one_line(error)}): remove it to begin again"
+                f"cannot read the checkpoint {path} ({one_line(error)}): remove it to begin again"
             ) from error
 
 
 class KeepLast(Checkpoint):
-    """Keeps `last.ckpt`: at the end of each epoch, every so many steps, and on Ctrl-C.
+    """Keeps a run's last checkpoints, and stops it when a signal asks.
+
+    One is taken at the end of each epoch, every so many steps, every so many minutes, and after the
+    step in which a signal came, always between two optimiser steps. Several ranks agree on what the
+    clock and signals ask every `MEETING` steps and at the end of an epoch.
 
     No checkpoint is written once the loss or the weights have ceased to be finite, so the last one
-    is good. It holds torch's random generators too, which a student with dropout draws from.
+    is good. It holds the random generators of torch on every rank too, which a student with dropout
+    draws from.
 
     Args:
-        path: where to keep it.
-        every_steps: steps between checkpoints within an epoch; None for epoch ends only.
+        folder: of the run.
+        every_steps: steps between checkpoints within an epoch; None for no such.
+        every_minutes: minutes between checkpoints; None for no such.
+        tell: shows a line.
     """
 
-    def __init__(self, path: Path, *, every_steps: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        *,
+        every_steps: int | None = None,
+        every_minutes: float | None = None,
+        tell: Callable[[str], None] = print,
+    ) -> None:
         super().__init__()
-        self.path = path
-        self.every_steps = every_steps
-        self.stop_asked = False
-        self._before: Any = None
+        self.folder, self.tell = folder, tell
+        self.every_steps, self.every_minutes = every_steps, every_minutes
+        self.signals = StopSignals(self._resumption)
+        self._saved_at = monotonic()
         self._random: dict[str, Any] | None = None
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Listen for Ctrl-C; a second one stops without a checkpoint of its own."""
-
-        def ask(_signal: int, _frame: FrameType | None) -> None:
-            if self.stop_asked:
-                # Lightning turns a KeyboardInterrupt into an exit with code 1.
-                raise Interrupted(self._resumption())
-            self.stop_asked = True
-
-        # In another thread Ctrl-C is somebody else's.
-        with contextlib.suppress(ValueError):
-            self._before = signal.signal(signal.SIGINT, ask)
-
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Set torch's random generators to where the checkpoint left them."""
+        """Set torch's random generators to where the checkpoint left them; start the clock."""
+        self.signals.answer()
+        self._saved_at = monotonic()
         if self._random is not None:
             torch.set_rng_state(self._random["cpu"])
-            if torch.cuda.is_available() and self._random["cuda"]:
-                torch.cuda.set_rng_state_all(self._random["cuda"])
+            if torch.cuda.is_available() and self._random["cuda"] is not None:
+                torch.cuda.set_rng_state(self._random["cuda"])
 
     def on_train_batch_end(
         self,
@@ -114,79 +111,119 @@ class KeepLast(Checkpoint):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Save when steps are due, and stop when asked."""
-        last_of_epoch = batch_idx + 1 == trainer.num_training_batches
-        due = self.every_steps is not None and trainer.global_step % self.every_steps == 0
-        if last_of_epoch:
+        """Save when it is due, and stop when asked."""
+        assert isinstance(pl_module, StudentModule)
+        passes = batch_idx + 1
+        if passes == trainer.num_training_batches or passes % pl_module.passes:
             return
-        if due or self.stop_asked:
+        late, asked = False, None
+        if ranks.here().world == 1 or (passes // pl_module.passes) % MEETING == 0:
+            late, asked = self._agreed(pl_module)
+        due = self.every_steps is not None and trainer.global_step % self.every_steps == 0
+        if due or late or asked is not None:
             self._save(trainer, pl_module)
-        self._stop_if_asked()
+        self._stop(asked)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save the epoch, and stop when asked."""
+        assert isinstance(pl_module, StudentModule)
+        _, asked = self._agreed(pl_module)
         self._save(trainer, pl_module)
-        self._stop_if_asked()
-
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Give Ctrl-C back."""
-        self._give_back()
-
-    def on_exception(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
-    ) -> None:
-        """Give Ctrl-C back."""
-        self._give_back()
+        self._stop(asked)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where torch's random generators stand."""
-        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-        return {"cpu": torch.get_rng_state(), "cuda": cuda}
+        """Return where torch's random generators stand on every rank, each on its own device."""
+        cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+        return {"ranks": ranks.said({"cpu": torch.get_rng_state(), "cuda": cuda})}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the generators' states for the start of training."""
-        self._random = state_dict
+        """Keep the states of this rank's generators for the start of training.
 
-    def _save(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        assert isinstance(pl_module, StudentModule)
-        check_finite(pl_module, self.path)
-        trainer.save_checkpoint(self.path, weights_only=False)
+        Where the number of ranks has changed none of them fits, which is told.
+        """
+        if "ranks" not in state_dict:  # of an earlier release, which had one rank and one device
+            first = state_dict["cuda"][0] if state_dict["cuda"] else None
+            state_dict = {"ranks": [{"cpu": state_dict["cpu"], "cuda": first}]}
+        held, here = state_dict["ranks"], ranks.here()
+        if len(held) == here.world:
+            self._random = held[here.rank]
+        elif here.rank == 0:
+            before = f"{len(held)} rank{'s' if len(held) > 1 else ''}"
+            self.tell(
+                f"this run was checkpointed by {before} and goes on with {here.world}, so it is no "
+                "longer the unbroken run to the bit: sums are rounded in another order, batch "
+                "norms see other rows together, and dropout and whatever else draws from torch's "
+                "own generators draws anew; the order of instances, augmentation and the "
+                "temperatures' noise stay the same"
+            )
 
-    def _stop_if_asked(self) -> None:
-        if self.stop_asked:
-            raise Interrupted(self._resumption())
+    def _agreed(self, module: StudentModule) -> tuple[bool, signal.Signals | None]:
+        """Return whether minutes are due, and which signal asks to stop: on all ranks the same."""
+        asked = self.signals.asked
+        late = (
+            self.every_minutes is not None
+            and monotonic() - self._saved_at >= 60 * self.every_minutes
+        )
+        if ranks.here().world == 1:
+            return late, asked
+        wishes = torch.tensor([late, *(asked == each for each in STOPPING)], dtype=torch.int64)
+        late, *stops = ranks.summed(wishes.to(module.device)).tolist()
+        first = (each for each, count in zip(STOPPING, stops, strict=True) if count)
+        return late > 0, next(first, None)
+
+    def _save(self, trainer: L.Trainer, module: StudentModule) -> None:
+        _refuse(ranks.said(_not_finite(module, self.folder)), DivergenceError)
+        fault: UserError | None = None
+        try:
+            place = self.folder.checkpoints.place(trainer.global_step)
+            trainer.save_checkpoint(place, weights_only=False)
+        except UserError as error:
+            # Only rank 0 writes; the others wait where it would have met them.
+            trainer.strategy.barrier("Trainer.save_checkpoint")
+            fault = error
+        told = ranks.said(None if fault is None else str(fault))
+        if fault is not None:
+            raise fault
+        _refuse(told, UserError)
+        self._saved_at = monotonic()
+
+    def _stop(self, asked: signal.Signals | None) -> None:
+        if asked is not None:
+            raise Interrupted(asked, self._resumption())
 
     def _resumption(self) -> str:
-        if self.path.is_file():
-            return f"the same command goes on from {self.path}"
-        return f"there is no checkpoint yet, {self.path} is written after each epoch"
-
-    def _give_back(self) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-            self._before = None
+        newest = self.folder.checkpoint
+        if newest is not None:
+            return f"the same command goes on from {newest}"
+        return f"there is no checkpoint in {self.folder.path} yet, the same command begins again"
 
 
-def check_finite(module: StudentModule, checkpoint: Path) -> None:
+def check_finite(module: StudentModule, folder: RunFolder) -> None:
     """Raise once the loss or a weight has been NaN or infinite. Waits for the device.
 
     Raises:
         DivergenceError: naming the first such step.
     """
+    _refuse([_not_finite(module, folder)], DivergenceError)
+
+
+def _not_finite(module: StudentModule, folder: RunFolder) -> str | None:
     step, sound = int(module.bad_step), True
     if step < 0:
         state = module.student.state_dict().values()
         sound = all(bool(each.isfinite().all()) for each in state)
     if step < 0 and sound:
-        return
+        return None
     what = f"the loss is not finite since step {step}"
     if not sound:
         what = f"the student's weights are not finite after step {module.global_step}"
-    kept = f"the last good checkpoint is {checkpoint}" if checkpoint.exists() else "none was saved"
-    raise DivergenceError(
-        f"{what}: try a lower optimizer.lr, a warm-up, or trainer.precision=32-true; {kept}"
-    )
+    newest = folder.checkpoint
+    kept = "none was saved" if newest is None else f"the last good checkpoint is {newest}"
+    return f"{what}: try a lower optimizer.lr, a warm-up, or trainer.precision=32-true; {kept}"
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+def _refuse(told: list[str | None], kind: type[UserError]) -> None:
+    """Raise the first fault that is told, if one is."""
+    fault = next((each for each in told if each is not None), None)
+    if fault is not None:
+        raise kind(fault)

@@ -8,28 +8,35 @@ from omegaconf import DictConfig
 from rich.console import Console
 from torch import nn
 
-from rlkd import models
-from rlkd.data import ImageSet
+from rlkd import models, ranks
+from rlkd.data import Images
 from rlkd.errors import UserError
 from rlkd.models import Teacher
 from rlkd.reporting import AnyScores, Scores
 from rlkd.training import build
+from rlkd.training.class_order import check_run_order, keep_order
 from rlkd.training.classification_predict import predict_classes
+from rlkd.training.compiling import compiled
 from rlkd.training.distiller import Distiller
 from rlkd.training.exportable import exportable_classifier
 from rlkd.training.image_sets import (
     Sets,
     example_batch,
+    leave_unreadable,
     load_dataset,
     load_sets,
     plain_loader,
     probe_batch,
+    share_unreadable,
     train_loader,
 )
 from rlkd.training.measure import evaluate
 from rlkd.training.normalisation import renormalisation
 from rlkd.training.observed import observe
+from rlkd.training.rank_checks import require_same_data, require_shareable
 from rlkd.training.run_config import require_student, with_weights
+from rlkd.training.run_folder import RunFolder
+from rlkd.training.sync_norm import synchronised
 from rlkd.training.task import Asked, Exportable, Prepared
 from rlkd.types import Batch
 
@@ -53,22 +60,41 @@ class Classification:
     def prepare(self, config: DictConfig, options: build.TrainerOptions) -> Prepared:
         """Load the data, make the networks and find out whether all fits together."""
         sets = load_sets(config, options)
+        require_same_data(
+            {"training images": sets.train.target, "test images": sets.test.target},
+            sets.dataset.class_names,
+        )
+        check_run_order(RunFolder(Path(config.output)), sets.dataset.class_names)
         distiller = _distiller(config, sets, options)
+        compiled(distiller, options)
         held_out = {"test": sets.test} | (
             {"validation": sets.validation} if sets.validation else {}
         )
 
         def scores() -> dict[str, AnyScores]:
-            return {
+            scored: dict[str, AnyScores] = {
                 name: score(distiller.student, images, sets, options)
                 for name, images in held_out.items()
             }
+            share_unreadable(sets.dataset)
+            return scored
 
         def teacher_scores() -> AnyScores | None:
             teacher = distiller.teacher
             return None if teacher is None else score(teacher, sets.test, sets, options)
 
-        return Prepared(distiller, scores, teacher_scores)
+        def remarks() -> list[str]:
+            unreadable = sets.dataset.unreadable
+            return [unreadable.told] if unreadable is not None and unreadable.told else []
+
+        return Prepared(
+            distiller,
+            scores,
+            teacher_scores,
+            enter=lambda folder: keep_order(folder, sets.dataset.class_names),
+            leave=lambda folder: leave_unreadable(folder, sets.dataset),
+            remarks=remarks,
+        )
 
     def score_checkpoints(
         self, config: DictConfig, options: build.TrainerOptions, console: Console
@@ -143,19 +169,19 @@ class Classification:
         return exportable_classifier(config.student.name, make, dataset, options)
 
 
-def score(
-    network: nn.Module, images: ImageSet, sets: Sets, options: build.TrainerOptions
-) -> Scores:
+def score(network: nn.Module, images: Images, sets: Sets, options: build.TrainerOptions) -> Scores:
     """Score a network on a held-out set, in the run's precision."""
     network = network.to(options.device)
     with options.autocast():
-        batches = plain_loader(images, sets.dataset, options)
+        batches = plain_loader(images, sets.dataset, options, part=ranks.here())
         return evaluate(network, batches, num_classes=sets.dataset.num_classes)
 
 
 def _distiller(config: DictConfig, sets: Sets, options: build.TrainerOptions) -> Distiller:
     objective = build.objective(config)
     student = build.network(config.student, "student", sets.dataset)
+    if options.sync_batch_norm and ranks.here().world > 1:
+        student = synchronised(student, options.device)
     teacher, temperature = None, None
     if objective.needs_teacher:
         teacher = build.teacher(config.teacher, sets.dataset, options, fuse=not objective.taps)
@@ -180,8 +206,10 @@ def _distiller(config: DictConfig, sets: Sets, options: build.TrainerOptions) ->
         temperature=temperature,
         mixes=teacher is not None and explorer is not None,
     )
+    require_shareable(objective)
     loader = train_loader(sets, options, seed=config.seed, strong_view=objective.strong)
-    scheduler, schedule_by = build.scheduler(config, steps_per_epoch=len(loader))
+    steps = len(loader) // options.accumulate
+    scheduler, schedule_by = build.scheduler(config, steps_per_epoch=steps)
     return Distiller(
         student=student,
         loader=loader,
@@ -194,4 +222,5 @@ def _distiller(config: DictConfig, sets: Sets, options: build.TrainerOptions) ->
         explorer=None if teacher is None else explorer,
         probe=probe_batch(sets, options),
         observed=observed,
+        passes=options.accumulate,
     )

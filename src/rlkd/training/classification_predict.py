@@ -15,6 +15,7 @@ from torchvision.transforms import CenterCrop, Compose, Resize
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from rlkd.data import ImageSet
+from rlkd.data.imagenet_names import readable
 from rlkd.data.sets import Dataset
 from rlkd.errors import UserError
 from rlkd.reporting.files import write_text
@@ -50,8 +51,8 @@ def predict_classes(
 ) -> list[ImageClasses]:
     """Write `predictions.json` and `predictions.csv`: the likeliest classes of every image.
 
-    Images are treated as the data's test images are: the shorter side resized to the data's size,
-    the middle square cut out, normalised.
+    Images are treated as the data's test images are: the shorter side resized, the middle cut out,
+    normalised. ImageNet's classes are called by their names, not their ids.
 
     Args:
         network: gives the logits of the data's classes.
@@ -73,7 +74,7 @@ def predict_classes(
     network = network.to(options.device).eval()
     network = network.to(memory_format=options.memory_format)  # pyright: ignore[reportCallIssue]
     lowest = asked.threshold or 0.0
-    names = dataset.test.class_names
+    names = readable(dataset.class_names)
     predictions: list[ImageClasses] = []
     for chunk in _chunks(files, dataset, skip_unreadable=asked.skip_unreadable):
         probability = _probabilities(network, [each[2] for each in chunk], dataset, options)
@@ -101,8 +102,8 @@ def predict_classes(
 def _chunks(
     files: Sequence[Path], dataset: Dataset, *, skip_unreadable: bool
 ) -> Iterator[list[tuple[Path, tuple[int, int], UInt8[Tensor, "c h w"]]]]:
-    channels, height, width = dataset.test.image.shape[1:]
-    square = Compose([Resize(min(height, width)), CenterCrop((height, width))])
+    channels, height, width = dataset.shape
+    square = Compose([Resize(dataset.shorter_side), CenterCrop((height, width))])
     chunk: list[tuple[Path, tuple[int, int], Tensor]] = []
     for ((file, image),) in batches(files, 1, skip_unreadable=skip_unreadable):
         picture = to_pil_image(image)  # what Pillow resizes differs from what torch does
@@ -120,7 +121,7 @@ def _probabilities(
     network: nn.Module, image: list[Tensor], dataset: Dataset, options: TrainerOptions
 ) -> Float[Tensor, "images classes"]:
     target = torch.zeros(len(image), dtype=torch.int64)
-    images = ImageSet(torch.stack(image), target, dataset.test.class_names)
+    images = ImageSet(torch.stack(image), target, dataset.class_names)
     (batch,) = plain_loader(images, dataset, options, batch_size=len(images))
     with options.autocast():
         logits = network(batch.image)

@@ -1,10 +1,8 @@
-"""Whole comparisons: every combination of the swept settings, run, paired by seed and told."""
+"""Whole sweeps: every combination of the swept settings run, and compared seed by seed."""
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import product
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -12,12 +10,21 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from rlkd.errors import UserError
+from rlkd.reporting import Result
 from rlkd.reporting.compare import compare_cells
 from rlkd.reporting.comparison import Cell, Comparison
 from rlkd.reporting.comparison_page import comparison_table, write_comparison
-from rlkd.training.checkpoints import Interrupted
-from rlkd.training.compose import choice, configure, sweep, unresolved
-from rlkd.training.run import run
+from rlkd.training.compose import unresolved
+from rlkd.training.jobs import in_jobs
+from rlkd.training.planning import (
+    LauncherOptions,
+    Planned,
+    attempt,
+    launcher_and_others,
+    plan,
+    told,
+)
+from rlkd.training.run_folder import RunFolder
 
 _BASELINE = "baseline="
 IMPLIED = ("probe", "exploration", "published", "method.terms")
@@ -35,7 +42,8 @@ def compare(overrides: Iterable[str], *, console: Console) -> Comparison:
     Args:
         overrides: Hydra's; those of several values, as `temperature=constant,rlkd`, are swept. The
             first combination is the baseline; `baseline=temperature=constant` compares each
-            combination with the one that has these values and else its own.
+            combination with the one that has these values and else its own. `launcher=...` says
+            how runs are started.
         console: where to show progress and the table.
 
     Returns:
@@ -48,25 +56,19 @@ def compare(overrides: Iterable[str], *, console: Console) -> Comparison:
     """
     given = list(overrides)
     baseline = _baseline(each for each in given if each.startswith(_BASELINE))
-    planned = _planned([each for each in given if not each.startswith(_BASELINE)])
-    folder = planned[0][1].parent
+    launcher, others = launcher_and_others(each for each in given if not each.startswith(_BASELINE))
+    planned = plan(others)
+    if not planned[0].labels:
+        raise UserError(
+            "nothing to compare: give a setting several values, temperature=constant,rlkd"
+        )
+    folder = planned[0].path.parent
     title = f"rlkd compare: {folder.name}"
     command = shlex.join(["rlkd", "compare", *given])
-    cells = [_cell(labels, config, path) for labels, path, config in planned]
+    cells = [_cell(each) for each in planned]
     comparison = compare_cells(cells, baseline, implied=IMPLIED)  # refused before any of them runs
-    for number, (_, _, config) in enumerate(planned):
-        console.rule(f"{number + 1} of {len(planned)}: {cells[number].name}")
-        try:
-            result = run(config, console=console)
-            cells[number] = replace(cells[number], result=result)
-        except Interrupted:
-            raise
-        except Exception as error:  # one run's failure, out of memory too, is no other's
-            told = (
-                str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-            )
-            console.print(f"failed: {told}", soft_wrap=True, markup=False)
-            cells[number] = replace(cells[number], failure=told)
+    for number, failure in _outcomes(planned, launcher, console):
+        cells[number] = _ended(cells[number], planned[number], failure)
         comparison = compare_cells(cells, baseline, implied=IMPLIED)
         write_comparison(folder, comparison, title=title, command=command)
     console.print(comparison_table(comparison, title=title))
@@ -74,6 +76,60 @@ def compare(overrides: Iterable[str], *, console: Console) -> Comparison:
     if all(cell.failure for cell in cells):
         raise UserError(f"every run failed, the first with: {cells[0].failure}")
     return comparison
+
+
+def multirun(overrides: Iterable[str], *, console: Console) -> None:
+    """Run every combination of the swept settings that is missing, a folder each.
+
+    The folders are those of `compare`, which thus has its table at once for the same settings.
+
+    Args:
+        overrides: as for `compare`; seeds alone may be swept too.
+        console: where to show progress, and a line as each run ends.
+
+    Raises:
+        UserError: if nothing is swept, or a combination does not compose; or, when all have
+            ended, if some failed.
+        Interrupted: after Ctrl-C; the same call goes on.
+    """
+    launcher, others = launcher_and_others(overrides)
+    planned = plan(others)
+    if len(planned) == 1:
+        raise UserError("--multirun is for several runs: give a setting several values, seed=0,1,2")
+    failures = [each for _, each in _outcomes(planned, launcher, console) if each is not None]
+    console.print(f"everything is in {planned[0].path.parent}", soft_wrap=True)
+    if failures:
+        raise UserError(
+            f"{len(failures)} of {len(planned)} runs failed, the first with: {failures[0]}"
+        )
+
+
+def _outcomes(
+    planned: Sequence[Planned], launcher: LauncherOptions, console: Console
+) -> Iterator[tuple[int, str | None]]:
+    """Do the runs; yield the number of each that ends, and why it failed; tell it in a line."""
+    if launcher.cluster is None:
+        outcomes = _here(planned, console)
+    else:
+        outcomes = in_jobs(planned, launcher, planned[0].path.parent / "jobs", console)
+    for number, failure in outcomes:
+        outcome = "done" if failure is None else f"failed: {failure}"
+        line = f"{planned[number].path.name}: {outcome}"
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        yield number, failure
+
+
+def _here(planned: Sequence[Planned], console: Console) -> Iterator[tuple[int, str | None]]:
+    for number, each in enumerate(planned):
+        console.rule(f"{number + 1} of {len(planned)}: {each.path.name}")
+        error = attempt(each.config, console)
+        yield number, None if error is None else told(error)
+
+
+def _ended(cell: Cell, planned: Planned, failure: str | None) -> Cell:
+    if failure is not None:
+        return replace(cell, failure=failure)
+    return replace(cell, result=Result.read(RunFolder(planned.path).result))
 
 
 def _baseline(given: Iterable[str]) -> dict[str, str] | None:
@@ -87,38 +143,14 @@ def _baseline(given: Iterable[str]) -> dict[str, str] | None:
     return found or None
 
 
-def _planned(overrides: list[str]) -> list[tuple[dict[str, str], Path, DictConfig]]:
-    swept, single = sweep(overrides)
-    seeds = swept.pop("seed", None)
-    if not swept:
-        raise UserError(
-            "nothing to compare: give a setting several values, temperature=constant,rlkd"
-        )
-    common = configure(single)
-    seeds = seeds or [str(common.seed)]
-    named = any(each.startswith("output=") for each in single)
-    names = [choice(common, key) for key in ("data", "teacher", "student")]
-    folder = Path(common.output) if named else Path("runs") / "_".join(["compare", *names])
-    planned: list[tuple[dict[str, str], Path, DictConfig]] = []
-    for seed, *values in product(seeds, *swept.values()):
-        chosen = dict(zip(swept, values, strict=True))
-        config = configure(
-            [*single, *(f"{key}={each}" for key, each in chosen.items()), f"seed={seed}"]
-        )
-        labels = {key.lstrip("+"): value for key, value in chosen.items()}
-        words = [f"{key}={value}" for key, value in (*labels.items(), ("seed", seed))]
-        path = folder / ",".join(each.replace("/", "_") for each in words)
-        config.output = str(path)
-        planned.append((labels, path, config))
-    return planned
-
-
-def _cell(labels: dict[str, str], config: DictConfig, path: Path) -> Cell:
+def _cell(planned: Planned) -> Cell:
+    config: DictConfig = planned.config
     try:
         held: Any = OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
         raise unresolved(error) from None
-    return Cell(labels, config.seed, config=dict(_flat(held)), folder=str(path))
+    settings = dict(_flat(held))
+    return Cell(planned.labels, config.seed, config=settings, folder=str(planned.path))
 
 
 def _flat(held: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, object]]:

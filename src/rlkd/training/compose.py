@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ GROUPS = (
     "task",
     "experiment",
 )
+LAUNCHER = "launcher"
+"""The group of how the runs of a sweep are started, which is no part of any run."""
 
 
 def portion(total: int, part: int, whole: int, least: int = 0) -> int:
@@ -59,22 +61,7 @@ def configure(overrides: Iterable[str] = ()) -> DictConfig:
     """
     with _hydra():
         given = [each for override in overrides for each in _in_hydras_words(override)]
-        parsed = _parse(given)
-        for each in parsed:
-            if each.is_sweep_override():
-                raise UserError(f"{each.input_line}: several values are for `rlkd compare`")
-        own = [each for each in given if each.startswith(_SEARCH)]
-        groups = [each for each in parsed if each.key_or_group in GROUPS]
-        for each in groups:
-            _check_choice(each, own)
-        try:
-            config = _compose(given)
-        except UserError:
-            known = set(_keys(_compose([*own, *(str(each.input_line) for each in groups)])))
-            for each in parsed:
-                if each not in groups and each.input_line not in own and not each.is_add():
-                    _check_key(each.key_or_group, known)
-            raise
+        config = _checked("config", given, GROUPS)
     for key in _SECTIONS:
         if key not in config:
             raise UserError(f"{key} cannot be left out: override its settings instead")
@@ -82,6 +69,19 @@ def configure(overrides: Iterable[str] = ()) -> DictConfig:
         choices = [choice(config, group) for group in _NAMED]
         config.output = "runs/" + "_".join([*choices, f"seed{config.seed}"])
     return config
+
+
+def configure_launcher(overrides: Iterable[str] = ()) -> DictConfig:
+    """Compose how the runs of a sweep are started.
+
+    Args:
+        overrides: those of the launcher: `launcher=submitit_slurm`, `launcher.partition=gpu`.
+
+    Raises:
+        UserError: as `configure` does.
+    """
+    with _hydra():
+        return _checked("launching", list(overrides), (LAUNCHER,))[LAUNCHER]
 
 
 def choice(config: DictConfig, group: str) -> str:
@@ -168,9 +168,31 @@ def _hydra() -> initialize_config_module:
     return initialize_config_module("rlkd.configs", version_base=None)
 
 
-def _compose(overrides: list[str]) -> DictConfig:
+def _checked(name: str, given: list[str], known_groups: Collection[str]) -> DictConfig:
+    """Compose a configuration by name, and tell what does not fit with the nearest that does."""
+    parsed = _parse(given)
+    for each in parsed:
+        if each.is_sweep_override():
+            raise UserError(
+                f"{each.input_line}: several values are for `rlkd compare`, or for --multirun"
+            )
+    own = [each for each in given if each.startswith(_SEARCH)]
+    groups = [each for each in parsed if each.key_or_group in known_groups]
+    for each in groups:
+        _check_choice(each, own)
     try:
-        composed = compose("config", overrides, return_hydra_config=True)
+        return _compose(name, given)
+    except UserError:
+        known = set(_keys(_compose(name, [*own, *(str(each.input_line) for each in groups)])))
+        for each in parsed:
+            if each not in groups and each.input_line not in own and not each.is_add():
+                _check_key(each.key_or_group, known)
+        raise
+
+
+def _compose(name: str, overrides: list[str]) -> DictConfig:
+    try:
+        composed = compose(name, overrides, return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(" ".join(str(error).split())) from None
     chosen = {group: composed.hydra.runtime.choices.get(group) for group in GROUPS}

@@ -38,6 +38,7 @@ from rlkd.training.detector import DetectorDistiller
 from rlkd.training.exportable import exportable_detector
 from rlkd.training.observe_regions import observe_regions
 from rlkd.training.options import TrainerOptions
+from rlkd.training.rank_checks import require_one_rank
 from rlkd.training.run_config import require_student, with_weights
 from rlkd.training.run_folder import RunFolder
 from rlkd.training.task import Asked, Exportable, Prepared
@@ -56,6 +57,9 @@ class Detection(DetectionOptions):
     def prepare(self, config: DictConfig, options: TrainerOptions) -> Prepared:
         """Load the data, make the detectors and find out whether all fits together."""
         require_pycocotools()
+        require_one_rank("task=detection", passes=options.accumulate)
+        if options.compile:
+            raise UserError("trainer.compile is for task=classification: leave it at false")
         held = hold_out(config, options)
         module = self._module(config, options, held)
         sets = {"test": held.test} | ({"validation": held.validation} if held.validation else {})
@@ -89,7 +93,7 @@ class Detection(DetectionOptions):
             title = f"rlkd: {folder.path.name}, the first test images"
             write_predictions(folder.path / "predictions.html", rows, title)
 
-        return Prepared(module, scores, teacher_scores, leave)
+        return Prepared(module, scores, teacher_scores, leave=leave)
 
     def score_checkpoints(
         self, config: DictConfig, options: TrainerOptions, console: Console

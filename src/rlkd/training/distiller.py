@@ -6,7 +6,7 @@ from dataclasses import replace
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from rlkd.data import MemoryLoader
+from rlkd.data import BatchLoader
 from rlkd.exploration import Explored, Explorer
 from rlkd.losses import LossInputs, Objective
 from rlkd.temperature import TemperatureSource
@@ -32,13 +32,17 @@ class Distiller(StudentModule):
         probe: images held out of training, on which a source may have the student measured;
             None to measure on the training batch again.
         observed: calls both networks for the losses; None where they ask for logits alone.
+        passes: over how many batches of the loader the gradients of one step are averaged.
+
+    Raises:
+        UserError: if the source cannot work with several passes.
     """
 
     def __init__(
         self,
         *,
         student: nn.Module,
-        loader: MemoryLoader,
+        loader: BatchLoader,
         objective: Objective,
         optimizer: Callable[..., Optimizer],
         scheduler: Schedule | None = None,
@@ -48,6 +52,7 @@ class Distiller(StudentModule):
         explorer: Explorer | None = None,
         probe: Batch | None = None,
         observed: Callable[[Batch], LossInputs] | None = None,
+        passes: int = 1,
     ) -> None:
         super().__init__(
             student=student,
@@ -59,12 +64,13 @@ class Distiller(StudentModule):
             teacher=teacher,
             temperature=temperature,
             explorer=explorer,
+            passes=passes,
         )
         self.loader, self.probe = loader, probe
         self.observed = Observed(student, teacher) if observed is None else observed
 
     def training_step(self, batch: Batch, batch_index: int) -> None:
-        """Train on one batch."""
+        """Train on one batch: a step, or one of the passes of a step."""
         explored = self._explore(batch)
         batch = explored.batch
         # 1. student and teacher logits, and features where a loss asks for them
@@ -73,10 +79,10 @@ class Distiller(StudentModule):
         temperatures = self._temperatures(seen, seen.target, learn_from=explored.learn_from)
         # 5. losses
         loss, _ = self.objective(replace(seen, temperature=temperatures))
-        # 6. the student's step
-        self._step_student(loss)
+        # 6. the student's step, after the last of its passes
+        stepped = self._step_student(loss)
         # 7. measure what the step brought; the source learns when enough transitions are closed
-        self._measure(batch)
+        self._measure(batch, stepped=stepped)
         self._record(loss.detach(), seen.student_logits.detach(), explored)
 
     def _explore(self, batch: Batch) -> Explored:
@@ -84,11 +90,11 @@ class Distiller(StudentModule):
             return Explored(batch, learn_from=None, mixed=None)
         return self.explorer.explore(batch, self.loader.partner_batch)
 
-    def _measure(self, batch: Batch) -> None:
+    def _measure(self, batch: Batch, *, stepped: bool) -> None:
         source = self.temperature
         if source is None:
             return
-        if source.observation_due:
+        if stepped and source.observation_due:
             scored = batch if self.probe is None else self.probe
             logits = scored_logits(self.student, scored.image)
             source.observe(source.performance(logits, scored.target))

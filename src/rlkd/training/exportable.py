@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rlkd.data.coco import CocoSet
+from rlkd.data.imagenet_names import readable
 from rlkd.data.sets import Dataset
 from rlkd.training.detection_measure import as_input
 from rlkd.training.export_formats import (
@@ -56,11 +57,12 @@ def exportable_classifier(
         facts={
             "task": "classification",
             "architecture": name,
-            "class_names": list(dataset.test.class_names),
+            "class_names": list(dataset.class_names),
+            **_called(dataset.class_names),
             "input": {
                 "shape": ["batch", channels, height, width],
                 "values": "float32: pixels in [0, 1], of each channel minus mean, divided by std; "
-                "the shorter side resized to this size, the middle cut out",
+                f"the shorter side resized to {dataset.shorter_side}, the middle cut out",
                 "mean": list(dataset.mean),
                 "std": list(dataset.std),
             },
@@ -110,6 +112,12 @@ def exportable_detector(
             "whose number depends on the image"
         },
     )
+
+
+def _called(class_names: Sequence[str]) -> dict[str, list[str]]:
+    """Return what people call the classes, where that differs from their names."""
+    names = readable(class_names)
+    return {} if names == tuple(class_names) else {"readable_names": list(names)}
 
 
 def _logits(network: nn.Module) -> Answer:

@@ -8,15 +8,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
+from omegaconf import DictConfig
 from rich.console import Console
 from torch import Tensor
 
 from rlkd.errors import UserError
-from rlkd.reporting import versions
+from rlkd.reporting import Result, versions
 from rlkd.reporting.files import write_text
 from rlkd.training import build
 from rlkd.training.export_formats import SUFFIXES
+from rlkd.training.model_card import Training, exported_beside, write_card
 from rlkd.training.run_config import configured, own_words
+from rlkd.training.run_folder import RunFolder
 from rlkd.training.task import Answer, Exportable
 
 WORDS = ("run", "format", "to")
@@ -28,8 +31,9 @@ TOLERANCE = 1e-4
 def export(overrides: Iterable[str] = (), *, console: Console | None = None) -> float:
     """Write a student to a file, having seen that the file answers as the student does.
 
-    Beside it goes `FILE.json`, which says what the file takes and gives. An older file of the same
-    name is replaced only by one that agrees.
+    Beside it goes `FILE.json`, which says what the file takes and gives, and a card of the student
+    and all its files there: see `write_card`. An older file of the same name is replaced only by
+    one that agrees.
 
     Args:
         overrides: `format=safetensors`, `onnx` or `torch_export`, and `to=FILE`; `run=FOLDER` for
@@ -46,6 +50,7 @@ def export(overrides: Iterable[str] = (), *, console: Console | None = None) -> 
     words, others = own_words(overrides, WORDS)
     name, path = _format_and_path(words)
     config = configured(others, run=words.get("run"))
+    training = _training(config, words.get("run"))
     options = build.trainer_options(config)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -63,25 +68,48 @@ def export(overrides: Iterable[str] = (), *, console: Console | None = None) -> 
                 f"format={name}: the file's answers differ from the student's by {difference:.2g}, "
                 f"above {TOLERANCE:g}, so it was removed: give another format"
             )
-        content = written.read_bytes()
         _move(written, path)
+    student = _fingerprint(config)
     facts = {
         "format": name,
         **ready.facts,
-        "sha256": hashlib.sha256(content).hexdigest(),
+        "student_sha256": student,
+        "sha256": _sha256(path),
         "max_difference": difference,
         "versions": versions(),
     }
     told = path.with_name(f"{path.name}.json")
     write_text(told, json.dumps(facts, indent=1))
+    card = write_card(path.parent, exported_beside(path, student), training)
     (console or Console()).print(
         f"{path}: answers as the student does, to {difference:.2g}; {told} says what it takes and "
-        "gives",
+        f"gives, {card} where it comes from",
         soft_wrap=True,
         markup=False,
         highlight=False,
     )
     return difference
+
+
+def _training(config: DictConfig, run: str | None) -> Training | None:
+    """Return how the student came about; None where it is another than the run's."""
+    if run is None:
+        return None
+    folder = RunFolder(Path(run).expanduser())
+    if config.student.checkpoint != str(folder.student):
+        return None
+    result = Result.read(folder.result) if folder.result.is_file() else None
+    return Training(config, result)
+
+
+def _fingerprint(config: DictConfig) -> str | None:
+    checkpoint = config.student.checkpoint
+    return None if checkpoint is None else _sha256(Path(checkpoint))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _format_and_path(words: dict[str, str]) -> tuple[str, Path]:

@@ -1,16 +1,28 @@
 """The images of a classification run, by their part in it, and the loaders over them."""
 
+import json
 from dataclasses import dataclass
 
 import torch
 from omegaconf import DictConfig
 
-from rlkd.data import ImageSet, MemoryLoader, hold_out
+from rlkd import ranks
+from rlkd.data import BatchLoader, Images, ImageSet, MemoryLoader, StreamLoader, hold_out, in_memory
+from rlkd.data.plan import ALONE, leaves_one
 from rlkd.data.sets import Dataset
 from rlkd.errors import UserError
+from rlkd.ranks import Part
+from rlkd.reporting.files import write_text
 from rlkd.training.build import make
 from rlkd.training.options import TrainerOptions, probe_options
+from rlkd.training.run_folder import RunFolder
 from rlkd.types import Batch
+
+UNREADABLE = "unreadable.json"
+"""In a run's folder: the images that could not be decoded and were skipped."""
+_NAMED = 1000
+_AT_ONCE, _STREAMED_AT_ONCE = 500, 100
+"""Images a batch where nothing is trained, in memory and streamed."""
 
 
 @dataclass(frozen=True)
@@ -18,15 +30,16 @@ class Sets:
     """The images of a run, by their part in it."""
 
     dataset: Dataset
-    train: ImageSet
+    train: Images
     """What the student trains on: all but what is held out."""
-    test: ImageSet
-    validation: ImageSet | None
+    test: Images
+    validation: Images | None
     probe: ImageSet | None
+    """Decoded once, as in evaluation."""
 
 
 def load_dataset(config: DictConfig) -> Dataset:
-    """Load the data, all of them.
+    """Load the data; those that are streamed are listed, no more.
 
     Raises:
         UserError: if they are missing or broken, or are no set of labelled images.
@@ -52,11 +65,12 @@ def load_sets(config: DictConfig, options: TrainerOptions) -> Sets:
     if options.validation_size:
         train, validation = _held_out(train, options.validation_size, "trainer.validation_size", 0)
     if probe_size:
-        train, probe = _held_out(train, probe_size, "probe.size", 1)
+        train, held = _held_out(train, probe_size, "probe.size", 1)
+        probe = held if isinstance(held, ImageSet) else in_memory(held)
     return Sets(dataset, train, dataset.test, validation, probe)
 
 
-def _held_out(images: ImageSet, size: int, key: str, seed: int) -> tuple[ImageSet, ImageSet]:
+def _held_out(images: Images, size: int, key: str, seed: int) -> tuple[Images, Images]:
     try:
         return hold_out(images, size, seed=seed)
     except UserError as error:
@@ -65,41 +79,81 @@ def _held_out(images: ImageSet, size: int, key: str, seed: int) -> tuple[ImageSe
 
 def train_loader(
     sets: Sets, options: TrainerOptions, *, seed: int, strong_view: bool = False
-) -> MemoryLoader:
-    """Make the loader of augmented, shuffled training batches."""
+) -> BatchLoader:
+    """Make the loader of augmented, shuffled training batches, of this rank's part in them.
+
+    A last batch that would have one image a rank and pass is left out.
+    """
+    part, passes, images, dataset = ranks.here(), options.accumulate, sets.train, sets.dataset
+    drop_last = leaves_one(len(images), options.batch_size, part.world * passes)
+    if not isinstance(images, ImageSet):
+        return StreamLoader(
+            images,
+            batch_size=options.batch_size,
+            mean=dataset.mean,
+            std=dataset.std,
+            shuffle=True,
+            seed=seed,
+            drop_last=drop_last,
+            strong_view=strong_view,
+            memory_format=options.memory_format,
+            device=options.device,
+            part=part,
+            passes=passes,
+        )
     return MemoryLoader(
-        sets.train,
+        images,
         batch_size=options.batch_size,
-        mean=sets.dataset.mean,
-        std=sets.dataset.std,
+        mean=dataset.mean,
+        std=dataset.std,
         shuffle=True,
         seed=seed,
-        crop_padding=sets.dataset.crop_padding,
-        flip=sets.dataset.flip,
-        drop_last=len(sets.train) % options.batch_size == 1,
+        crop_padding=dataset.crop_padding,
+        flip=dataset.flip,
+        drop_last=drop_last,
         strong_view=strong_view,
         memory_format=options.memory_format,
         device=options.device,
+        part=part,
+        passes=passes,
     )
 
 
 def plain_loader(
-    images: ImageSet, dataset: Dataset, options: TrainerOptions, *, batch_size: int = 500
-) -> MemoryLoader:
-    """Make a loader of images as they are, in order."""
-    return MemoryLoader(
-        images,
-        batch_size=batch_size,
+    images: Images,
+    dataset: Dataset,
+    options: TrainerOptions,
+    *,
+    batch_size: int | None = None,
+    part: Part = ALONE,
+) -> BatchLoader:
+    """Make a loader of images as in evaluation, in order.
+
+    Args:
+        images: the images.
+        dataset: has their normalisation.
+        options: give device and layout.
+        batch_size: images a batch; None for as many as suit the images.
+        part: which of several ranks share the images out; every image is seen once.
+    """
+    if isinstance(images, ImageSet):
+        kind, at_once = MemoryLoader, _AT_ONCE
+    else:
+        kind, at_once = StreamLoader, _STREAMED_AT_ONCE
+    return kind(
+        images,  # pyright: ignore[reportArgumentType]  of the kind that was looked for
+        batch_size=batch_size or at_once,
         mean=dataset.mean,
         std=dataset.std,
         shuffle=False,
         memory_format=options.memory_format,
         device=options.device,
+        part=part,
     )
 
 
 def probe_batch(sets: Sets, options: TrainerOptions) -> Batch | None:
-    """Return the probe as one batch; None where there is none."""
+    """Return the probe as one batch, the whole of it on every rank; None where there is none."""
     if sets.probe is None:
         return None
     return next(iter(plain_loader(sets.probe, sets.dataset, options, batch_size=len(sets.probe))))
@@ -116,3 +170,18 @@ def example_batch(
     batch = next(iter(plain_loader(first, sets.dataset, options, batch_size=len(first))))
     image = batch.image.cpu()
     return Batch(image, batch.target.cpu(), batch.index.cpu(), image if strong_view else None)
+
+
+def share_unreadable(dataset: Dataset) -> None:
+    """Tell all ranks which images any of them could not decode; all call it together."""
+    if dataset.unreadable is not None and dataset.unreadable.skips:
+        for places in ranks.said(list(dataset.unreadable.places)):
+            dataset.unreadable.add(places)
+
+
+def leave_unreadable(folder: RunFolder, dataset: Dataset) -> None:
+    """Write how many images could not be decoded, and where they are, if any was skipped."""
+    if dataset.unreadable is not None and dataset.unreadable.places:
+        places = dataset.unreadable.places
+        told = {"count": len(places), "first": list(places[:_NAMED])}
+        write_text(folder.path / UNREADABLE, json.dumps(told, indent=1))

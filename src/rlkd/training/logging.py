@@ -40,7 +40,7 @@ class LogEpochs(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Score the student when due; the module has not written its row yet."""
         assert isinstance(pl_module, StudentModule)
-        check_finite(pl_module, self.folder.checkpoint)
+        check_finite(pl_module, self.folder)
         epoch = trainer.current_epoch + 1
         pl_module.epoch_figures["images_per_second"] = self.clock.images_per_second
         last = epoch == trainer.max_epochs or trainer.global_step == trainer.max_steps
@@ -73,7 +73,7 @@ class WriteMetrics(L.Callback):
 
     def _write(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, StudentModule)
-        if not pl_module.history:
+        if not pl_module.history or not trainer.is_global_zero:
             return
         write_metrics(self.folder.metrics, pl_module.history)
         newest = dict(pl_module.history[-1])

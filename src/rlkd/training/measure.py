@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 from torchmetrics.classification import MulticlassAccuracy
 
+from rlkd import ranks
 from rlkd.reporting import Scores
 from rlkd.types import Batch
 
@@ -20,34 +21,31 @@ def evaluate(network: nn.Module, batches: Iterable[Batch], *, num_classes: int) 
 
     Args:
         network: returns logits.
-        batches: the set; every instance counts once.
+        batches: the set; every instance counts once. Where there are several ranks, this one's
+            part of it; they score together.
         num_classes: of the data.
 
     Returns:
         Top-1 and top-5 accuracy as fractions (top-k with fewer than 5 classes), and the mean
         cross-entropy in nats.
     """
-    top1: MulticlassAccuracy | None = None
-    top5: MulticlassAccuracy | None = None
-    loss, count = 0.0, 0
+    device = next((each.device for each in network.parameters()), torch.device("cpu"))
+    top1 = MulticlassAccuracy(num_classes, average="micro").to(device)
+    top5 = MulticlassAccuracy(num_classes, top_k=min(5, num_classes), average="micro").to(device)
+    loss, count = torch.zeros(2, dtype=torch.float64, device=device)
     modes = [(each, each.training) for each in network.modules()]
     network.eval()
     for batch in batches:
-        if top1 is None or top5 is None:
-            device = batch.image.device
-            top1 = MulticlassAccuracy(num_classes, average="micro").to(device)
-            top5 = MulticlassAccuracy(num_classes, top_k=min(5, num_classes), average="micro")
-            top5 = top5.to(device)
         logits = network(batch.image).float()
         top1.update(logits, batch.target)
         top5.update(logits, batch.target)
-        loss += F.cross_entropy(logits, batch.target, reduction="sum").double()
+        loss += F.cross_entropy(logits, batch.target, reduction="sum")
         count += len(batch.target)
     for each, training in modes:
         each.training = training
-    assert top1 is not None
-    assert top5 is not None
-    return Scores(top1=float(top1.compute()), top5=float(top5.compute()), loss=float(loss) / count)
+    loss, count = ranks.summed(torch.stack((loss, count)))
+    # The metrics sum over ranks by themselves.
+    return Scores(top1=float(top1.compute()), top5=float(top5.compute()), loss=float(loss / count))
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from rlkd import ranks
 from rlkd.agent.control import QUANTILES, quantile_column
 from rlkd.reporting import PolicyMap
 from rlkd.types import IGNORED, Temperatures, class_index
@@ -17,7 +18,8 @@ _POLICY_BINS = 10
 class EpochMeters(nn.Module):
     """Loss, accuracy, the distribution of temperatures and the policy, over one epoch.
 
-    Nothing here waits for the device but the methods whose name says `read`.
+    Nothing here waits for the device but the methods whose name says `read`. Each rank counts its
+    own rows; what is read is of all ranks, which read together.
 
     Args:
         max_temperature: upper end of the histogram of temperatures; what lies above counts there.
@@ -88,9 +90,10 @@ class EpochMeters(nn.Module):
 
     def read(self) -> dict[str, float]:
         """Return the epoch so far, as the columns of metrics.csv."""
-        loss, rows, correct, scored, total, squares = self.totals.tolist()
+        totals, counted = ranks.summed(self.totals), ranks.summed(self.histogram)
+        loss, rows, correct, scored, total, squares = totals.tolist()
         row = {"train/loss": loss / max(rows, 1), "train/accuracy": correct / max(scored, 1)}
-        histogram = self.histogram.cumsum(0).cpu().double()
+        histogram = counted.cumsum(0).cpu().double()
         count = float(histogram[-1])
         if count:
             mean = total / count
@@ -107,10 +110,11 @@ class EpochMeters(nn.Module):
 
     def read_policy(self) -> PolicyMap | None:
         """Return the mean T over both confidences; None where no state was counted."""
-        count = self.policy_count.view(_POLICY_BINS, _POLICY_BINS).tolist()
+        shape = (_POLICY_BINS, _POLICY_BINS)
+        count = ranks.summed(self.policy_count).view(shape).tolist()
         if not any(map(any, count)):
             return None
-        sums = self.policy_sum.view(_POLICY_BINS, _POLICY_BINS).tolist()
+        sums = ranks.summed(self.policy_sum).view(shape).tolist()
         edges = [step / _POLICY_BINS for step in range(_POLICY_BINS + 1)]
         return PolicyMap(
             teacher_confidence_edges=edges,
@@ -121,6 +125,16 @@ class EpochMeters(nn.Module):
             ],
             count=count,
         )
+
+    def keep_counts_once(self) -> None:
+        """After a checkpoint, which has the counts of all ranks, was loaded by each of them."""
+        if ranks.here().rank > 0:
+            for buffer in self.buffers():
+                buffer.zero_()
+
+    def counts(self) -> dict[str, Tensor]:
+        """Return the buffers by name, summed over the ranks, for a checkpoint."""
+        return {name: ranks.summed(buffer) for name, buffer in self.named_buffers()}
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return the summed figures."""

@@ -1,16 +1,19 @@
 """What every training module has around its step: optimiser, schedule, history, resumption."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import lightning as L
 import torch
 from jaxtyping import Bool, Float, Int
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from rlkd import ranks
 from rlkd.agent import instance_state
 from rlkd.exploration import Explorer
 from rlkd.losses import LossInputs, Objective
@@ -50,6 +53,10 @@ class StudentModule(L.LightningModule):
         teacher: a frozen network; None where the student trains alone.
         temperature: sets the temperatures; needed with a teacher.
         explorer: ranks instances; None for none.
+        passes: over how many batches of the loader the gradients of one step are averaged.
+
+    Raises:
+        UserError: if the source cannot work with several passes.
     """
 
     def __init__(
@@ -64,12 +71,16 @@ class StudentModule(L.LightningModule):
         teacher: nn.Module | None = None,
         temperature: TemperatureSource | None = None,
         explorer: Explorer | None = None,
+        passes: int = 1,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.student, self.teacher, self.temperature = student, teacher, temperature
         self.objective, self.explorer = objective, explorer
         self.batches: EpochLoader = loader
+        self.passes, self._passed = passes, 0
+        if temperature is not None:
+            temperature.share_update(passes)
         self.meters = EpochMeters()
         self.history: list[dict[str, float]] = []
         self.epoch_figures: dict[str, float] = {}
@@ -78,6 +89,7 @@ class StudentModule(L.LightningModule):
         self._schedule_by = schedule_by
         self._resume_at = 0
         self._source_updates = 0
+        self._keep_apart()
 
     bad_step: Tensor
     """The first step whose loss was not finite; -1 while there is none."""
@@ -92,6 +104,7 @@ class StudentModule(L.LightningModule):
     def on_train_start(self) -> None:
         """Enter the epoch that a checkpoint stopped in the middle of."""
         if self._resume_at:
+            self.meters.keep_counts_once()
             self.enter_epoch(self.current_epoch, start=self._resume_at)
             self._resume_at = 0
 
@@ -109,7 +122,16 @@ class StudentModule(L.LightningModule):
         self._step_schedule("epoch")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add where in the epoch the run stands."""
+        """Add where in the epoch the run stands, and what each rank has of its own.
+
+        Raises:
+            RanksDifferError: if the temperature sources of two ranks are not alike to the bit.
+        """
+        if ranks.here().world > 1:
+            if self.temperature is not None:
+                ranks.require_alike(self.temperature, "the temperature source")
+            state = {f"meters.{name}": count for name, count in self.meters.counts().items()}
+            checkpoint["state_dict"] |= state
         loop = self.trainer.fit_loop.epoch_loop
         done = 0 if loop.batch_progress.is_last_batch else loop.batch_idx + 1
         checkpoint["rlkd"] = {"batches_done": done, "history": self.history}
@@ -163,12 +185,21 @@ class StudentModule(L.LightningModule):
             self.meters.add_temperatures(temperatures, states)
         return temperatures
 
-    def _step_student(self, loss: Tensor) -> None:
+    def _step_student(self, loss: Tensor) -> bool:
+        """Add a pass's gradient; after the last of a step, make it. Return whether it was made."""
         optimizer = cast(LightningOptimizer, self.optimizers())
-        optimizer.zero_grad()
-        self.manual_backward(loss)
+        if self._passed == 0:
+            optimizer.zero_grad()
+        self._passed = (self._passed + 1) % self.passes
+        strategy: Any = self.trainer.strategy
+        waits = self._passed > 0 and isinstance(strategy, ParallelStrategy)
+        with strategy.block_backward_sync() if waits else nullcontext():
+            self.manual_backward(loss if self.passes == 1 else loss / self.passes)
+        if self._passed > 0:
+            return False
         optimizer.step()
         self._step_schedule("step")
+        return True
 
     def _step_schedule(self, now: ScheduleBy) -> None:
         if self._make_scheduler is not None and self._schedule_by == now:
@@ -184,3 +215,11 @@ class StudentModule(L.LightningModule):
         """Keep the number of the first step whose loss is not finite."""
         first_bad = (self.bad_step < 0) & ~torch.isfinite(loss)
         self.bad_step.copy_(torch.where(first_bad, self.global_step, self.bad_step))
+
+    def _keep_apart(self) -> None:
+        """Name what ranks hold alike by construction, or each its own."""
+        trained = {id(each) for each in self._trained()}
+        apart = [self.bad_step, *self.meters.buffers()]
+        for held in (self.temperature, self.teacher, self.explorer):
+            apart += [] if held is None else [*held.parameters(), *held.buffers()]
+        ranks.keep_apart(self, (each for each in apart if id(each) not in trained))

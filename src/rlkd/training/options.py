@@ -12,6 +12,8 @@ from rlkd.exploration import Bands
 from rlkd.training.compose import unresolved
 
 _PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+"""Torch's, by how much compiling time they trade for speed."""
 _Options = TypeVar("_Options")
 
 
@@ -22,13 +24,18 @@ class TrainerOptions:
     epochs: int = 240
     max_steps: int | None = None
     batch_size: int = 64
+    accumulate: int = 1
+    sync_batch_norm: bool = False
     precision: str = "32-true"
     channels_last: bool = False
+    compile: bool | str = False
     accelerator: str = "auto"
     threads: int | None = None
     evaluate_every: int = 10
     validation_size: int = 0
     checkpoint_every_steps: int | None = 500
+    checkpoint_every_minutes: float | None = 30.0
+    keep_checkpoints: int = 2
     log_every_steps: int = 50
 
     @property
@@ -99,11 +106,23 @@ def trainer_options(config: DictConfig) -> TrainerOptions:
     Raises:
         UserError: for a value of the wrong type or out of range, or an absent GPU.
     """
-    _read(_SeedOptions, OmegaConf.masked_copy(config, ["seed"]), "")
-    options = _read(TrainerOptions, config.trainer, "trainer.")
-    for name in ("epochs", "batch_size", "evaluate_every", "log_every_steps"):
+    read_options(_SeedOptions, OmegaConf.masked_copy(config, ["seed"]), "")
+    options = read_options(TrainerOptions, config.trainer, "trainer.")
+    for name in (
+        "epochs",
+        "batch_size",
+        "accumulate",
+        "evaluate_every",
+        "log_every_steps",
+        "keep_checkpoints",
+    ):
         if getattr(options, name) < 1:
             raise UserError(f"trainer.{name}={getattr(options, name)}: give at least 1")
+    minutes = options.checkpoint_every_minutes
+    if minutes is not None and not minutes > 0:
+        raise UserError(
+            f"trainer.checkpoint_every_minutes={minutes}: give a number above 0, or null"
+        )
     for name in ("max_steps", "checkpoint_every_steps", "threads"):
         value = getattr(options, name)
         if value is not None and value < 1:
@@ -111,6 +130,11 @@ def trainer_options(config: DictConfig) -> TrainerOptions:
     if options.precision not in _PRECISIONS:
         raise UserError(
             f"trainer.precision={options.precision}: choose one of {', '.join(_PRECISIONS)}"
+        )
+    if isinstance(options.compile, str) and options.compile not in COMPILE_MODES:
+        raise UserError(
+            f"trainer.compile={options.compile}: give true, false or one of "
+            f"{', '.join(COMPILE_MODES)}"
         )
     if options.accelerator not in ("auto", "cpu", "gpu"):
         raise UserError(f"trainer.accelerator={options.accelerator}: choose auto, cpu or gpu")
@@ -130,7 +154,7 @@ def probe_options(config: DictConfig) -> ProbeOptions:
     Raises:
         UserError: for a value of the wrong type.
     """
-    return _read(ProbeOptions, config, "probe.")
+    return read_options(ProbeOptions, config, "probe.")
 
 
 def exploration_options(config: DictConfig) -> ExplorationOptions:
@@ -139,10 +163,20 @@ def exploration_options(config: DictConfig) -> ExplorationOptions:
     Raises:
         UserError: for a value of the wrong type.
     """
-    return _read(ExplorationOptions, config, "exploration.")
+    return read_options(ExplorationOptions, config, "exploration.")
 
 
-def _read(kind: type[_Options], node: DictConfig, prefix: str) -> _Options:
+def read_options(kind: type[_Options], node: DictConfig, prefix: str) -> _Options:
+    """Read a node as the options of a kind.
+
+    Args:
+        kind: a dataclass.
+        node: its values.
+        prefix: goes before a key in messages.
+
+    Raises:
+        UserError: for a value of the wrong type, or an unknown key.
+    """
     try:
         values = OmegaConf.to_container(node, resolve=True)
         read = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), values))

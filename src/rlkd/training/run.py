@@ -1,7 +1,7 @@
 """Whole runs: what the command line calls."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import lightning as L
@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
 from rich.console import Console
 
-from rlkd import models
+from rlkd import models, ranks
 from rlkd.reporting import (
     AnyScores,
     Result,
@@ -21,11 +21,15 @@ from rlkd.reporting import (
     write_report,
 )
 from rlkd.training import build
-from rlkd.training.checkpoints import AtomicCheckpointIO, KeepLast, check_finite
+from rlkd.training.checkpoints import KeepLast, StoredCheckpointIO, check_finite
+from rlkd.training.compiling import uncompiled
 from rlkd.training.compose import as_yaml, configure
+from rlkd.training.launch import Launch, lost
 from rlkd.training.logging import LogEpochs, WriteMetrics
+from rlkd.training.module import StudentModule
 from rlkd.training.progress import Clock, ShowProgress
 from rlkd.training.quiet import quiet_lightning
+from rlkd.training.run_config import configured, own_words
 from rlkd.training.run_folder import RunFolder, config_sha256
 from rlkd.training.task import Prepared
 
@@ -45,7 +49,7 @@ def distill(overrides: Iterable[str] = (), *, console: Console | None = None) ->
 
     Raises:
         UserError: for what the user can mend.
-        Interrupted: after Ctrl-C, with the path of the checkpoint.
+        Interrupted: after Ctrl-C, SIGTERM or SIGUSR1, with the path of the checkpoint.
     """
     return run(configure(overrides), console=console or Console())
 
@@ -56,9 +60,28 @@ def train(overrides: Iterable[str] = (), *, console: Console | None = None) -> R
 
 
 def run(config: DictConfig, *, console: Console) -> Result:
-    """Do what a composed configuration says. See `distill`."""
+    """Do what a composed configuration says, with the ranks that were started. See `distill`."""
     began = time.perf_counter()
     options = build.trainer_options(config)
+    launch = Launch.found()
+    launch.join(options.device)
+    try:
+        return _run(config, options, launch, console, began=began)
+    except RuntimeError as error:
+        told = lost(error) or uncompiled(error)
+        raise error if told is None else told from error
+
+
+def _run(
+    config: DictConfig,
+    options: build.TrainerOptions,
+    launch: Launch,
+    console: Console,
+    *,
+    began: float,
+) -> Result:
+    first = ranks.here().rank == 0
+    console = console if first else Console(quiet=True)
     settings = as_yaml(config)
     folder = RunFolder(Path(config.output))
     if folder.result.is_file() and folder.report.is_file():
@@ -70,24 +93,32 @@ def run(config: DictConfig, *, console: Console) -> Result:
     torch.manual_seed(config.seed)
     prepared = build.task(config).prepare(config, options)
     module, scores = prepared.module, prepared.scores
-    folder.claim(settings)
-    folder.require_space()
+    ranks.first_alone(lambda: _claim(folder, settings, prepared))
+
+    def tell(line: str) -> None:
+        console.print(line, soft_wrap=True, markup=False)
 
     clock = Clock()
     log = LogEpochs(folder, clock, scores, every_epochs=options.evaluate_every)
     show = ShowProgress(console, clock, folder, every_steps=options.log_every_steps)
-    keep = KeepLast(folder.checkpoint, every_steps=options.checkpoint_every_steps)
-    resumed = folder.checkpoint if folder.checkpoint.is_file() else None
+    keep = KeepLast(
+        folder,
+        every_steps=options.checkpoint_every_steps,
+        every_minutes=options.checkpoint_every_minutes,
+        tell=tell,
+    )
+    resumed = ranks.first_alone(lambda: folder.checkpoints.sound(tell))
     if resumed is not None:
         console.print(f"resuming from {resumed}", soft_wrap=True)
     taught_by = prepared.teacher_scores()
     if taught_by is not None:
         console.print(f"teacher: {taught_by.summary} on the test split", soft_wrap=True)
-    with quiet_lightning():
-        _trainer(folder, options, [clock, log, show, WriteMetrics(folder), keep]).fit(
-            module, module.batches, ckpt_path=resumed, weights_only=True
+    callbacks: list[L.Callback] = [_ShareStatistics(), clock, log, show, WriteMetrics(folder), keep]
+    with quiet_lightning(), keep.signals.listening():
+        _trainer(folder, options, launch, callbacks).fit(
+            module, clock.timed(module.batches), ckpt_path=resumed, weights_only=True
         )
-    check_finite(module, folder.checkpoint)
+    check_finite(module, folder)
 
     final = log.latest or scores()
     result = Result(
@@ -103,6 +134,8 @@ def run(config: DictConfig, *, console: Console) -> Result:
         config_sha256=config_sha256(settings),
     )
     _write(folder, prepared, result)
+    for line in prepared.remarks():
+        tell(line)
     return result
 
 
@@ -112,7 +145,8 @@ def score_checkpoints(
     """Score the teacher's and the student's checkpoints on the test split.
 
     Args:
-        overrides: must give `teacher.checkpoint`, `student.checkpoint` or both.
+        overrides: must give `run`, a run folder, or `teacher.checkpoint`, `student.checkpoint` or
+            both.
         console: where to print; None for standard output.
 
     Returns:
@@ -122,25 +156,48 @@ def score_checkpoints(
         UserError: for what the user can mend.
     """
     console = console or Console()
-    config = configure(overrides)
+    words, others = own_words(overrides, ("run",))
+    config = configured(others, run=words.get("run"))
+    if "run" in words:
+        config.teacher.checkpoint = None  # the run has told of it
     options = build.trainer_options(config)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     return build.task(config).score_checkpoints(config, options, console)
 
 
+def _claim(folder: RunFolder, settings: str, prepared: Prepared) -> None:
+    folder.claim(settings)
+    folder.require_space()
+    prepared.enter(folder)
+
+
+class _ShareStatistics(L.Callback):
+    """Gives all ranks the running statistics of rank 0, which scores and checkpoints go by."""
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Share them before anything is scored."""
+        assert isinstance(pl_module, StudentModule)
+        ranks.follow_first(pl_module.student)
+
+
 def _trainer(
-    folder: RunFolder, options: build.TrainerOptions, callbacks: list[L.Callback]
+    folder: RunFolder,
+    options: build.TrainerOptions,
+    launch: Launch,
+    callbacks: Sequence[L.Callback],
 ) -> L.Trainer:
     return L.Trainer(
         max_epochs=options.epochs,
         max_steps=options.max_steps or -1,
         accelerator=options.device.type,
-        devices=1,
+        devices=launch.per_node,
+        num_nodes=launch.nodes,
+        strategy=launch.strategy(),
         precision=options.precision,  # pyright: ignore[reportArgumentType]
         logger=TensorBoardLogger(folder.path, name="", version="tensorboard"),
-        callbacks=callbacks,
-        plugins=[AtomicCheckpointIO()],
+        callbacks=list(callbacks),
+        plugins=[StoredCheckpointIO(folder.checkpoints, keep=options.keep_checkpoints)],
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -151,9 +208,11 @@ def _trainer(
 
 def _write(folder: RunFolder, prepared: Prepared, result: Result) -> None:
     module = prepared.module
+    policy = module.meters.read_policy()
+    if ranks.here().rank > 0:
+        return
     models.save_weights(module.student, folder.student)
     write_metrics(folder.metrics, module.history)
-    policy = module.meters.read_policy()
     if policy is not None:
         policy.write(folder.policy)
     prepared.leave(folder)

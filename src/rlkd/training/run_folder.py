@@ -2,11 +2,16 @@
 
 import hashlib
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from rlkd.errors import UserError
 from rlkd.reporting.files import write_text
+from rlkd.training.checkpoint_store import CheckpointStore
+from rlkd.training.options import TrainerOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +51,20 @@ class RunFolder:
         return self.path / "student.safetensors"
 
     @property
-    def checkpoint(self) -> Path:
+    def checkpoints(self) -> CheckpointStore:
         """What a run resumes from."""
-        return self.path / "checkpoints" / "last.ckpt"
+        return CheckpointStore(self.path / "checkpoints")
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The newest checkpoint; None where there is none."""
+        return self.checkpoints.newest
 
     def claim(self, config: str) -> None:
         """Make the folder this run's own.
+
+        A run that an earlier release began is the same run where it lacks settings of the trainer
+        that are new, and these have their defaults.
 
         Args:
             config: the run's configuration, as YAML.
@@ -60,11 +73,16 @@ class RunFolder:
             UserError: if it holds a different run, or files that are no run's.
         """
         if self.config.is_file():
-            if self.config.read_text(encoding="utf-8") != config:
+            before = self.config.read_text(encoding="utf-8")
+            if before == config:
+                return
+            if not _same(before, config):
                 raise UserError(
                     f"{self.path} already holds a different run (its config.yaml differs): give "
                     "another folder with output=DIR, or remove that one"
                 )
+            if not self.result.is_file():
+                write_text(self.config, config)
             return
         # What a kill during this very write left behind is no foreign file.
         if self.path.is_dir() and not all(
@@ -85,6 +103,16 @@ class RunFolder:
         free = shutil.disk_usage(self.path).free // 2**20
         if free < mib:
             raise UserError(f"{self.path}: {free} MiB free, a run needs {mib}: free some space")
+
+
+def _same(before: str, now: str) -> bool:
+    """Say whether two configurations differ in no more than defaults that the earlier one lacks."""
+    try:
+        held: Any = yaml.safe_load(before)
+        held["trainer"] = {**asdict(TrainerOptions()), **held["trainer"]}
+    except (yaml.YAMLError, TypeError, KeyError):
+        return False
+    return held == yaml.safe_load(now)
 
 
 def config_sha256(config: str) -> str:

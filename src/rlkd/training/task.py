@@ -29,8 +29,12 @@ class Prepared:
     """Scores the student on each held-out set, by its name; `test` is one."""
     teacher_scores: Callable[[], AnyScores | None]
     """Scores the teacher on the test set; None where there is none."""
+    enter: Callable[[RunFolder], None] = nothing_more
+    """Writes into the folder, before training, what a resumed run is checked against."""
     leave: Callable[[RunFolder], None] = nothing_more
     """Writes what only this kind of run leaves in its folder."""
+    remarks: Callable[[], list[str]] = list[str]
+    """Returns what is to be said of the run once it has trained, a line each."""
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,23 @@ from rich.console import Console
 from rlkd.errors import UserError
 from rlkd.reporting import Result
 from rlkd.training import comparing, demonstration, exporting, predicting, run, validation
-from rlkd.training.compose import GROUPS, as_yaml, configure, options
+from rlkd.training.compose import GROUPS, LAUNCHER, as_yaml, configure, options
 
 
 def distill(overrides: list[str], console: Console) -> None:
-    """Distil a teacher into a student."""
-    _print_result(run.distill(overrides, console=console), overrides, console)
+    """Distil a teacher into a student; with --multirun, once for each combination of values."""
+    overrides, several = _multirun(overrides)
+    if several:
+        return comparing.multirun(overrides, console=console)
+    return _print_result(run.distill(overrides, console=console), overrides, console)
 
 
 def train(overrides: list[str], console: Console) -> None:
-    """Train on labels alone."""
-    _print_result(run.train(overrides, console=console), [*run.ALONE, *overrides], console)
+    """Train on labels alone; with --multirun, once for each combination of values."""
+    overrides, several = _multirun(overrides)
+    if several:
+        return comparing.multirun([*run.ALONE, *overrides], console=console)
+    return _print_result(run.train(overrides, console=console), [*run.ALONE, *overrides], console)
 
 
 def compare(overrides: list[str], console: Console) -> None:
@@ -42,10 +48,11 @@ def export(overrides: list[str], console: Console) -> None:
 
 def ls(overrides: list[str], console: Console) -> None:
     """List what each group, or the one named, may be set to."""
+    groups = (*GROUPS, LAUNCHER)
     for name in overrides:
-        if name not in GROUPS:
-            raise UserError(f"there is no group {name}: use one of {', '.join(GROUPS)}")
-    for group in overrides or GROUPS:
+        if name not in groups:
+            raise UserError(f"there is no group {name}: use one of {', '.join(groups)}")
+    for group in overrides or groups:
         console.print(f"[bold]{group}[/bold]: {', '.join(options(group))}", soft_wrap=True)
 
 
@@ -70,6 +77,11 @@ def validate(overrides: list[str], console: Console) -> None:
 def demo(overrides: list[str], console: Console) -> None:
     """Compare four ways of training a tiny student on digits."""
     demonstration.demo(overrides, console)
+
+
+def _multirun(overrides: list[str]) -> tuple[list[str], bool]:
+    others = [each for each in overrides if each not in ("--multirun", "-m")]
+    return others, len(others) < len(overrides)
 
 
 def _print_result(result: Result, overrides: list[str], console: Console) -> None:

@@ -1,0 +1,46 @@
+"""What all ranks together know of a batch, in one message."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from rlkd import ranks
+from rlkd.agent.state import STATE_SIZE
+
+
+class Seen(NamedTuple):
+    """A batch as the agent sees it."""
+
+    state: Float[Tensor, "batch 3"]
+    learn_from: Bool[Tensor, " batch"] | None
+    """The rows that it may learn from; None for all."""
+    tally: Float[Tensor, "2"]
+    """The sum of the student's scores, and of how many instances."""
+
+
+def of_all_ranks(own: Seen) -> Seen:
+    """Join what the ranks see of one batch: the rows in the order of the ranks.
+
+    Args:
+        own: as many rows on every rank; `learn_from` is given on all of them or on none.
+    """
+    world = ranks.here().world
+    if world == 1:
+        return own
+    rows, width = len(own.state), STATE_SIZE + 1
+    message = own.state.new_ones(rows + 1, width)
+    message[:rows, :STATE_SIZE] = own.state
+    if own.learn_from is not None:
+        message[:rows, STATE_SIZE] = own.learn_from.to(message)
+    message[rows, :2] = own.tally.to(message)
+    joined = ranks.gathered(message).view(world, rows + 1, width)
+    instances = joined[:, :rows].reshape(-1, width)
+    learnt = None if own.learn_from is None else instances[:, STATE_SIZE] > 0
+    return Seen(instances[:, :STATE_SIZE], learnt, joined[:, rows, :2].sum(dim=0))
+
+
+def nothing_scored(like: Tensor) -> Float[Tensor, "2"]:
+    """Return the tally of no instance."""
+    return torch.zeros(2, dtype=like.dtype, device=like.device)

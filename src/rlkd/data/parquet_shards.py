@@ -1,0 +1,181 @@
+"""Encoded images out of Parquet shards in the columns of Hugging Face, a row group at a time."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from rlkd.data.process_cache import ProcessCache
+from rlkd.errors import UserError
+
+_IMAGE_COLUMNS = ("image", "img")
+_LABEL_COLUMNS = ("label", "fine_label")
+_OPEN_FILES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """Where a shard has its images and labels."""
+
+    image: str
+    label: str
+
+
+class ParquetSource:
+    """Images in row groups; a reader holds the groups that it read last, encoded.
+
+    A shuffled epoch goes through the row groups in a new order and mixes the images of
+    `groups_at_once` of them, which is therefore also how many each worker keeps in memory.
+
+    Args:
+        files: the shards of one split.
+        image_column: name of the column of images; None for the first of `image` and `img`.
+        label_column: the same of labels, whole numbers; None for `label` or `fine_label`.
+        groups_at_once: row groups that are read from at a time.
+
+    Raises:
+        UserError: if a shard cannot be read, or a column is missing or of another type.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        *,
+        image_column: str | None = None,
+        label_column: str | None = None,
+        groups_at_once: int = 16,
+    ) -> None:
+        self.files = tuple(files)
+        self.groups_at_once = groups_at_once
+        self.class_names: tuple[str, ...] | None = None
+        rows: list[int] = []
+        places: list[tuple[int, int]] = []
+        target: list[Tensor] = []
+        self._columns: list[_Columns] = []
+        for number, file in enumerate(self.files):
+            with _open(file) as opened:
+                columns = _columns(file, opened, image_column, label_column)
+                for group in range(opened.num_row_groups):
+                    rows.append(opened.metadata.row_group(group).num_rows)
+                    places.append((number, group))
+                target.append(_labels(file, opened, columns.label))
+                names = _class_names(opened, columns.label)
+            if number and names != self.class_names:
+                raise UserError(
+                    f"{file} names other classes than {self.files[0]}: take shards of one set"
+                )
+            self.class_names = names
+            self._columns.append(columns)
+        starts = np.concatenate([[0], np.cumsum(np.array(rows, dtype=np.int64))])
+        self.target: Int64[Tensor, " rows"] = torch.cat(target)
+        """The class of each row, as the shards say."""
+        self._starts = starts
+        self._places = places
+        self._opened: ProcessCache[int, pq.ParquetFile] = ProcessCache(_OPEN_FILES)
+        self._groups: ProcessCache[int, pa.Table] = ProcessCache(groups_at_once)
+
+    @property
+    def group_starts(self) -> Int64[Tensor, " groups"] | None:
+        """The first row of each row group."""
+        return torch.from_numpy(self._starts[:-1])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def encoded(self, row: int) -> bytes:
+        """Return the content of one image's file.
+
+        Raises:
+            OSError: if its row group cannot be read, or it has no content.
+        """
+        group = int(np.searchsorted(self._starts, row, side="right")) - 1
+        table = self._groups.get(group, partial(self._read, group))
+        content = table.column(0)[row - int(self._starts[group])].as_py()
+        if isinstance(content, dict):
+            content = content.get("bytes")
+        if not content:
+            raise OSError("the row has no bytes")
+        return content
+
+    def place(self, row: int) -> str:
+        """Say in which row of which shard an image is."""
+        group = int(np.searchsorted(self._starts, row, side="right")) - 1
+        number = self._places[group][0]
+        first = next(at for at, place in enumerate(self._places) if place[0] == number)
+        return f"{self.files[number]}, row {row - int(self._starts[first])}"
+
+    def _read(self, group: int) -> pa.Table:
+        number, inner = self._places[group]
+        try:
+            opened = self._opened.get(number, partial(pq.ParquetFile, self.files[number]))
+            column = self._columns[number].image
+            return opened.read_row_group(inner, columns=[column], use_threads=False)
+        except pa.ArrowException as error:
+            raise OSError(" ".join(str(error).split())) from error
+
+
+def _open(file: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(file)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(
+            f"{file} cannot be read as Parquet ({' '.join(str(error).split())}): download it again"
+        ) from error
+
+
+def _columns(
+    file: Path, opened: pq.ParquetFile, image_column: str | None, label_column: str | None
+) -> _Columns:
+    names = opened.schema_arrow.names
+    found: list[str] = []
+    for key, given, usual in (
+        ("data.image_column", image_column, _IMAGE_COLUMNS),
+        ("data.label_column", label_column, _LABEL_COLUMNS),
+    ):
+        wanted = usual if given is None else (given,)
+        column = next((name for name in wanted if name in names), None)
+        if column is None:
+            raise UserError(
+                f"{file} has no column {' or '.join(wanted)}, only {', '.join(names)}: give {key}"
+            )
+        found.append(column)
+    columns = _Columns(*found)
+    kind = opened.schema_arrow.field(columns.image).type
+    whole = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    if not whole and not (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0):
+        raise UserError(
+            f"{file}: column {columns.image} is {kind}, not bytes of images: give data.image_column"
+        )
+    return columns
+
+
+def _labels(file: Path, opened: pq.ParquetFile, column: str) -> Int64[Tensor, " rows"]:
+    if not pa.types.is_integer(opened.schema_arrow.field(column).type):
+        raise UserError(f"{file}: column {column} holds no whole numbers: give data.label_column")
+    try:
+        labels = opened.read(columns=[column]).column(column)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{file} is corrupt in column {column}: download it again") from error
+    if labels.null_count:
+        raise UserError(f"{file}: column {column} has no label in some rows: mend the file")
+    return torch.from_numpy(labels.to_numpy().astype(np.int64))
+
+
+def _class_names(opened: pq.ParquetFile, column: str) -> tuple[str, ...] | None:
+    """Return what Hugging Face's description of the columns calls the classes."""
+    described = (opened.schema_arrow.metadata or {}).get(b"huggingface")
+    try:
+        names = json.loads(described or b"{}")["info"]["features"][column]["names"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    if isinstance(names, dict):  # of some older files: {"0": "cat", ...}
+        names = [names[key] for key in sorted(names, key=int)]
+    return tuple(map(str, names))

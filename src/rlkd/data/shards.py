@@ -1,0 +1,83 @@
+"""Shards, the large files that hold many images each: which there are, and their classes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rlkd.data.imagenet_names import WNIDS
+from rlkd.data.parquet import check_shards
+from rlkd.errors import UserError
+
+
+def find_shards(root: str | Path, patterns: str | Sequence[str], key: str) -> list[Path]:
+    """Return the shards of one split, in the order of the patterns, of each by name.
+
+    Args:
+        root: the folder that patterns are relative to; `~` is the home folder.
+        patterns: file names, with `*` and `?`, or one of them.
+        key: the option that gave the patterns, for messages.
+
+    Raises:
+        UserError: if a pattern finds nothing, one of a numbered set is absent, or a shard is
+            listed twice.
+    """
+    root = Path(root).expanduser()
+    files: list[Path] = []
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        found = sorted(root.glob(pattern))
+        if not found:
+            raise UserError(f"{root} has no {pattern}: mend data.root or {key}")
+        files += found
+    if not files:
+        raise UserError(f"{key} is empty: name the shards, such as {key}='train-*'")
+    _check_twice(files, key)
+    check_shards(files)
+    return files
+
+
+def _check_twice(files: Sequence[Path], key: str) -> None:
+    seen: dict[tuple[int, int], Path] = {}
+    for file in files:
+        stat = file.stat()
+        before = seen.setdefault((stat.st_dev, stat.st_ino), file)
+        if before is not file:
+            also = "" if before == file else f", as {before} and as {file}"
+            raise UserError(
+                f"{key} lists the shard {file.resolve()} twice{also}: its images would "
+                "count twice, list it once"
+            )
+
+
+def given_names(class_names: Any) -> tuple[str, ...] | None:
+    """Return the class names that an option gives; None where it gives none.
+
+    Args:
+        class_names: a list; `imagenet` for the 1,000 ids of ImageNet; a file of one name a line; a
+            number of classes, which are then called by their numbers; or None.
+
+    Raises:
+        UserError: for anything else, or a name that comes twice.
+    """
+    if class_names is None:
+        return None
+    if class_names == "imagenet":
+        return WNIDS
+    if isinstance(class_names, int) and not isinstance(class_names, bool) and class_names > 0:
+        return tuple(str(number) for number in range(class_names))
+    if isinstance(class_names, str):
+        path = Path(class_names).expanduser()
+        try:
+            class_names = path.read_text(encoding="utf-8").split("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"data.class_names={path} cannot be read: {error}") from None
+        class_names = [name.strip() for name in class_names if name.strip()]
+    if not isinstance(class_names, list | tuple) or not class_names:
+        raise UserError(
+            f"data.class_names={class_names}: give a list, a file of one name a line, imagenet, or "
+            "the number of classes"
+        )
+    names = tuple(str(name) for name in class_names)
+    twice = next((name for row, name in enumerate(names) if name in names[:row]), None)
+    if twice is not None:
+        raise UserError(f"data.class_names has {twice} twice: name each class once")
+    return names

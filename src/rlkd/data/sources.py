@@ -1,0 +1,135 @@
+"""Encoded images by row, wherever they are: what streams are read from."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from rlkd.errors import UserError
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Encoded images by row; a copy of one in another process reads the same."""
+
+    @property
+    def group_starts(self) -> Int64[Tensor, " groups"] | None:
+        """The first row of each group of rows that lie together; None where any is as near."""
+        ...
+
+    @property
+    def groups_at_once(self) -> int:
+        """How many groups are read from at a time."""
+        ...
+
+    def __len__(self) -> int:
+        """Return how many rows there are."""
+        ...
+
+    def encoded(self, row: int) -> bytes:
+        """Return the content of one image's file.
+
+        Raises:
+            OSError: if it cannot be read.
+        """
+        ...
+
+    def place(self, row: int) -> str:
+        """Say where one image is."""
+        ...
+
+
+class Names:
+    """Many strings in two arrays, which processes share without copies.
+
+    Args:
+        names: what to hold.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        encoded = [os.fsencode(name) for name in names]
+        lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
+        self._end: NDArray[np.int64] = lengths.cumsum()
+        self._text: NDArray[np.uint8] = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+
+    def __len__(self) -> int:
+        return len(self._end)
+
+    def __getitem__(self, row: int) -> str:
+        start = int(self._end[row - 1]) if row else 0
+        return os.fsdecode(self._text[start : int(self._end[row])].tobytes())
+
+
+class FolderSource:
+    """Image files, one a row.
+
+    Args:
+        root: the folder that names are relative to.
+        names: of the files.
+    """
+
+    group_starts: Int64[Tensor, " groups"] | None = None
+    groups_at_once = 1
+
+    def __init__(self, root: Path, names: Sequence[str]) -> None:
+        self.root = root
+        self._names = Names(names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def encoded(self, row: int) -> bytes:
+        """Return the content of one file.
+
+        Raises:
+            OSError: if it cannot be read.
+        """
+        with open(self.place(row), "rb") as file:
+            return file.read()
+
+    def place(self, row: int) -> str:
+        """Return the path of one file."""
+        return os.path.join(self.root, self._names[row])
+
+
+def list_folder(
+    folder: Path, class_names: Sequence[str]
+) -> tuple[FolderSource, Int64[Tensor, " files"]]:
+    """List `folder/<class>/**/<image>` in the order of torchvision's `ImageFolder`.
+
+    Args:
+        folder: of one split.
+        class_names: the subfolders, in the order of their labels.
+
+    Returns:
+        The files, and the class of each.
+
+    Raises:
+        UserError: if a class has no images.
+    """
+    names: list[str] = []
+    count: list[int] = []
+    for name in class_names:
+        before = len(names)
+        for place, _, files in sorted(os.walk(folder / name, followlinks=True)):
+            inner = os.path.relpath(place, folder)
+            names += [
+                os.path.join(inner, file)
+                for file in sorted(files)
+                if file.lower().endswith(IMG_EXTENSIONS)
+            ]
+        count.append(len(names) - before)
+        if not count[-1]:
+            raise UserError(
+                f"{folder / name} has no images ({' '.join(IMG_EXTENSIONS)}): add some, or remove "
+                "the folder"
+            )
+    target = torch.arange(len(count)).repeat_interleave(torch.tensor(count))
+    return FolderSource(folder, names), target

@@ -1,0 +1,212 @@
+"""A loader that decodes and augments images when they are needed, in processes of their own."""
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from rlkd.data.loader import check_partners, check_start, check_strong_view
+from rlkd.data.memory import ImageSet
+from rlkd.data.normaliser import Normaliser
+from rlkd.data.plan import ALONE, Plan
+from rlkd.data.stream_making import Made, Maker, Request, Requests, made
+from rlkd.data.stream_set import StreamSet
+from rlkd.errors import UserError
+from rlkd.ranks import Part
+from rlkd.types import Batch
+
+_AT_ONCE = 64
+
+
+class StreamLoader:
+    """Batches of normalised images; batch k of epoch e depends on the seed, e and k alone.
+
+    The draws of an image depend on the seed, the epoch and its row: batches are the same with any
+    number of workers, and whatever was iterated before. The global random generators are left
+    alone. The epoch moves on only by `set_epoch`.
+
+    An image that cannot be decoded stops the iteration, or is skipped, as the set's reading says:
+    the next row that can be decoded stands in its place, so that all ranks keep equally many rows;
+    an evaluation leaves it out.
+
+    Args:
+        images: the images.
+        batch_size: images a batch, 1 or more; of all ranks and passes together where shuffled.
+        mean: one number a channel, with pixels in [0, 1].
+        std: the same, above 0.
+        shuffle: whether each epoch has an order of its own and images are augmented; otherwise
+            rows come as they lie, each is seen once, by whichever rank, and as in evaluation.
+        seed: of the order and the augmentation.
+        drop_last: whether a last batch that is not full is left out.
+        strong_view: whether batches carry a second, strongly augmented view: a crop and a flip of
+            its own and a random change of shape or colour. The first view is the same either way.
+        memory_format: of the images of a batch: contiguous or channels last.
+        device: where batches are put.
+        part: which of several ranks this is; see `Plan`.
+        passes: passes that gradients are accumulated over; see `Plan`.
+
+    Raises:
+        UserError: if an option is out of its range, or no batch is left.
+    """
+
+    def __init__(
+        self,
+        images: StreamSet,
+        *,
+        batch_size: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        shuffle: bool,
+        seed: int = 0,
+        drop_last: bool = False,
+        strong_view: bool = False,
+        memory_format: torch.memory_format = torch.contiguous_format,
+        device: torch.device | str = "cpu",
+        part: Part = ALONE,
+        passes: int = 1,
+    ) -> None:
+        self.plan = Plan(
+            len(images),
+            batch_size,
+            every_row=not shuffle,
+            drop_last=drop_last,
+            part=part,
+            passes=passes,
+        )
+        self.device = torch.device(device)
+        self._normalise = Normaliser(
+            images.shape[0], mean=mean, std=std, memory_format=memory_format, device=self.device
+        )
+        if strong_view:
+            check_strong_view(images.shape[0])
+        self.images = images
+        self.shuffle = shuffle
+        self.seed = seed
+        self.strong_view = strong_view
+        self.epoch = 0
+        self.partner: Int64[Tensor, " n"] | None = None
+        self._latest: tuple[Batch, Made] | None = None
+        self._start = 0
+
+    def __len__(self) -> int:
+        """Return how many batches a whole epoch has, on this rank."""
+        return len(self.plan)
+
+    def __iter__(self) -> Iterator[Batch]:
+        start, self._start = self._start, 0
+        maker = Maker(
+            self.images, seed=self.seed, augment=self.shuffle, strong_view=self.strong_view
+        )
+        order, epoch, partner = self._order(), self.epoch, self.partner
+
+        def request(position: int) -> Request:
+            rows = self.plan.rows(order, position)
+            partners = [] if partner is None else partner[rows].tolist()
+            return Request(epoch, rows.tolist(), partners)
+
+        requests = Requests(request, range(start, len(self)))
+        read = 0
+        for each in made(maker, requests, pinned=self.device.type == "cuda"):
+            if isinstance(each, UserError):
+                raise each
+            self.images.reading.unreadable.add(each.unreadable)
+            read += len(each.row)
+            if len(each.row):
+                batch = self._batch(each)
+                self._latest = batch, each
+                yield batch
+        if len(requests) and not read:
+            raise UserError(
+                f"none of {len(order)} images can be decoded, the first is {self.images.place(0)}: "
+                "mend the data"
+            )
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, from 0, that the next iteration draws."""
+        self.epoch = epoch
+
+    def start_at(self, batch: int) -> None:
+        """Make the next iteration, and it alone, begin at a batch, from 0; none before is decoded.
+
+        Raises:
+            UserError: if the epoch has fewer batches.
+        """
+        check_start(batch, len(self))
+        self._start = batch
+
+    def set_partners(self, partner: Int64[Tensor, " n"] | None) -> None:
+        """Give each row the row it is mixed with, -1 for none; None takes all partners away.
+
+        Partners are read along with their batch: they count from the next iteration on.
+
+        Raises:
+            ValueError: if there is not one partner a row, or a partner is no row.
+        """
+        if partner is not None:
+            check_partners(partner, len(self.images))
+            partner = partner.cpu()
+        self.partner = partner
+
+    def partner_batch(self, batch: Batch) -> Batch:
+        """Return the partner of each instance, cropped and flipped by a draw of its own.
+
+        An instance itself stands where it has no partner. The draw depends on the seed, the epoch
+        and the instance.
+
+        Raises:
+            ValueError: if no partners are set, or another batch was given last.
+        """
+        if self.partner is None:
+            raise ValueError("no partners: call set_partners first")
+        if self._latest is None or self._latest[0].index is not batch.index:
+            raise ValueError("partners are those of the batch that was given last")
+        seen, read = self._latest
+        mixed = self._put(read.mixed)
+        image, index = seen.image.clone(), seen.index.clone()
+        image[mixed] = self._normalise(self._put(read.partner))
+        index[mixed] = self._put(read.partner_row)
+        target = seen.target.clone()
+        target[mixed] = self._put(self.images.target[read.partner_row])
+        return Batch(image=image, target=target, index=index)
+
+    def _order(self) -> Int64[Tensor, " n"]:
+        if self.shuffle:
+            return self.images.order(seed=self.seed, epoch=self.epoch)
+        return torch.arange(len(self.images))
+
+    def _batch(self, read: Made) -> Batch:
+        return Batch(
+            image=self._normalise(self._put(read.image)),
+            target=self._put(self.images.target[read.row]),
+            index=self._put(read.row),
+            strong=None if read.strong is None else self._normalise(self._put(read.strong)),
+        )
+
+    def _put(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device, non_blocking=True)
+
+
+def in_memory(images: StreamSet) -> ImageSet:
+    """Decode a set once, as in evaluation.
+
+    Raises:
+        UserError: if an image cannot be decoded and none is to be skipped.
+    """
+    rows = torch.arange(len(images)).split(_AT_ONCE)
+    requests = Requests(lambda at: Request(0, rows[at].tolist(), []), range(len(rows)))
+    row: list[Tensor] = []
+    image: list[Tensor] = []
+    for each in made(Maker(images, seed=0, augment=False), requests, pinned=False):
+        if isinstance(each, UserError):
+            raise each
+        images.reading.unreadable.add(each.unreadable)
+        row.append(each.row)
+        image.append(each.image)
+    read = torch.cat(row)
+    if not len(read):
+        raise UserError(
+            f"none of {len(images)} images can be decoded, the first is {images.place(0)}: mend "
+            "the data"
+        )
+    return ImageSet(torch.cat(image).contiguous(), images.target[read], images.class_names)

@@ -1,0 +1,210 @@
+"""Batches of decoded, augmented images, made in whichever process is free."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from rlkd.data.decode import UndecodableError, decode
+from rlkd.data.seeding import generator_of
+from rlkd.data.stream_set import StreamSet
+from rlkd.data.strong import StrongAugmentation, cut_out, rand_augment
+from rlkd.errors import UserError
+
+_VIEW, _PARTNER, _STRONG = 0, 1, 2
+"""Streams of random numbers; those of an image depend on seed, epoch, row and stream alone."""
+_NEXT = 1000
+"""As many images in a row are tried in place of one that cannot be decoded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a batch is to be made of."""
+
+    epoch: int
+    rows: list[int]
+    partners: list[int]
+    """The row that each is mixed with, -1 for none; empty where none has one."""
+
+
+class Made(NamedTuple):
+    """A batch before it is normalised; plain tensors, which travel between processes."""
+
+    row: Int64[Tensor, " batch"]
+    """Of each image in its set."""
+    image: UInt8[Tensor, "batch 3 size size"]
+    strong: UInt8[Tensor, "batch 3 size size"] | None
+    mixed: Int64[Tensor, " partners"]
+    """Which images of the batch have a partner."""
+    partner_row: Int64[Tensor, " partners"]
+    partner: UInt8[Tensor, "partners 3 size size"]
+    unreadable: list[str]
+    """Where the images are that could not be decoded."""
+
+
+class Maker(Dataset[Made | UserError]):
+    """Makes what is requested; what is random follows from seed, epoch and row, in any process.
+
+    Args:
+        images: the set.
+        seed: of the augmentation.
+        augment: whether images are cropped and mirrored at random, and one that cannot be decoded
+            is replaced by the next that can; otherwise all are as in evaluation, and it is left
+            out.
+        strong_view: whether a second, strongly augmented view is made.
+    """
+
+    def __init__(
+        self, images: StreamSet, *, seed: int, augment: bool, strong_view: bool = False
+    ) -> None:
+        self.images, self.seed = images, seed
+        self.augment, self.strong_view = augment, strong_view
+
+    def __getitem__(self, request: Request) -> Made | UserError:
+        try:
+            return self._make(request)
+        except UserError as error:  # raised in a worker, it would reach the user as a traceback
+            return error
+
+    def _make(self, request: Request) -> Made:
+        unreadable: list[str] = []
+        rows: list[int] = []
+        views: list[Tensor] = []
+        strong: list[Tensor] = []
+        changes: list[StrongAugmentation] = []
+        for asked in request.rows:
+            row, image = self._read(asked, unreadable)
+            if image is None:
+                continue
+            rows.append(row)
+            key = (self.seed, request.epoch, asked)
+            views.append(self._view(image, generator_of(*key, _VIEW)))
+            if self.strong_view:
+                generator = generator_of(*key, _STRONG)
+                strong.append(self._view(image, generator))
+                changes.append(
+                    StrongAugmentation.draw(1, crop_padding=0, flip=False, generator=generator)
+                )
+        mixed = [at for at, row in enumerate(request.partners) if row >= 0]
+        partner_rows: list[int] = []
+        partners: list[Tensor] = []
+        for at in mixed:
+            row, image = self._read(request.partners[at], unreadable)
+            assert image is not None
+            partner_rows.append(row)
+            key = (self.seed, request.epoch, request.rows[at])
+            partners.append(self._view(image, generator_of(*key, _PARTNER)))
+        return Made(
+            row=torch.tensor(rows, dtype=torch.int64),
+            image=self._stacked(views),
+            strong=_changed(self._stacked(strong), changes) if strong else None,
+            mixed=torch.tensor(mixed, dtype=torch.int64),
+            partner_row=torch.tensor(partner_rows, dtype=torch.int64),
+            partner=self._stacked(partners),
+            unreadable=unreadable,
+        )
+
+    def _read(self, row: int, unreadable: list[str]) -> tuple[int, Tensor | None]:
+        """Return an image, or in training the next that can be decoded, with its row."""
+        count = len(self.images)
+        for further in range(min(count, _NEXT)):
+            found = (row + further) % count
+            try:
+                return found, decode(self.images.encoded(found))
+            except (UndecodableError, OSError) as error:
+                place = self.images.place(found)
+                if not self.images.reading.unreadable.skips:
+                    raise UserError(
+                        f"{place} cannot be decoded ({error}): replace or remove it, or give "
+                        "data.unreadable=skip"
+                    ) from error
+                unreadable.append(place)
+            if not self.augment:
+                return found, None
+        raise UserError(
+            f"{self.images.place(row)} cannot be decoded, nor any of the {min(count, _NEXT)} "
+            "images from it on: mend the data"
+        )
+
+    def _view(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        views = self.images.views
+        if not self.augment:
+            return views.evaluated(image)
+        height, width = image.shape[1:]
+        return views.cut(image, views.draw(height, width, generator))
+
+    def _stacked(self, images: Sequence[Tensor]) -> UInt8[Tensor, "images 3 size size"]:
+        size = self.images.views.size
+        # Decoders give a pixel's colours one after the other: this way each image is one copy.
+        stacked = torch.empty(len(images), size, size, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
+        for place, image in zip(stacked, images, strict=True):
+            place.copy_(image)
+        return stacked
+
+
+def _changed(image: Tensor, changes: Sequence[StrongAugmentation]) -> Tensor:
+    """Put each image through its operations and its cutout."""
+    changed = rand_augment(
+        image,
+        torch.cat([each.operation for each in changes]),
+        torch.cat([each.strength for each in changes]),
+    )
+    return cut_out(changed, torch.cat([each.cutout for each in changes]))
+
+
+class Requests:
+    """The requests of an epoch, each drawn up when a process is about to be free.
+
+    Args:
+        make: draws up one.
+        positions: of the batches.
+    """
+
+    def __init__(self, make: Callable[[int], Request], positions: range) -> None:
+        self._make, self._positions = make, positions
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def __iter__(self) -> Iterator[Request]:
+        return map(self._make, self._positions)
+
+
+def made(maker: Maker, requests: Requests, *, pinned: bool) -> Iterable[Made | UserError]:
+    """Have batches made, in order, by the processes that the set's reading asks for.
+
+    Args:
+        maker: makes a batch.
+        requests: one a batch.
+        pinned: whether they come in pinned memory, from which a GPU copies by itself.
+    """
+    reading = maker.images.reading
+    workers = min(reading.workers, len(requests), _cores())
+    if workers == 0:
+        return map(maker.__getitem__, requests)
+    return DataLoader(
+        maker,
+        batch_size=None,
+        sampler=cast("Any", requests),
+        num_workers=workers,
+        prefetch_factor=reading.prefetch,
+        collate_fn=cast("Any", _as_it_is),
+        pin_memory=pinned,
+        # Without one of its own it would draw from the global generator.
+        generator=torch.Generator(),
+    )
+
+
+def _cores() -> int:
+    """Return how many processors this process may use."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    return os.cpu_count() or 1 if allowed is None else len(allowed(0))
+
+
+def _as_it_is(batch: Made | UserError) -> Made | UserError:
+    return batch

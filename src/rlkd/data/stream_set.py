@@ -1,0 +1,107 @@
+"""Labelled images that stay where they are until a batch needs them."""
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from rlkd.data.seeding import generator_of
+from rlkd.data.sources import Source
+from rlkd.data.unreadable import Unreadable
+from rlkd.data.views import Views
+from rlkd.errors import UserError
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How images are read.
+
+    Raises:
+        UserError: if a number is out of its range.
+    """
+
+    workers: int = 0
+    """Processes that decode, one a processor at most; 0 for none but one's own."""
+    prefetch: int = 2
+    """Batches that each of them makes ahead; 1 or more."""
+    unreadable: Unreadable = field(default_factory=Unreadable)
+    """What is done about images that cannot be decoded."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise UserError(f"data.workers={self.workers}: give 0 or more")
+        if self.prefetch < 1:
+            raise UserError(f"data.prefetch={self.prefetch}: give 1 or more")
+
+
+@dataclass(frozen=True)
+class StreamSet:
+    """Labelled images of any size that are decoded when they are needed.
+
+    Raises:
+        UserError: if a label is no index into the class names.
+    """
+
+    source: Source
+    row: Int64[Tensor, " n"]
+    """Where each image is in the source."""
+    target: Int64[Tensor, " n"]
+    """The class of each image: an index into `class_names`."""
+    class_names: tuple[str, ...]
+    """What the classes are called, in the order of their indices."""
+    views: Views = field(default_factory=Views)
+    reading: Reading = field(default_factory=Reading)
+
+    def __post_init__(self) -> None:
+        wrong = (self.target < 0) | (self.target >= self.num_classes)
+        if wrong.any():
+            row = int(wrong.int().argmax())
+            raise UserError(
+                f"{self.place(row)} has label {int(self.target[row])}, not 0 to "
+                f"{self.num_classes - 1}: mend the label, or name every class in data.class_names"
+            )
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are, those without images included."""
+        return len(self.class_names)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of every image as networks see it."""
+        return 3, self.views.size, self.views.size
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def select(self, rows: Int64[Tensor, " rows"]) -> "StreamSet":
+        """Return some rows, in the order given; nothing is read."""
+        return replace(self, row=self.row[rows], target=self.target[rows])
+
+    def encoded(self, row: int) -> bytes:
+        """Return the content of one image's file.
+
+        Raises:
+            OSError: if it cannot be read.
+        """
+        return self.source.encoded(int(self.row[row]))
+
+    def place(self, row: int) -> str:
+        """Say where one image is."""
+        return self.source.place(int(self.row[row]))
+
+    def order(self, *, seed: int, epoch: int) -> Int64[Tensor, " n"]:
+        """Return all rows in the order of an epoch, which depends on the seed and the epoch alone.
+
+        Where rows lie in groups, those come in a new order, and the rows of a few of them are
+        mixed at a time; else all rows are.
+        """
+        generator = generator_of(seed, epoch, 0)
+        order = torch.randperm(len(self), generator=generator)
+        starts = self.source.group_starts
+        if starts is None:
+            return order
+        turn = torch.randperm(len(starts), generator=generator) // self.source.groups_at_once
+        group = torch.searchsorted(starts, self.row, right=True) - 1
+        return order[turn[group[order]].argsort(stable=True)]

@@ -1,0 +1,199 @@
+"""Data sets too large for memory, by their layout: image folders, Parquet and WebDataset shards."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from rlkd.data.folder import check_same_classes, class_folders
+from rlkd.data.parquet_shards import ParquetSource
+from rlkd.data.sets import IMAGENET_MEAN, IMAGENET_STD, Dataset
+from rlkd.data.shards import find_shards, given_names
+from rlkd.data.sources import Source, list_folder
+from rlkd.data.splits import limited
+from rlkd.data.stream_set import Reading, StreamSet
+from rlkd.data.tar_shards import TarSource
+from rlkd.data.unreadable import Unreadable
+from rlkd.data.views import Views
+from rlkd.errors import UserError
+
+_Labelled = tuple[Source, Int64[Tensor, " n"]]
+
+
+def folder(*, root: str | Path, train: str = "train", test: str = "val", **options: Any) -> Dataset:
+    """Return images in ImageNet's layout: `root/train/<class>/` and `root/val/<class>/`.
+
+    Classes are numbered by their sorted names, as torchvision's image folder does.
+
+    Args:
+        root: the folder; `~` is the home folder.
+        train: subfolder of the training images.
+        test: subfolder of the test images.
+        **options: see `streamed`.
+
+    Raises:
+        UserError: if a folder is missing or empty, or a class is in one split alone.
+    """
+    root = Path(root).expanduser()
+    class_names = class_folders(root / train)
+    check_same_classes(root / train, class_names, root / test)
+    sources = [list_folder(root / split, class_names) for split in (train, test)]
+    return streamed(sources[0], sources[1], class_names, name="folder", **options)
+
+
+def parquet(
+    *,
+    root: str | Path,
+    train: str | Sequence[str] = "**/*train*.parquet",
+    test: str | Sequence[str] = "**/*test*.parquet",
+    class_names: Any = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    groups_at_once: int = 16,
+    **options: Any,
+) -> Dataset:
+    """Return images in Parquet shards with the columns of Hugging Face.
+
+    Args:
+        root: the folder of the shards; `~` is the home folder.
+        train: file names of the training shards, with `*` and `?`, or several of these.
+        test: the same of the test shards.
+        class_names: see `given_names`; None for those that the shards tell.
+        image_column: name of the column of images; None for `image` or `img`.
+        label_column: name of the column of labels; None for `label` or `fine_label`.
+        groups_at_once: row groups that are mixed, and held by each worker, at a time.
+        **options: see `streamed`.
+
+    Raises:
+        UserError: if shards are missing, listed twice or broken, or nothing names the classes.
+    """
+    _check_groups(groups_at_once)
+    read = [
+        ParquetSource(
+            find_shards(root, patterns, key),
+            image_column=image_column,
+            label_column=label_column,
+            groups_at_once=groups_at_once,
+        )
+        for patterns, key in ((train, "data.train"), (test, "data.test"))
+    ]
+    names = given_names(class_names)
+    if names is None and read[0].class_names != read[1].class_names:
+        raise UserError(
+            f"{read[0].files[0]} and {read[1].files[0]} name different classes: take shards of one "
+            "set"
+        )
+    names = names or read[0].class_names
+    if names is None:
+        raise UserError(
+            f"{read[0].files[0]} does not name its classes: give data.class_names, a file of one "
+            "name a line or their number"
+        )
+    sources = [(each, each.target) for each in read]
+    return streamed(sources[0], sources[1], names, name="parquet", **options)
+
+
+def webdataset(
+    *,
+    root: str | Path,
+    train: str | Sequence[str] = "**/*train*.tar",
+    test: str | Sequence[str] = "**/*val*.tar",
+    class_names: Any = None,
+    label_key: str = "label",
+    groups_at_once: int = 16,
+    **options: Any,
+) -> Dataset:
+    """Return images in tar shards as WebDataset lays them out.
+
+    Args:
+        root: the folder of the shards; `~` is the home folder.
+        train: file names of the training shards, with `*` and `?`, or several of these.
+        test: the same of the test shards.
+        class_names: see `given_names`; these shards do not tell.
+        label_key: the entry of a sample's json file that holds its label, where it has no cls file.
+        groups_at_once: shards that are mixed at a time.
+        **options: see `streamed`.
+
+    Raises:
+        UserError: if shards are missing, listed twice or broken, or nothing names the classes.
+    """
+    _check_groups(groups_at_once)
+    names = given_names(class_names)
+    if names is None:
+        raise UserError(
+            "tar shards do not name their classes: give data.class_names, a file of one name a "
+            "line, imagenet, or their number"
+        )
+    read = [
+        TarSource(
+            find_shards(root, patterns, key),
+            names,
+            label_key=label_key,
+            groups_at_once=groups_at_once,
+        )
+        for patterns, key in ((train, "data.train"), (test, "data.test"))
+    ]
+    sources = [(each, each.target) for each in read]
+    return streamed(sources[0], sources[1], names, name="webdataset", **options)
+
+
+def streamed(
+    train: _Labelled,
+    test: _Labelled,
+    class_names: tuple[str, ...],
+    *,
+    name: str,
+    image_size: int = 224,
+    resize: int = 256,
+    smallest_area: float = 0.08,
+    flip: bool = True,
+    limit: int | None = None,
+    workers: int = 4,
+    prefetch: int = 2,
+    unreadable: str = "stop",
+) -> Dataset:
+    """Return images that are decoded when they are needed, normalised as ImageNet's are.
+
+    Args:
+        train: the training images, and the class of each.
+        test: the same to test on.
+        class_names: what the classes are called, in the order of their labels.
+        name: of the layout.
+        image_size: height and width of what networks see, in pixels.
+        resize: the shorter side that test images are resized to before the middle is cut out.
+        smallest_area: of a random crop in training, as a share of the image's.
+        flip: whether training mirrors images at random; false where left and right matter.
+        limit: how many training images to keep, stratified, always the same; None for all.
+        workers: processes that decode, on each rank, one a processor at most; 0 for none but its
+            own.
+        prefetch: batches that each of them makes ahead.
+        unreadable: `stop` at an image that cannot be decoded, or `skip` it and count.
+
+    Raises:
+        UserError: if an option is out of its range, or a label is no class.
+    """
+    views = Views(image_size, resize, smallest_area, flip)
+    reading = Reading(workers, prefetch, Unreadable(unreadable))
+    sets = [
+        StreamSet(source, torch.arange(len(target)), target, class_names, views, reading)
+        for source, target in (train, test)
+    ]
+    return Dataset(
+        name=name,
+        train=limited(sets[0], limit),
+        test=sets[1],
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        crop_padding=0,
+        flip=flip,
+        resize=resize,
+        unreadable=reading.unreadable,
+    )
+
+
+def _check_groups(groups_at_once: int) -> None:
+    if groups_at_once < 1:
+        raise UserError(f"data.groups_at_once={groups_at_once}: give 1 or more")

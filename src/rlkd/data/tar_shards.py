@@ -1,0 +1,167 @@
+"""Encoded images out of WebDataset's tar shards, each read where its header says it begins."""
+
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rlkd.data.process_cache import ProcessCache
+from rlkd.errors import UserError
+
+_SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp")
+_OPEN_FILES = 64
+
+
+@dataclass(slots=True)
+class _Sample:
+    """What a shard holds under one key."""
+
+    key: str
+    image: tuple[int, int] | None = None
+    """Where its image begins in the shard, and how many bytes it has."""
+    label: bytes | None = None
+    """As it is written."""
+    in_json: bool = False
+
+
+@dataclass(slots=True)
+class _Index:
+    """The samples of a split, by shard."""
+
+    shard: list[int] = field(default_factory=list[int])
+    begin: list[int] = field(default_factory=list[int])
+    size: list[int] = field(default_factory=list[int])
+    target: list[int] = field(default_factory=list[int])
+
+
+class TarSource:
+    """Images in tar shards as WebDataset lays them out: `key.jpg` beside `key.cls` or `key.json`.
+
+    All headers are read once; what is kept of them is 20 bytes an image. A shuffled epoch goes
+    through the shards in a new order and mixes the images of `groups_at_once` of them.
+
+    Args:
+        files: the shards of one split.
+        class_names: of the set; a label is a class's number or its name.
+        label_key: the entry of a json file that holds the label.
+        groups_at_once: shards that are read from at a time.
+
+    Raises:
+        UserError: if a shard cannot be read, is compressed, or has a sample without image or label.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        class_names: Sequence[str],
+        *,
+        label_key: str = "label",
+        groups_at_once: int = 16,
+    ) -> None:
+        self.files = tuple(files)
+        self.groups_at_once = groups_at_once
+        number_of = {name: number for number, name in enumerate(class_names)}
+        index, starts = _Index(), list[int]()
+        for shard, file in enumerate(self.files):
+            starts.append(len(index.shard))
+            for sample in _samples(file):
+                if sample.image is None:
+                    raise UserError(
+                        f"{file}: {sample.key} has no image ({' '.join(_SUFFIXES)}): mend the shard"
+                    )
+                index.shard.append(shard)
+                index.begin.append(sample.image[0])
+                index.size.append(sample.image[1])
+                index.target.append(_label(file, sample, label_key, number_of))
+        self._starts: Int64[Tensor, " shards"] = torch.tensor(starts)
+        self._shard: NDArray[np.int32] = np.array(index.shard, dtype=np.int32)
+        self._begin: NDArray[np.int64] = np.array(index.begin, dtype=np.int64)
+        self._size: NDArray[np.int64] = np.array(index.size, dtype=np.int64)
+        self.target: Int64[Tensor, " rows"] = torch.tensor(index.target, dtype=torch.int64)
+        """The class of each row."""
+        self._opened: ProcessCache[int, int] = ProcessCache(_OPEN_FILES, os.close)
+
+    @property
+    def group_starts(self) -> Int64[Tensor, " groups"] | None:
+        """The first row of each shard."""
+        return self._starts
+
+    def __len__(self) -> int:
+        return len(self._shard)
+
+    def encoded(self, row: int) -> bytes:
+        """Return the content of one image's file.
+
+        Raises:
+            OSError: if the shard cannot be read.
+        """
+        shard = int(self._shard[row])
+        opened = self._opened.get(shard, lambda: os.open(self.files[shard], os.O_RDONLY))
+        return os.pread(opened, int(self._size[row]), int(self._begin[row]))
+
+    def place(self, row: int) -> str:
+        """Say where in which shard an image is."""
+        shard = int(self._shard[row])
+        return f"{self.files[shard]}, image {row - int(self._starts[shard])}"
+
+
+def _samples(file: Path) -> Iterator[_Sample]:
+    """Read a shard's headers; files that follow one another under the same key are one sample."""
+    sample: _Sample | None = None
+    try:
+        with tarfile.open(file, "r:") as opened:
+            for member in opened:
+                named = re.fullmatch(r"((?:.*/)?[^/.]+)\.([^/]*)", member.name)
+                if not member.isfile() or named is None:
+                    continue
+                key, suffix = named[1], named[2].lower()
+                if sample is None or sample.key != key:
+                    if sample is not None:
+                        yield sample
+                    sample = _Sample(key)
+                if suffix in _SUFFIXES:
+                    sample.image = (member.offset_data, member.size)
+                elif suffix in ("cls", "json") and sample.label is None:
+                    content = opened.extractfile(member)
+                    sample.label = content.read() if content is not None else b""
+                    sample.in_json = suffix == "json"
+                # Which tarfile would keep, every header of the shard; its stubs do not know it.
+                opened.members.clear()  # pyright: ignore[reportAttributeAccessIssue]
+    except (tarfile.TarError, EOFError) as error:
+        raise UserError(
+            f"{file} is no uncompressed tar file, or is cut short ({error}): unpack or download it "
+            "again"
+        ) from error
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror}): mend it") from error
+    if sample is not None:
+        yield sample
+
+
+def _label(file: Path, sample: _Sample, label_key: str, number_of: dict[str, int]) -> int:
+    told: object = sample.label
+    try:
+        if sample.label is not None:
+            told = sample.label.decode().strip()
+            if sample.in_json:
+                told = json.loads(told)[label_key]
+    except (ValueError, KeyError, TypeError):
+        told = None
+    name = str(told)
+    if name in number_of:
+        return number_of[name]
+    if name.isdecimal() and int(name) < len(number_of):
+        return int(name)
+    raise UserError(
+        f"{file}: {sample.key} has the label {told}, not a class or its number, 0 to "
+        f"{len(number_of) - 1}: mend the shard, data.class_names or data.label_key"
+    )

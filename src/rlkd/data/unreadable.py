@@ -1,0 +1,45 @@
+"""Images that cannot be decoded: whether they stop a run, and how many there were."""
+
+from collections.abc import Iterable
+
+from rlkd.errors import UserError
+
+_TOLD = 3
+
+
+class Unreadable:
+    """What is done about images that cannot be decoded, and those that were met, each once.
+
+    Args:
+        policy: `stop` with the first; or `skip`, where training puts the next image that can be
+            decoded in its place, and an evaluation leaves it out.
+
+    Raises:
+        UserError: for any other policy.
+    """
+
+    def __init__(self, policy: str = "stop") -> None:
+        if policy not in ("stop", "skip"):
+            raise UserError(f"data.unreadable={policy}: choose stop or skip")
+        self.skips = policy == "skip"
+        self._places: dict[str, None] = {}
+
+    def add(self, places: Iterable[str]) -> None:
+        """Count images by where they are; one that was counted before counts no more."""
+        self._places.update(dict.fromkeys(places))
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Where the skipped images are that this process has met."""
+        return tuple(self._places)
+
+    @property
+    def told(self) -> str:
+        """How many were skipped and which came first, in one line; empty where none was."""
+        if not self._places:
+            return ""
+        count, first = len(self._places), ", ".join(self.places[:_TOLD])
+        more = ", ..." if count > _TOLD else ""
+        images = "1 image that cannot be decoded was" if count == 1 else ""
+        images = images or f"{count} images that cannot be decoded were"
+        return f"{images} skipped (data.unreadable=skip): {first}{more}"

@@ -1,0 +1,220 @@
+"""A folder of checkpoints and their checksums, of which a kill at any instant leaves one sound.
+
+A checkpoint is written whole under a passing name, then listed in SHA256SUMS, then moved to its
+place; only then is the oldest one removed, and then its line. A kill before the listing leaves a
+passing file, which is of no use; one after it leaves a listed file that is still to be moved, which
+the next start does. So what is listed is sound unless a disk or a hand has damaged it.
+"""
+
+import hashlib
+import io
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlkd.errors import UserError
+from rlkd.reporting.files import write_text
+
+SUMS = "SHA256SUMS"
+"""In the format of coreutils: `sha256sum -c SHA256SUMS` checks the folder."""
+EARLIER = "last.ckpt"
+"""The one checkpoint that earlier releases kept, without a checksum."""
+_PLACE = re.compile(r"step-(0|[1-9]\d*)\.ckpt")
+_LINE = re.compile(r"([0-9a-f]{64}) [ *]step-(0|[1-9]\d*)\.ckpt")
+
+
+class _HashedFile(io.BufferedWriter):
+    """Hashes what is written to it: what was meant, whatever becomes of it on the disk."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path, "wb"))
+        self.sha256 = hashlib.sha256()
+
+    def write(self, buffer: Any, /) -> int:
+        """Write the bytes."""
+        self.sha256.update(buffer)
+        return super().write(buffer)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointStore:
+    """Checkpoints by the step that they were taken after."""
+
+    folder: Path
+
+    @property
+    def newest(self) -> Path | None:
+        """The newest checkpoint that is listed and there, unread; None where there is none."""
+        steps = [step for step, _ in self._listed() if self.place(step).is_file()]
+        newest = self.place(max(steps)) if steps else self.folder / EARLIER
+        return newest if newest.is_file() else None
+
+    def place(self, step: int) -> Path:
+        """Return where the checkpoint of a step belongs."""
+        return self.folder / f"step-{step}.ckpt"
+
+    def save(self, checkpoint: dict[str, Any], step: int, *, keep: int) -> None:
+        """Write and list a checkpoint, then remove those before the last `keep`.
+
+        Raises:
+            UserError: if it cannot be written; what was there still is.
+        """
+        place, sha256 = self.place(step), ""
+        unfinished = _unfinished(place)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            before = {each: known for each, known in self._listed() if each < step}
+            listed = [each for each in before.items() if self.place(each[0]).is_file()]
+            try:
+                with _HashedFile(unfinished) as file:
+                    torch.save(checkpoint, file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                    sha256 = file.sha256.hexdigest()
+                listed.append((step, sha256))
+                self._list(listed)
+                os.replace(unfinished, place)
+            finally:
+                if (step, sha256) not in self._listed():
+                    unfinished.unlink(missing_ok=True)
+            _sync(self.folder)
+            for each, _ in listed[:-keep]:
+                self.place(each).unlink(missing_ok=True)
+            if len(listed) > keep:
+                self._list(listed[-keep:])
+        except (OSError, RuntimeError, UserError) as error:
+            # torch's zip writer turns a full disk into a RuntimeError of its own.
+            raise UserError(
+                f"cannot save the checkpoint {place} ({one_line(error)}): free some space and run "
+                "the same command again, it goes on from the last good checkpoint"
+            ) from error
+
+    def sound(self, tell: Callable[[str], None]) -> Path | None:
+        """Return the newest checkpoint that is as it was written; None where a run begins.
+
+        First finishes what a kill left unfinished. Each checkpoint that is newer and not sound is
+        told and set aside as NAME.damaged. `last.ckpt`, which has no checksum, comes last.
+
+        Args:
+            tell: shows a line.
+
+        Raises:
+            UserError: if there are checkpoints and none is sound, which are then left as they are;
+                or if the folder cannot be written to.
+        """
+        try:
+            self._finish()
+            listed, faults = self._listed(), dict[int, str]()
+            found = self.folder / EARLIER
+            for step in sorted({*dict(listed), *self._there()}, reverse=True):
+                fault = self._fault(step, listed)
+                if fault is None:
+                    found = self.place(step)
+                    break
+                faults[step] = fault
+            if not found.is_file():
+                self._refuse(faults)
+                return None
+            for step, fault in faults.items():
+                place = self.place(step)
+                aside = place.with_name(f"{place.name}.damaged")
+                if place.exists():
+                    os.replace(place, aside)
+                    fault = f"{fault}, set aside as {aside.name}"
+                tell(f"{place} {fault}: going on from {found.name}")
+            if faults:
+                self._list([each for each in listed if each[0] not in faults])
+        except OSError as error:
+            raise UserError(
+                f"cannot put {self.folder} in order ({one_line(error)}): make it a folder that "
+                "you may write to"
+            ) from error
+        return found
+
+    def _finish(self) -> None:
+        """Move what was written and listed to its place; remove what was only begun."""
+        for step, sha256 in self._listed():
+            unfinished = _unfinished(self.place(step))
+            if unfinished.is_file() and _sha256(unfinished) == sha256:
+                os.replace(unfinished, self.place(step))
+                _sync(self.folder)
+        for unfinished in self.folder.glob(".*.tmp"):
+            unfinished.unlink()
+
+    def _fault(self, step: int, listed: list[tuple[int, str]]) -> str | None:
+        place = self.place(step)
+        if step not in dict(listed):
+            return f"is not listed in {SUMS}"
+        if not place.exists():
+            return f"is missing, though {SUMS} lists it"
+        try:
+            if (step, _sha256(place)) not in listed:
+                return f"is damaged (its SHA-256 is not the one in {SUMS})"
+        except OSError as error:
+            return f"cannot be read ({one_line(error)})"
+        return None
+
+    def _refuse(self, faults: dict[int, str]) -> None:
+        """Raise if there are checkpoints, none of them sound."""
+        if not faults:
+            return
+        if not (self.folder / SUMS).is_file():
+            raise UserError(
+                f"{self.folder / SUMS} is missing, so that no checkpoint beside it can be checked: "
+                f"if you trust them, write it with `sha256sum step-*.ckpt > {SUMS}` in that folder;"
+                " if not, remove the folder to begin again"
+            )
+        told = "; ".join(f"{self.place(step).name} {fault}" for step, fault in faults.items())
+        raise UserError(
+            f"no checkpoint in {self.folder} is sound ({told}): put back a copy of one with its "
+            f"{SUMS}, or remove the folder to begin again"
+        )
+
+    def _there(self) -> set[int]:
+        named = (_PLACE.fullmatch(each.name) for each in self.folder.glob("step-*.ckpt"))
+        return {int(each[1]) for each in named if each}
+
+    def _listed(self) -> list[tuple[int, str]]:
+        """Return steps and their SHA-256, oldest first.
+
+        Whatever has befallen the list, what is left of it counts: what stands beside a damaged
+        line, or says two things of a step, of which one is right.
+        """
+        try:
+            text = (self.folder / SUMS).read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return []
+        return sorted((int(step), sha256) for sha256, step in _LINE.findall(text))
+
+    def _list(self, sums: list[tuple[int, str]]) -> None:
+        lines = [f"{sha256}  {self.place(step).name}\n" for step, sha256 in sums]
+        write_text(self.folder / SUMS, "".join(lines))
+        _sync(self.folder)
+
+
+def one_line(error: BaseException) -> str:
+    """Return what an error says, without line breaks."""
+    return " ".join(str(error).split())
+
+
+def _unfinished(place: Path) -> Path:
+    return place.with_name(f".{place.name}.tmp")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(folder: Path) -> None:
+    """Make the names in a folder outlast a power cut, as fsync makes a file's content."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,227 @@
+"""The card of an exported student, in Hugging Face's form: what it is, how it does, how to use it.
+
+What is not known is left out.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig
+
+from rlkd.reporting import AnyScores, Result
+from rlkd.reporting.files import write_text
+from rlkd.training.loading_lines import loading_lines
+
+_MARK = "<!-- written by rlkd export -->"
+_TASKS = {"classification": "image-classification", "detection": "object-detection"}
+_METRICS = {"top1": "accuracy", "top5": "accuracy", "ap": "map"}
+"""Hugging Face's names of what they have one for."""
+
+Facts = Mapping[str, Any]
+"""What is told of an exported file in the JSON beside it."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """The run that a student comes from."""
+
+    config: DictConfig
+    result: Result | None
+    """None where the run has left none."""
+
+
+def write_card(folder: Path, files: Mapping[str, Facts], training: Training | None) -> Path:
+    """Write the card beside the files: README.md, or model_card.md if that is somebody else's.
+
+    Args:
+        folder: of the files.
+        files: by name, each of the same student.
+        training: None where it is not known how the student came about.
+
+    Returns:
+        The path of the card.
+    """
+    path = folder / "README.md"
+    if path.exists() and _MARK not in path.read_text(encoding="utf-8", errors="replace"):
+        path = folder / "model_card.md"
+    write_text(path, card(files, training))
+    return path
+
+
+def exported_beside(path: Path, student: str | None) -> dict[str, Facts]:
+    """Return the facts of an exported file and of those of the same student in its folder.
+
+    Args:
+        path: of the file.
+        student: fingerprint of the student's weights; None where there is none.
+    """
+    found: dict[str, Facts] = {}
+    for told in sorted(path.parent.glob("*.json")):
+        name = told.name.removesuffix(".json")
+        try:
+            facts: Any = json.loads(told.read_text(encoding="utf-8"))
+        except ValueError:
+            continue
+        same = name == path.name or (student is not None and _student_of(facts) == student)
+        if same and told.with_name(name).is_file():
+            found[name] = facts
+    return found
+
+
+def card(files: Mapping[str, Facts], training: Training | None) -> str:
+    """Return the card's text. See `write_card`."""
+    facts = next(iter(files.values()))
+    data = None if training is None else str(training.config.chosen.data)
+    name = facts["architecture"]
+    title = name if data is None else f"{name}, trained on {data}"
+    parts = [
+        f"---\n{yaml.safe_dump(_front_matter(facts, training), sort_keys=False)}---",
+        _MARK,
+        f"# {title}",
+        _introduction(facts, training),
+        *([] if training is None or training.result is None else _results(training.result)),
+        *([] if training is None else _training(facts, training)),
+        *_use(facts, data),
+        *_loading(files),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _student_of(facts: Any) -> str | None:
+    return facts.get("student_sha256") if isinstance(facts, dict) else None
+
+
+def _front_matter(facts: Facts, training: Training | None) -> dict[str, Any]:
+    task = _TASKS[facts["task"]]
+    architecture = str(facts["architecture"])
+    front: dict[str, Any] = {
+        "library_name": "timm" if architecture.startswith("timm:") else "pytorch",
+        "pipeline_tag": task,
+        "tags": [task, *(["knowledge-distillation"] if _teacher(training) else []), "rlkd"],
+    }
+    if training is None or training.result is None:
+        return front
+    data, test = str(training.config.chosen.data), training.result.test
+    front["model-index"] = [
+        {
+            "name": architecture,
+            "results": [
+                {
+                    "task": {"type": task},
+                    "dataset": {"type": data, "name": data, "split": "test"},
+                    "metrics": [
+                        {"type": _METRICS.get(column, column), "name": column, "value": value}
+                        for column, value in test.figures().items()
+                        if math.isfinite(value)
+                    ],
+                }
+            ],
+        }
+    ]
+    return front
+
+
+def _introduction(facts: Facts, training: Training | None) -> str:
+    classes = facts["class_names"]
+    names = facts.get("readable_names", classes)
+    does = {"classification": "names the class of an image", "detection": "finds objects in images"}
+    told = f"A network that {does[facts['task']]}, {len(classes)} classes: {_few(names)}."
+    teacher = _teacher(training)
+    if teacher is not None:
+        told += f" It was distilled from a teacher, {teacher}, by rlkd."
+    return told
+
+
+def _results(result: Result) -> list[str]:
+    rows: list[tuple[str, AnyScores]] = [("student, test split", result.test)]
+    if result.validation is not None:
+        rows.append(("student, validation split", result.validation))
+    if result.teacher is not None:
+        rows.append(("teacher, test split", result.teacher))
+    header = ["", *result.test.headings.values()]
+    lines = [header, ["---"] * len(header)]
+    lines += [[name, *scores.words(scores.figures()).values()] for name, scores in rows]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    note = (
+        f"One run, seed {result.seed}: with n = 1 its spread is not known. The figures are those "
+        f"after epoch {result.epochs}, the last; the test split selected nothing."
+    )
+    return ["## Results", table, note]
+
+
+def _training(facts: Facts, training: Training) -> list[str]:
+    config, result = training.config, training.result
+    images: Mapping[str, int] = facts.get("images", {})
+    sizes = [f"{count:,} images to {what}" for what, count in images.items()]
+    told = {
+        "Data": ", ".join([str(config.chosen.data), *sizes]),
+        "Teacher": _teacher(training),
+        "Method": f"{config.chosen.method}: {_terms(config)}",
+        "Temperature": config.chosen.temperature if _teacher(training) else None,
+        "Optimiser": config.chosen.optimizer,
+        "Batch": config.trainer.batch_size,
+        "Precision": config.trainer.precision,
+    }
+    if result is not None:
+        told |= {
+            "Epochs": result.epochs,
+            "Seed": result.seed,
+            "Machine": result.hardware,
+            "Versions": ", ".join(f"{name} {each}" for name, each in result.versions.items()),
+            "SHA-256 of the configuration": result.config_sha256,
+        }
+    lines = [f"- {name}: {value}" for name, value in told.items() if value is not None]
+    return ["## Training", "\n".join(lines)]
+
+
+def _use(facts: Facts, data: str | None) -> list[str]:
+    like = "those it was trained on" if data is None else f"those of {data}"
+    answers = {
+        "classification": "it names one of its classes for every image, also where none is shown",
+        "detection": "it knows no other objects than those of its classes",
+    }
+    text = (
+        f"Use it on images like {like}: {answers[facts['task']]}. How it does on other images, and "
+        "how far its scores can be taken for probabilities, was not measured: it is not to decide "
+        "alone where an error does harm."
+    )
+    return ["## Intended use and limits", text]
+
+
+def _loading(files: Mapping[str, Facts]) -> list[str]:
+    parts = ["## Load it", _input(next(iter(files.values())))]
+    for name, facts in files.items():
+        parts.append(f"`{name}`, SHA-256 `{facts['sha256']}`:")
+        parts.append("```python\n" + "\n".join(loading_lines(name, facts)) + "\n```")
+    return parts
+
+
+def _input(facts: Facts) -> str:
+    given = facts["input"]
+    name = "images" if facts["task"] == "classification" else "image"
+    told = f"`{name}` is {_shape(given['shape'])}, {given['values']}"
+    if "mean" in given:
+        told += f"; mean {given['mean']}, std {given['std']}"
+    return f"{told}. Given back: {facts['output']}, which is in the JSON beside each file."
+
+
+def _shape(shape: Sequence[Any]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _teacher(training: Training | None) -> str | None:
+    return None if training is None else training.config.teacher.name
+
+
+def _terms(config: DictConfig) -> str:
+    return ", ".join(f"{term.weight:g} {name}" for name, term in config.method.terms.items())
+
+
+def _few(names: Sequence[str], shown: int = 10) -> str:
+    more = f" and {len(names) - shown:,} more" if len(names) > shown else ""
+    return ", ".join(map(str, names[:shown])) + more

@@ -1,0 +1,117 @@
+"""The runs of a sweep: every combination of the values given, and how each is started."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+
+from omegaconf import DictConfig
+from rich.console import Console
+
+from rlkd.errors import UserError
+from rlkd.training.compose import LAUNCHER, choice, configure, configure_launcher, sweep
+from rlkd.training.options import read_options
+from rlkd.training.run import run
+from rlkd.training.stopping import Interrupted
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run of a sweep."""
+
+    labels: dict[str, str]
+    """The swept settings but the seed, and their values here."""
+    config: DictConfig
+
+    @property
+    def path(self) -> Path:
+        """The folder of the run."""
+        return Path(self.config.output)
+
+
+@dataclass
+class LauncherOptions:
+    """How the runs of a sweep are started; see configs/launcher/."""
+
+    cluster: str | None = None
+    """None for this process, else submitit's name: `local` or `slurm`."""
+    cells_per_job: int = 1
+    array_parallelism: int = 1
+    timeout_min: int = 1440
+    max_timeouts: int = 5
+    nodes: int = 1
+    gpus_per_node: int = 1
+    tasks_per_node: int = 1
+    cpus_per_task: int | None = None
+    mem_gb: int | None = None
+    partition: str | None = None
+    account: str | None = None
+    signal_delay_s: int = 120
+    setup: list[str] = field(default_factory=list[str])
+    additional: dict[str, str | int | float | bool] | None = None
+
+
+def launcher_and_others(overrides: Iterable[str]) -> tuple[LauncherOptions, list[str]]:
+    """Part how runs are started from what they are.
+
+    Raises:
+        UserError: for a launcher that is none, or a setting of it that is unknown or out of range.
+    """
+    given = list(overrides)
+    own = [each for each in given if each.lstrip("+~").partition("=")[0].split(".")[0] == LAUNCHER]
+    node = configure_launcher(own)
+    options = read_options(LauncherOptions, node, f"{LAUNCHER}.")
+    for name in ("cells_per_job", "array_parallelism", "timeout_min", "nodes", "tasks_per_node"):
+        if getattr(options, name) < 1:
+            raise UserError(f"{LAUNCHER}.{name}={getattr(options, name)}: give at least 1")
+    return options, [each for each in given if each not in own]
+
+
+def plan(overrides: Iterable[str]) -> list[Planned]:
+    """Return the runs of a sweep, seeds last, so that every combination has its first seed early.
+
+    Args:
+        overrides: Hydra's; those of several values, as `temperature=constant,rlkd`, are swept. Runs
+            have folders of their own under `output`.
+
+    Raises:
+        UserError: if a combination does not compose.
+    """
+    swept, single = sweep(overrides)
+    seeds = swept.pop("seed", None)
+    common = configure(single)
+    seeds = seeds or [str(common.seed)]
+    named = any(each.startswith("output=") for each in single)
+    names = [choice(common, key) for key in ("data", "teacher", "student")]
+    folder = Path(common.output) if named else Path("runs") / "_".join(["compare", *names])
+    planned: list[Planned] = []
+    for seed, *values in product(seeds, *swept.values()):
+        chosen = dict(zip(swept, values, strict=True))
+        config = configure(
+            [*single, *(f"{key}={each}" for key, each in chosen.items()), f"seed={seed}"]
+        )
+        labels = {key.lstrip("+"): value for key, value in chosen.items()}
+        words = [f"{key}={value}" for key, value in (*labels.items(), ("seed", seed))]
+        config.output = str(folder / ",".join(each.replace("/", "_") for each in words))
+        planned.append(Planned(labels, config))
+    return planned
+
+
+def attempt(config: DictConfig, console: Console) -> Exception | None:
+    """Do a run, and return why it failed, out of memory too; None where it did not.
+
+    Raises:
+        Interrupted: if it was asked to stop.
+    """
+    try:
+        run(config, console=console)
+    except Interrupted:
+        raise
+    except Exception as error:  # one run's failure is no other's
+        return error
+    return None
+
+
+def told(error: Exception) -> str:
+    """Return a failure in words."""
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

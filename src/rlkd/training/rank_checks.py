@@ -1,0 +1,74 @@
+"""What several ranks, or several passes, need of a run, found out before it trains."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from rlkd import ranks
+from rlkd.errors import UserError
+from rlkd.losses import Objective
+
+
+def require_same_data(
+    targets: Mapping[str, Tensor | Sequence[int]], class_names: Sequence[str]
+) -> None:
+    """Find out whether all ranks see the same images: their numbers, labels and classes.
+
+    Args:
+        targets: the class of every image, by the name of its split.
+        class_names: in the order of their indices.
+
+    Raises:
+        UserError: on every rank, naming the first split or rank that differs from rank 0.
+    """
+    own = {split: _told(torch.as_tensor(each)) for split, each in targets.items()}
+    own["class names"] = (len(class_names), _hash("\n".join(class_names).encode()))
+    seen = ranks.said(own)
+    for rank, each in enumerate(seen):
+        for what, (count, digest) in each.items():
+            first_count, first_digest = seen[0][what]
+            if (count, digest) == (first_count, first_digest):
+                continue
+            differs = f"{count} of rank {rank} and {first_count} of rank 0"
+            if count == first_count:
+                differs = f"the {count} of rank {rank} and of rank 0 have other labels or names"
+            raise UserError(
+                f"ranks see different data ({what}: {differs}): give every machine the same files "
+                "under data.root"
+            )
+
+
+def require_one_rank(what: str, *, passes: int) -> None:
+    """Refuse several ranks, or several passes, where something knows but one.
+
+    Raises:
+        UserError: naming it.
+    """
+    world = ranks.here().world
+    if world > 1:
+        raise UserError(f"{what} trains on one rank, these are {world}: start one process")
+    if passes > 1:
+        raise UserError(f"{what} makes each step in one pass: give trainer.accumulate=1")
+
+
+def require_shareable(objective: Objective) -> None:
+    """Refuse losses whose memory ranks would have to share.
+
+    Raises:
+        UserError: naming the first of them.
+    """
+    if ranks.here().world > 1 and objective.of_one_rank:
+        raise UserError(
+            f"loss {objective.of_one_rank[0]} remembers the embeddings of one rank's instances: "
+            "start one process, or choose a method without a memory"
+        )
+
+
+def _told(target: Tensor) -> tuple[int, str]:
+    return len(target), _hash(target.cpu().long().numpy().tobytes())
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,205 @@
+"""The card of an exported student: what it says is so, and its lines load the files."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.training.run_folders import DIGITS, classifier_run, detector_run
+from tests.training.runs import silent, tiny
+
+from rlkd import models
+from rlkd.cli import main
+from rlkd.reporting import Result
+from rlkd.reporting.files import write_text
+from rlkd.training.loading_lines import loading_lines
+from rlkd.training.run import distill
+from rlkd.training.run_folder import RunFolder
+
+pytestmark = pytest.mark.usefixtures("plainly")
+
+needs_export = pytest.mark.skipif(
+    any(find_spec(each) is None for each in ("onnxruntime", "onnxscript")),
+    reason="the extra 'export' is not installed",
+)
+BEFORE = """
+import sys
+{block}
+import torch
+images = torch.load("images.pt")
+"""
+BLOCKED = 'sys.modules["rlkd"] = None  # an import of it fails'
+
+
+def export(*words: str | Path) -> None:
+    assert main(["export", *map(str, words)]) == 0
+
+
+def blocks(card: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+
+
+def answer_of(lines: str, folder: Path, *, call: str = "", block: str = BLOCKED) -> Any:
+    """What the lines of a card find in a process of their own, started where the files are."""
+    program = BEFORE.format(block=block) + lines
+    program += f"\n{call}\ntorch.save(torch.as_tensor(logits), 'logits.pt')\n"
+    subprocess.run(
+        [sys.executable, "-c", program],
+        check=True,
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=120,
+    )
+    return torch.load(folder / "logits.pt")
+
+
+@pytest.fixture(scope="module")
+def run(teacher_file: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    folder = RunFolder(tmp_path_factory.mktemp("run") / "run")
+    kept = ["temperature=constant", "trainer.validation_size=16"]
+    distill(tiny(teacher_file, folder.path, *kept), console=silent())
+    return folder
+
+
+def test_a_card_says_what_the_run_says(run: RunFolder, tmp_path: Path) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    export(f"run={run.path}", "format=safetensors", f"to={tmp_path / 'student.safetensors'}")
+    text = (tmp_path / "README.md").read_text()
+    result = Result.read(run.result)
+    assert result.validation is not None
+    assert result.teacher is not None
+
+    # what Hugging Face reads of it
+    read = hub.ModelCard(text).data
+    assert read.pipeline_tag == "image-classification"
+    assert {"knowledge-distillation", "rlkd"} <= set(read.tags)
+    assert {(each.dataset_name, each.metric_name) for each in read.eval_results} == {
+        ("digits", name) for name in ("top1", "top5", "loss")
+    }
+    values = {each.metric_name: each.metric_value for each in read.eval_results}
+    assert values == pytest.approx(result.test.figures())
+    assert "license" not in text.partition("---\n")[2].partition("---")[0]
+
+    for scores in (result.test, result.validation, result.teacher):
+        assert all(cell in text for cell in scores.words(scores.figures()).values())
+    for told in (
+        "# convnet_tiny, trained on digits",
+        "distilled from a teacher, convnet_small",
+        "One run, seed 0: with n = 1 its spread is not known.",
+        "after epoch 3, the last; the test split selected nothing",
+        "- Method: kd: 0.1 cross_entropy, 0.9 kd",
+        "- Temperature: constant",
+        f"SHA-256 of the configuration: {result.config_sha256}",
+        f"torch {result.versions['torch']}",
+        "10 classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9.",
+        "mean [0.3058], std [0.3759]",
+    ):
+        assert told in text, text
+
+
+@needs_export
+def test_the_cards_own_lines_load_each_file_without_rlkd(run: RunFolder, tmp_path: Path) -> None:
+    for name, file in (("torch_export", "a.pt2"), ("onnx", "b.onnx")):
+        export(f"run={run.path}", f"format={name}", f"to={tmp_path / file}")
+    text = (tmp_path / "README.md").read_text()
+    found = blocks(text)
+    assert len(found) == 2
+    assert all(len(each.splitlines()) == 3 for each in found)
+    assert "torch.export.load('a.pt2')" in found[0]
+    assert "InferenceSession('b.onnx')" in found[1]
+    images = torch.randn(7, 1, 8, 8)
+    torch.save(images, tmp_path / "images.pt")
+    network = models.create("convnet_tiny", num_classes=10, in_channels=1).eval()
+    models.load_weights(network, run.student)
+    with torch.no_grad():
+        expected = network(images)
+    for lines in found:
+        answer = answer_of(lines, tmp_path)
+        torch.testing.assert_close(answer.detach(), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["timm:resnet10t", "torchvision:squeezenet1_1"])
+def test_weights_of_a_librarys_network_load_without_rlkd(name: str, tmp_path: Path) -> None:
+    pytest.importorskip(name.partition(":")[0])
+    network = models.create(name, num_classes=4).eval()
+    models.save_weights(network, tmp_path / "s.safetensors")
+    images = torch.randn(2, 3, 64, 64)
+    torch.save(images, tmp_path / "images.pt")
+    facts = {
+        "format": "safetensors",
+        "task": "classification",
+        "architecture": name,
+        "class_names": list("abcd"),
+        "input": {"shape": ["batch", 3, 64, 64]},
+    }
+    lines = loading_lines("s.safetensors", facts)
+    assert len(lines) == 3
+    answer = answer_of("\n".join(lines), tmp_path, call="logits = student(images).detach()")
+    with torch.no_grad():
+        torch.testing.assert_close(answer, network(images))
+
+
+def test_weights_of_a_packaged_network_and_of_a_detector_load_by_their_lines(
+    run: RunFolder, tmp_path: Path
+) -> None:
+    export(f"run={run.path}", "format=safetensors", f"to={tmp_path / 'one.safetensors'}")
+    held: dict[str, Any] = {}
+    lines = blocks((tmp_path / "README.md").read_text())[0]
+    exec(lines.replace("'one.", f"'{tmp_path}/one."), held)
+    own = models.create("convnet_tiny", num_classes=10, in_channels=1)
+    models.load_weights(own, run.student)
+    assert all(
+        torch.equal(value, held["student"].state_dict()[name])
+        for name, value in own.state_dict().items()
+    )
+
+    folder = detector_run(tmp_path / "detector")
+    path = tmp_path / "found" / "two.safetensors"
+    export(f"run={folder.path}", "format=safetensors", f"to={path}")
+    text = (path.parent / "README.md").read_text()
+    assert "object-detection" in text
+    exec(blocks(text)[0].replace("'two.", f"'{path.parent}/two."), held)
+    assert type(held["student"]).__name__ == "FasterRCNN"
+    # this run left no result: nothing is told of how well it does
+    assert "## Results" not in text
+    assert "model-index" not in text
+
+
+def test_what_is_not_known_is_left_out(tmp_path: Path) -> None:
+    run = classifier_run(tmp_path / "run")
+    words = (*DIGITS, "student=convnet_tiny", f"student.checkpoint='{run.student}'")
+    export(*words, "format=safetensors", f"to={tmp_path / 'out' / 'student.safetensors'}")
+    text = (tmp_path / "out" / "README.md").read_text()
+    for unknown in ("teacher", "Training", "Results", "distill", "None", "Method", "seed"):
+        assert unknown not in text, text
+    # a run's own figures are those of its own student
+    other = tmp_path / "other.safetensors"
+    write_text(run.result, "{}")
+    other.write_bytes(run.student.read_bytes())
+    words = (f"run={run.path}", f"student.checkpoint='{other}'", "format=safetensors")
+    export(*words, f"to={tmp_path / 'another' / 'student.safetensors'}")
+    assert "Training" not in (tmp_path / "another" / "README.md").read_text()
+
+
+def test_somebody_elses_readme_and_other_students_are_left_alone(tmp_path: Path) -> None:
+    first, second = (classifier_run(tmp_path / each, scale=3.0 + len(each)) for each in ("a", "bb"))
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "README.md").write_text("my own words")
+    (folder / "notes.json").write_text("[1")
+    export(f"run={first.path}", "format=safetensors", f"to={folder / 'first.safetensors'}")
+    assert (folder / "README.md").read_text() == "my own words"
+    text = (folder / "model_card.md").read_text()
+    assert "first.safetensors" in text
+    facts = json.loads((folder / "first.safetensors.json").read_text())
+    assert facts["sha256"] in text
+    export(f"run={second.path}", "format=safetensors", f"to={folder / 'second.safetensors'}")
+    text = (folder / "model_card.md").read_text()
+    assert "second.safetensors" in text
+    assert "first.safetensors" not in text

@@ -1,0 +1,161 @@
+"""Two ranks train as one process does that sees the whole batch."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.training import rank_run
+from tests.training.runs import as_users_call, silent
+from torch import nn
+from torch.testing import assert_close
+
+from rlkd import ranks
+from rlkd.training import train
+from rlkd.training.launch import lost
+
+Ranks = list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One that has learnt: the logits of random weights make the student's way chaotic."""
+    place = tmp_path_factory.mktemp("teacher") / "run"
+    settings = ["student=convnet_small", "trainer.epochs=2", "trainer.threads=1"]
+    with as_users_call():
+        train([*settings, "trainer.accelerator=cpu", f"output='{place}'"], console=silent())
+    return place / "student.safetensors"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("two")
+
+
+@pytest.fixture(scope="module")
+def both(place: Path, teacher: Path) -> Ranks:
+    """What each of two ranks left."""
+    root = Path(__file__).parents[2]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*torchrun, rank_run.__file__, str(place), str(teacher)],
+        env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [torch.load(place / f"rank{rank}.pt", weights_only=False) for rank in range(2)]
+
+
+@pytest.mark.parametrize("cell", rank_run.CELLS)
+def test_two_ranks_are_one_process_on_the_whole_batch(
+    cell: str, both: Ranks, teacher: Path, tmp_path: Path
+) -> None:
+    more = rank_run.CELLS[cell]
+    with as_users_call():
+        alone = rank_run.watched(rank_run.overrides(teacher, tmp_path / "run", *more))
+    first, second = (each[cell] for each in both)
+    steps = next(int(each[18:]) for each in more if each.startswith("trainer.max_steps="))
+    passes = 2 if "trainer.accumulate=2" in more else 1
+    assert len(alone["temperatures"]) == len(first["temperatures"]) == steps * passes
+    for whole, *parts in zip(
+        alone["temperatures"], first["temperatures"], second["temperatures"], strict=True
+    ):
+        assert_close(torch.cat(parts), whole, atol=1e-5, rtol=0)
+    for name, weight in alone["student"].items():
+        assert_close(first["student"][name], weight, atol=1e-4, rtol=0)
+    if cell != "trained along":
+        assert alone["temperatures"][-1].std() > 0 or cell == "constant"
+    if alone["entropy"] is not None:
+        assert_close(first["entropy"], alone["entropy"], atol=1e-4, rtol=0)
+    for one, other in zip(first["metrics"], alone["metrics"], strict=True):
+        for column in ("train/loss", "train/accuracy", "test/top1", "temperature/mean"):
+            assert one.get(column) == pytest.approx(other.get(column), abs=1e-4), column
+
+
+@pytest.mark.parametrize("cell", rank_run.CELLS)
+def test_ranks_are_alike_to_the_bit(cell: str, both: Ranks) -> None:
+    first, second = (each[cell] for each in both)
+    assert first["source"] == second["source"]
+    for name, weight in first["student"].items():
+        assert torch.equal(weight, second["student"][name]), name
+    if first["entropy"] is not None:
+        assert torch.equal(first["entropy"], second["entropy"])
+
+
+def test_all_ranks_stop_when_one_is_told_to_and_one_process_goes_on(
+    both: Ranks, place: Path, teacher: Path, tmp_path: Path
+) -> None:
+    for each in both:
+        assert "goes on" in each["scenes"]["stopped"]
+    with as_users_call():
+        went_on = rank_run.watched(rank_run.overrides(teacher, place / "broken", *rank_run.BROKEN))
+        unbroken = rank_run.watched(
+            rank_run.overrides(teacher, tmp_path / "unbroken", *rank_run.BROKEN)
+        )
+    assert 0 < len(went_on["temperatures"]) < len(unbroken["temperatures"])
+    for name, weight in unbroken["student"].items():
+        assert_close(went_on["student"][name], weight, atol=1e-4, rtol=0)
+    for row in ("train/loss", "train/accuracy"):
+        assert went_on["metrics"][-1][row] == pytest.approx(unbroken["metrics"][-1][row], abs=1e-4)
+
+
+def test_ranks_with_different_data_are_told_apart(both: Ranks) -> None:
+    for each in both:
+        line = each["scenes"]["different data"]
+        assert "training images: 1023 of rank 1 and 1024 of rank 0" in line
+
+
+@pytest.mark.parametrize(
+    ("scene", "told"), [("odd batch", "trainer.batch_size"), ("memory bank", "loss")]
+)
+def test_what_does_not_suit_ranks_is_refused(scene: str, told: str, both: Ranks) -> None:
+    assert all(told in each["scenes"][scene] for each in both)
+
+
+def test_synchronised_norms_are_those_of_the_whole_batch(both: Ranks) -> None:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(3).double()
+    with torch.no_grad():
+        norm.weight.uniform_()
+        norm.bias.uniform_()
+    rows = rank_run.rows_for_norm().requires_grad_()
+    output = norm(rows)
+    output.sin().mean().backward()
+    expected = {
+        "output": output.detach(),
+        "input gradient": rows.grad,
+        "weight gradient": norm.weight.grad,
+        "running_mean": norm.running_mean,
+        "running_var": norm.running_var,
+    }
+    for each in both:
+        for name, value in expected.items():
+            assert_close(each["scenes"]["norm"][name], value, atol=1e-12, rtol=1e-9)
+
+
+def test_agents_in_somebodys_module_stay_alike(both: Ranks) -> None:
+    first, second = (each["scenes"]["somebody's module"] for each in both)
+    assert first["updates"] > 3
+    assert first == second
+
+
+def test_a_process_alone_is_rank_0_of_1() -> None:
+    rows = torch.arange(3)
+    assert ranks.here() == ranks.Part(0, 1)
+    assert ranks.gathered(rows) is rows
+    assert ranks.summed(rows) is rows
+    assert ranks.said("word") == ["word"]
+    assert ranks.first_alone(lambda: 7) == 7
+    assert ranks.here().of(rows).tolist() == [0, 1, 2]
+    assert lost(RuntimeError("[gloo] Connection closed by peer")) is None
+
+
+def test_each_part_has_as_many_rows() -> None:
+    rows = torch.arange(7)
+    parts = [ranks.Part(rank, 3).of(rows).tolist() for rank in range(3)]
+    assert parts == [[0, 1], [2, 3], [4, 5]]
