@@ -7,7 +7,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from types import SimpleNamespace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -34,6 +35,7 @@ def without_trainer(module: StudentModule, optimizer: torch.optim.Optimizer) -> 
 
     vars(module)["optimizers"] = lambda: optimizer
     vars(module)["manual_backward"] = backward
+    vars(module)["_trainer"] = SimpleNamespace(strategy=None, global_step=0)
 
 
 class Kinds:
@@ -116,12 +118,19 @@ def typical(seconds: list[float], kinds: list[tuple[int, int]]) -> float:
     return total / len(seconds)
 
 
-def random_images(count: int, *, seed: int = 0) -> ImageSet:
-    """Make images of CIFAR's size and number of classes; a step takes as long as on real ones."""
+_DRAWN = 4096
+
+
+def random_images(count: int, *, classes: int = 100, seed: int = 0) -> ImageSet:
+    """Make images of CIFAR's size; a step takes as long as on real ones.
+
+    Above a few thousand they are all one image in memory: what grows is their index.
+    """
     generator = torch.Generator().manual_seed(seed)
-    image = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator)
-    target = torch.randint(0, 100, (count,), generator=generator)
-    return ImageSet(image, target, tuple(map(str, range(100))))
+    drawn = count if count <= _DRAWN else 1
+    image = torch.randint(0, 256, (drawn, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    target = torch.randint(0, classes, (count,), generator=generator)
+    return ImageSet(image.expand(count, -1, -1, -1), target, tuple(map(str, range(classes))))
 
 
 class Steps:
@@ -130,22 +139,30 @@ class Steps:
     Args:
         overrides: Hydra's; `trainer.precision` and `trainer.channels_last` among them.
         images: size of the training set.
+        classes: that the images are of.
         explore: whether every epoch is an exploration epoch; otherwise none is.
     """
 
-    def __init__(self, overrides: list[str], *, images: int = 4096, explore: bool = False) -> None:
+    def __init__(
+        self,
+        overrides: list[str],
+        *,
+        images: int = _DRAWN,
+        classes: int = 100,
+        explore: bool = False,
+    ) -> None:
         config = configure(["teacher=resnet56", "student=resnet20", *overrides])
         options = build.trainer_options(config)
         objective = build.objective(config)
         torch.manual_seed(0)
-        loading = {
+        loading: dict[str, Any] = {
             "mean": CIFAR100_MEAN,
             "std": CIFAR100_STD,
             "memory_format": options.memory_format,
             "device": options.device,
         }
         loader = MemoryLoader(
-            random_images(images),
+            random_images(images, classes=classes),
             batch_size=options.batch_size,
             shuffle=True,
             crop_padding=4,
@@ -155,22 +172,22 @@ class Steps:
         )
         probe = None
         if config.probe.size:
-            held = random_images(config.probe.size, seed=1)
+            held = random_images(config.probe.size, classes=classes, seed=1)
             probe = next(iter(MemoryLoader(held, batch_size=len(held), shuffle=False, **loading)))
         low = options.precision.startswith("bf16")
         teacher = Teacher(
-            models.create(config.teacher.name, num_classes=100),
+            models.create(config.teacher.name, num_classes=classes),
             dtype=torch.bfloat16 if low else None,
             fuse=not objective.taps,
         )
         explorer = Explorer(
             instances=images,
-            num_classes=100,
+            num_classes=classes,
             first_epoch=1,
             epochs=10**6 if explore else 0,
             bands=Bands(),
         )
-        student = models.create(config.student.name, num_classes=100)
+        student = models.create(config.student.name, num_classes=classes)
         temperature = build.temperature(config)
         some = next(iter(loader))
         observed = observe(
@@ -179,7 +196,7 @@ class Steps:
             teacher,
             batch=Batch(some.image[:8].cpu(), some.target[:8].cpu(), some.index[:8].cpu()),
             train_targets=loader.images.target.cpu(),
-            num_classes=100,
+            num_classes=classes,
             temperature=temperature,
         )
         self.distiller = Distiller(
