@@ -2,7 +2,7 @@
 
 R56 -> R20, batch 64, the same networks, images, precision and process. The variants take turns step
 by step, in a new order every round, so that what else the machine does falls on all of them alike.
-A block is 128 rounds: whatever the offset, it holds 8 probes and 1 learning of `rlkd` and 16
+A block is 256 rounds: whatever the offset, it holds 8 probes and 1 learning of `rlkd` and 32
 learnings of `rlkd_paper`. The ratio of a block is between sums over its steps; the figure is the
 median over blocks. `constant again` is a second `constant`: its distance from 1 is the error of the
 measurement.
@@ -33,7 +33,7 @@ VARIANTS = {
     "rlkd_paper": ["temperature=rlkd_paper", NO_WARMUP],
     "rlkd": ["temperature=rlkd", NO_WARMUP],
 }
-BLOCK, WARMUP = 128, 8
+BLOCK, WARMUP = 256, 8
 
 
 def main() -> None:

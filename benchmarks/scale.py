@@ -1,9 +1,9 @@
 """How a training step and the agent's share of it grow: with the batch, the classes and the data.
 
-R56 -> R20 on images of 32 x 32. Of each setting, steps at constant temperature and steps of `rlkd`
-take turns, in a new order every round. What the agent does between them, a measurement on the probe
-and a learning from full trajectories, is timed by itself and shared out over the steps that it is
-for. The share is what all of that adds to a step at constant temperature.
+R56 -> R20 on images of 32 x 32. What the agent adds is timed by itself, part by part, as the noise
+of a whole step is larger: choosing the temperatures of a batch and recording its entropies, in each
+step; a measurement on the probe and a learning from full trajectories, shared out over the steps
+that they are for. The share is their sum over a step at constant temperature.
 
 The entropy index is timed and weighed by itself, up to ten million instances.
 
@@ -12,7 +12,6 @@ The entropy index is timed and weighed by itself, up to ten million instances.
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -26,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rlkd.agent import TemperatureAgent
-from rlkd.exploration import Bands, Explorer
+from rlkd.exploration import Bands, Explored, Explorer
 from rlkd.reporting import hardware, versions
 from rlkd.training.measure import scored_logits
 from steps import Steps, take_turns
@@ -38,12 +37,11 @@ SETTINGS: list[dict[str, int]] = [
     *({"batch_size": 64, "classes": 100, "images": each} for each in IMAGES[1:]),
 ]
 INSTANCES = (100_000, 1_000_000, 10_000_000)
-NEVER = 10**9
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=48)
+    parser.add_argument("--rounds", type=int, default=24)
     parser.add_argument("--index", type=int, help="weigh an entropy index of that many instances")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/scale.json"))
     arguments = parser.parse_args()
@@ -82,11 +80,8 @@ def measure(batch_size: int, classes: int, images: int, *, rounds: int) -> dict[
     common = [f"trainer.batch_size={batch_size}"]
     every_step = [*common, "temperature=rlkd", "temperature.warmup_epochs=0"]
     steps = {
-        "constant": Steps([*common, "temperature=constant"], images=images, classes=classes),
-        "constant again": Steps([*common, "temperature=constant"], images=images, classes=classes),
-        "rlkd": Steps(
-            [*every_step, f"temperature.probe_interval={NEVER}"], images=images, classes=classes
-        ),
+        name: Steps([*common, "temperature=constant"], images=images, classes=classes)
+        for name in ("constant", "constant again")
     }
     seconds = take_turns(steps, rounds)
     full = Steps(every_step, images=images, classes=classes)
@@ -99,21 +94,30 @@ def measure(batch_size: int, classes: int, images: int, *, rounds: int) -> dict[
     def probing() -> None:
         agent.performance(scored_logits(student, probe.image), probe.target)
 
+    explorer, batch = full.distiller.explorer, next(iter(full.distiller.loader))
+    assert explorer is not None
+    logits = torch.randn(2, batch_size, classes)
+
+    def acting() -> None:
+        agent(logits[0], logits[1], batch.target)
+        explorer.observe(Explored(batch, None, None), logits[0])
+
+    per_batch = typical_seconds(acting, times=4 * interval)
     per_probe = typical_seconds(probing)
     per_learning = learning_seconds(agent, batch_size, interval)
-    added = seconds["rlkd"] - seconds["constant"]
-    agent_step = added + per_probe / interval + per_learning / (interval * agent.update_interval)
+    steps_a_learning = interval * agent.update_interval
+    agent_step = per_batch + per_probe / interval + per_learning / steps_a_learning
     return {
         "batch_size": batch_size,
         "classes": classes,
         "images": images,
         "constant_step": seconds["constant"],
         "constant_again_step": seconds["constant again"],
-        "acting": added,
+        "acting": per_batch,
         "probe": per_probe,
         "steps_a_probe": interval,
         "learning": per_learning,
-        "steps_a_learning": interval * agent.update_interval,
+        "steps_a_learning": steps_a_learning,
         "agent_step": agent_step,
         "share": agent_step / seconds["constant"],
     }
@@ -121,6 +125,7 @@ def measure(batch_size: int, classes: int, images: int, *, rounds: int) -> dict[
 
 def learning_seconds(agent: TemperatureAgent, batch_size: int, interval: int) -> float:
     """Time one learning from full trajectories of random states."""
+    agent.observe(torch.zeros(()))  # what was acted before has no measurement before it
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, batch_size, 10, generator=generator)
     target = torch.randint(0, 10, (batch_size,), generator=generator)
@@ -131,7 +136,6 @@ def learning_seconds(agent: TemperatureAgent, batch_size: int, interval: int) ->
                 agent(logits[0], logits[1], target)
             agent.observe(torch.rand((), generator=generator))
 
-    agent.observe(torch.rand((), generator=generator))
     seconds: list[float] = []
     for _ in range(3):
         fill(agent.update_interval - 1)
@@ -156,7 +160,7 @@ def typical_seconds(act: Callable[[], object], *, times: int = 7) -> float:
 
 def weigh_index(instances: int) -> dict[str, Any]:
     """Time and weigh the record of all entropies, and its ranking at the start of an epoch."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_mb(reset=True)
     explorer = Explorer(
         instances=instances, num_classes=1_000, first_epoch=1, epochs=1, bands=Bands()
     )
@@ -165,13 +169,20 @@ def weigh_index(instances: int) -> dict[str, Any]:
     began = time.perf_counter()
     explorer.start_epoch(1)
     seconds = time.perf_counter() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     return {
         "instances": instances,
         "held_mb_per_million": held / instances,
-        "peak_mb_per_million_while_ranking": peak * 1024 / instances,
+        "peak_mb_per_million_while_ranking": (peak_mb() - before) * 1e6 / instances,
         "ranking_seconds": seconds,
     }
+
+
+def peak_mb(*, reset: bool = False) -> float:
+    """Return the most memory that this process has had since the last reset, in 10^6 bytes."""
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(each.split()[1]) for each in status if each.startswith("VmHWM")) * 1024 / 1e6
 
 
 def in_a_process(instances: int) -> dict[str, Any]:

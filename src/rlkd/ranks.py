@@ -126,13 +126,25 @@ class RanksDifferError(Exception):
 
 
 def fingerprint(module: nn.Module) -> str:
-    """Return a hash of a module's parameters and buffers, to the bit."""
+    """Return a hash of all that a module's checkpoint would hold, to the bit."""
     digest = hashlib.sha256()
-    for name, value in module.state_dict(keep_vars=True).items():
-        if isinstance(value, Tensor):
-            flat = value.detach().cpu().contiguous().view(-1).view(torch.uint8)
-            digest.update(name.encode() + flat.numpy().tobytes())
+    _hash_into(digest, module.state_dict())
     return digest.hexdigest()
+
+
+def _hash_into(digest: Any, held: Any) -> None:
+    if isinstance(held, Tensor):
+        flat = held.detach().cpu().contiguous().view(-1).view(torch.uint8)
+        digest.update(flat.numpy().tobytes())
+    elif isinstance(held, dict):
+        for key, value in held.items():  # pyright: ignore[reportUnknownVariableType]
+            digest.update(repr(key).encode())
+            _hash_into(digest, value)
+    elif isinstance(held, list | tuple):
+        for value in held:  # pyright: ignore[reportUnknownVariableType]
+            _hash_into(digest, value)
+    else:
+        digest.update(repr(held).encode())
 
 
 def tells() -> bool:
@@ -143,7 +155,8 @@ def tells() -> bool:
 def first_to_tell() -> bool:
     """Whether no rank has told the user of a failure before, so that one message is enough."""
     if not (distributed.is_available() and distributed.is_initialized()):
-        return tells()  # what fails before the ranks have met fails on each of them
+        # What fails before the ranks have met may be one machine's: its first rank speaks.
+        return os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0"
     try:
         store = distributed.distributed_c10d._get_default_store()  # pyright: ignore[reportPrivateUsage]
         return store.add("rlkd/told", 1) == 1

@@ -2,17 +2,17 @@
 
 import os
 import pickle
-import tarfile
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from tests.data.streams import (
     CLASSES,
     COUNT,
     SMALL,
-    add,
     encoded,
     in_folder,
     in_parquet,
@@ -118,43 +118,27 @@ def test_parquet_takes_its_class_names_from_the_shards_or_from_the_option(tmp_pa
         parquet(root=told, image_column="label", **SMALL)
 
 
-def test_tar_labels_may_be_numbers_or_names(tmp_path: Path) -> None:
-    root = write_tar(tmp_path, as_json=True)
-    dataset = webdataset(root=root, class_names=list(CLASSES), **SMALL)
-    assert dataset.train.target.tolist() == [number % 3 for number in range(COUNT)]
-    with pytest.raises(UserError, match=r"train-0\.tar: set/0002 has the label c, not a class"):
-        webdataset(root=root, class_names=["a", "b"], **SMALL)
-    with pytest.raises(UserError, match=r"set/0000 has the label None.*data\.label_key"):
-        webdataset(root=root, class_names=3, label_key="other", **SMALL)
-    with pytest.raises(UserError, match="do not name their classes"):
-        webdataset(root=root, **SMALL)
+def test_given_class_names_are_held_against_those_that_the_shards_tell(tmp_path: Path) -> None:
+    root = write_parquet(tmp_path / "one")
+    assert parquet(root=root, class_names=["x", "y", "z"], **SMALL).class_names == (*"xyz",)
+    with pytest.raises(UserError, match=r"another order .*: class 1 is c, of the shards b"):
+        parquet(root=root, class_names=["a", "c", "b"], **SMALL)
+    with pytest.raises(UserError, match=r"gives 4 classes, the shards 3"):
+        parquet(root=root, class_names=4, **SMALL)
+    other = write_parquet(tmp_path / "other", classes="bac")
+    (other / "test-00000-of-00001.parquet").replace(root / "test-00000-of-00001.parquet")
+    with pytest.raises(UserError, match=r"train-00000.* and .*test-00000.* name different classes"):
+        parquet(root=root, class_names=3, **SMALL)
 
 
-def test_tar_samples_without_an_image_and_broken_tars_are_named(tmp_path: Path) -> None:
-    root = write_tar(tmp_path)
-    with tarfile.open(root / "train-4.tar", "w") as tar:
-        add(tar, "set/0099.cls", b"1")
-    with pytest.raises(UserError, match=r"train-4\.tar: set/0099 has no image"):
-        webdataset(root=root, class_names=3, **SMALL)
-    whole = (root / "train-0.tar").read_bytes()
-    (root / "train-4.tar").write_bytes(whole[:2000])
-    with pytest.raises(UserError, match=r"train-4\.tar is no uncompressed tar file, or is cut"):
-        webdataset(root=root, class_names=3, **SMALL)
-    with tarfile.open(root / "train-4.tar", "w:gz") as tar:
-        add(tar, "set/0099.cls", b"1")
-    with pytest.raises(UserError, match=r"train-4\.tar is no uncompressed tar file"):
-        webdataset(root=root, class_names=3, **SMALL)
-
-
-def test_dots_in_folders_and_suffixes_of_two_parts_do_not_part_a_sample(tmp_path: Path) -> None:
-    for split in ("train", "val"):
-        with tarfile.open(tmp_path / f"{split}.tar", "w") as tar:
-            add(tar, "v1.0/one.cls", b"1")
-            add(tar, "v1.0/one.seg.png", encoded(7))  # another thing than its image
-            add(tar, "v1.0/one.png", encoded(4))
-    images = webdataset(root=tmp_path, class_names=3, **SMALL).train
-    (batch,) = list(loader_of(images, batch_size=1))
-    assert (numbers(batch.image), batch.target.tolist()) == ([4], [1])
+def test_a_split_without_labels_is_refused_with_one_that_has_them(tmp_path: Path) -> None:
+    file = write_parquet(tmp_path) / "test-00000-of-00001.parquet"
+    bare = pq.read_table(file).set_column(1, "label", pa.array([-1] * COUNT))
+    pq.write_table(bare, file)
+    with pytest.raises(
+        UserError, match=r"test-.*, row 0 has no label \(-1\): .* data\.test='\*\*/\*validation\*\."
+    ):
+        parquet(root=tmp_path, **SMALL)
 
 
 @pytest.mark.parametrize("way", ["named twice", "by a link", "by two patterns"])
@@ -179,6 +163,19 @@ def test_shards_that_are_absent_are_told(tmp_path: Path) -> None:
     (root / "train-00001-of-00003.parquet").unlink()
     with pytest.raises(UserError, match="has 2 of the 3 files"):
         parquet(root=root, **SMALL)
+    some = parquet(root=root, train="train-0000[02]-of-*", **SMALL)
+    assert len(some.train) == 16
+    with pytest.raises(UserError, match=r"data\.train=/.*: give file names within data\.root="):
+        parquet(root=root, train=str(root / "train-*"), **SMALL)
+
+
+def test_shards_are_numbered_in_each_folder_by_themselves(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        write_parquet(tmp_path / name)
+    assert len(parquet(root=tmp_path, **SMALL).train) == 2 * COUNT
+    (tmp_path / "other" / "train-00001-of-00003.parquet").unlink()
+    with pytest.raises(UserError, match="other has 2 of the 3 files"):
+        parquet(root=tmp_path, **SMALL)
 
 
 def test_class_names_are_given_as_a_list_a_file_a_number_or_imagenet(tmp_path: Path) -> None:

@@ -1,3 +1,5 @@
+import os
+import signal
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -6,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.data.streams import COUNT, LAYOUTS, in_folder, in_tar, loader_of, numbers
+from tests.data.streams import COUNT, LAYOUTS, encoded, in_folder, in_tar, loader_of, numbers
 from tests.data.test_memory import assert_same
 from tests.data.test_memory import loader_of as memory_loader_of
 
 from rlkd.data import Dataset, ImageSet, StreamSet, in_memory
+from rlkd.errors import UserError
 from rlkd.ranks import Part
 from rlkd.types import Batch
 
@@ -190,6 +193,40 @@ def test_partners_come_with_their_batch_augmented_by_a_draw_of_their_own(tmp_pat
 
 def in_order(images: Any) -> list[int]:
     return [n for batch in loader_of(images, shuffle=False) for n in numbers(batch.image)]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_every_row_and_every_partner_is_cropped_by_a_draw_of_its_own(
+    tmp_path: Path, workers: int
+) -> None:
+    images = in_folder(tmp_path, workers=workers).train
+    for row in range(COUNT):  # one image in all rows: only the draws tell them apart
+        Path(images.place(row)).write_bytes(encoded(7))  # pyright: ignore
+    loader = loader_of(images, strong_view=True)
+    loader.set_partners((torch.arange(COUNT) + 7) % COUNT)
+    seen: list[bytes] = []
+    for batch in loader:
+        assert batch.strong is not None
+        for views in (batch.image, batch.strong, loader.partner_batch(batch).image):
+            seen += [view.numpy().tobytes() for view in views]
+    assert len(seen) == len(set(seen)) == 3 * COUNT
+
+
+def test_a_process_that_is_killed_is_told_with_a_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = in_folder(tmp_path, workers=1).train
+    assert isinstance(images, StreamSet)
+    own = os.getpid()
+
+    def die(self: Any, row: int) -> bytes:
+        assert os.getpid() != own
+        os.kill(os.getpid(), signal.SIGKILL)
+        return b""
+
+    monkeypatch.setattr(type(images.source), "encoded", die)
+    with pytest.raises(UserError, match=r"ended: .*--shm-size, or lower data\.workers"):
+        list(loader_of(images))
 
 
 def test_the_global_generators_are_left_alone(tmp_path: Path) -> None:

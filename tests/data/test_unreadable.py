@@ -14,7 +14,8 @@ from tests.data.streams import (
     write_parquet,
 )
 
-from rlkd.data import Dataset, in_memory
+from rlkd.data import Dataset, StreamSet, first_readable, in_memory
+from rlkd.data.stream_making import Made, Maker, Request
 from rlkd.data.streamed import parquet
 from rlkd.data.unreadable import Unreadable
 from rlkd.errors import UserError
@@ -100,6 +101,32 @@ def test_where_nothing_can_be_decoded_training_and_evaluation_say_so(tmp_path: P
         list(loader_of(images, batch_size=2, shuffle=False))
     with pytest.raises(UserError, match="none of 2 images can be decoded"):
         in_memory(images)
+
+
+def test_a_rank_of_which_nothing_can_be_decoded_leaves_the_scoring_to_the_others(
+    tmp_path: Path,
+) -> None:
+    images = broken(tmp_path, "skip").train.select(torch.tensor([3, 0, 4, 1]))
+    parts = [list(loader_of(images, shuffle=False, part=Part(rank, 2))) for rank in (0, 1)]
+    assert parts[0] == []
+    assert [batch.index.tolist() for batch in parts[1]] == [[1, 3]]
+
+
+def test_a_long_row_of_unreadable_images_is_passed_over(tmp_path: Path) -> None:
+    images = broken(tmp_path, "skip").train.select(torch.tensor([*[4] * 2000, 0]))
+    assert isinstance(images, StreamSet)
+    made = Maker(images, seed=0, augment=True)[Request(0, [0], [])]
+    assert isinstance(made, Made)
+    assert made.row.tolist() == [2000]
+
+
+def test_the_first_readable_rows_are_those_after_the_unreadable(tmp_path: Path) -> None:
+    images = broken(tmp_path, "skip", workers=2).train
+    assert first_readable(images, 5).tolist() == [0, 1, 2, 6, 7]
+    assert first_readable(images.select(torch.tensor([3, 4, 0])), 5).tolist() == [2]
+    assert first_readable(in_memory(images), 2).tolist() == [0, 1]
+    with pytest.raises(UserError, match="none of 2 images can be decoded"):
+        first_readable(images.select(torch.tensor([3, 4])), 5)
 
 
 def test_a_broken_row_of_a_shard_is_named_by_shard_and_row(tmp_path: Path) -> None:

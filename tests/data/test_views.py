@@ -12,7 +12,7 @@ from torchvision.transforms.functional import pil_to_tensor, resized_crop
 from rlkd.data import decode as decoding
 from rlkd.data.decode import UndecodableError, decode
 from rlkd.data.seeding import generator_of
-from rlkd.data.views import Crop, Views
+from rlkd.data.views import Crop, Views, shortened
 
 
 def picture(width: int, height: int) -> Image.Image:
@@ -28,7 +28,9 @@ def levels_apart(one: torch.Tensor, other: torch.Tensor) -> tuple[int, float]:
     return int(apart.max()), float(apart.float().mean())
 
 
-@pytest.mark.parametrize("size", [(500, 375), (375, 500), (224, 300), (300, 224), (256, 256)])
+@pytest.mark.parametrize(
+    "size", [(500, 375), (375, 500), (224, 300), (300, 224), (256, 256), (960, 60)]
+)
 def test_evaluation_is_torchvisions_resize_and_centre_crop(size: tuple[int, int]) -> None:
     image = picture(*size)
     expected = pil_to_tensor(Compose([Resize(256), CenterCrop(224)])(image))
@@ -81,6 +83,14 @@ def test_images_of_any_shape_have_both_views(width: int, height: int) -> None:
         crop = views.draw(height, width, generator_of(row))
         assert views.cut(image, crop).shape == (3, 16, 16)
     assert views.evaluated(image).shape == (3, 16, 16)
+
+
+def test_of_an_image_far_longer_than_wide_only_the_middle_is_resized() -> None:
+    # Resized whole, to a shorter side of 256, it would take 12.9 GB.
+    image = torch.arange(65500).remainder(251).to(torch.uint8).expand(3, 1, 65500)
+    assert torch.equal(shortened(image), image[:, :, 32742:32758])
+    assert torch.equal(shortened(image.mT), shortened(image).mT)
+    assert Views().evaluated(image).shape == (3, 224, 224)
 
 
 @pytest.mark.parametrize(

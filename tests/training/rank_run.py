@@ -3,7 +3,9 @@
 `torchrun --nproc-per-node 2 rank_run.py FOLDER TEACHER` does every cell of `CELLS`, then `scenes`.
 """
 
+import io
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -35,10 +37,18 @@ COMMON = (
     "trainer.batch_size=64",
     "trainer.sync_batch_norm=true",
     "trainer.epochs=3",
+    "trainer.log_every_steps=2",
     "data.limit=1280",
     "scheduler=multistep",
 )
 LEARNING = ("temperature.warmup_epochs=0", "exploration.enabled=true", "exploration.epochs=2")
+BROKEN = (
+    "temperature=rlkd_paper",
+    "temperature.update_interval=2",
+    "trainer.max_steps=12",
+    *LEARNING,
+)
+"""A run that is stopped after 7 steps, within an epoch."""
 CELLS: dict[str, tuple[str, ...]] = {
     "constant": ("temperature=constant", "trainer.max_steps=50"),
     "rlkd": (
@@ -56,17 +66,18 @@ CELLS: dict[str, tuple[str, ...]] = {
         "trainer.max_steps=25",
         *LEARNING,
     ),
+    "random": ("temperature=random", "temperature.warmup_epochs=0", "trainer.max_steps=3"),
     "trained along": ("temperature=ctkd", "trainer.max_steps=10"),
+    "unbroken": BROKEN,
     "in two passes": (
         "temperature=rlkd_paper",
         "temperature.update_interval=2",
+        "temperature.max_instances=24",
         "trainer.accumulate=2",
         "trainer.max_steps=12",
         *LEARNING,
     ),
 }
-BROKEN = ("temperature=rlkd_paper", "data.limit=320", "temperature.update_interval=2", *LEARNING)
-"""A run of 15 steps that is stopped on the way."""
 
 
 def watched(overrides: list[str], *, stop_at: int | None = None) -> dict[str, Any]:
@@ -90,7 +101,9 @@ def watched(overrides: list[str], *, stop_at: int | None = None) -> dict[str, An
 
     with patch.object(runs.L.Trainer, "fit", fitted):
         try:
-            runs.run(configure(overrides), console=runs.Console(quiet=True))
+            # A terminal: there the bar reads figures, for which ranks meet.
+            terminal = runs.Console(file=io.StringIO(), force_terminal=True)
+            runs.run(configure(overrides), console=terminal)
         finally:
             signal.signal(signal.SIGTERM, stop)
     (module,) = held
@@ -201,11 +214,21 @@ def scenes(folder: Path, teacher: Path) -> dict[str, Any]:
             return str(error)
         return ""
 
+    def went_on() -> dict[str, Any]:
+        """Go on with a copy, so that the other is there for one process to go on with."""
+        if rank == 0:
+            shutil.copytree(folder / "broken", folder / "copy")
+            config = folder / "copy" / "config.yaml"
+            config.write_text(config.read_text().replace("/broken", "/copy"))
+        ranks.said("copied")
+        return watched(overrides(teacher, folder / "copy", *BROKEN))
+
     def refusal(*more: str) -> str:
         return refused(lambda: watched(overrides(teacher, folder / "never", *more)))
 
     return {
         "stopped": stopped(),
+        "went on": went_on(),
         "different data": refusal(f"data.limit={1280 - rank}"),
         "odd batch": refusal("trainer.batch_size=63"),
         "memory bank": refusal("method=crd"),

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("plainly")
 @pytest.fixture
 def graphs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Capture graphs, with their gradients, and leave out the minute of C++ behind them."""
-    monkeypatch.setattr(compiling, "_BACKEND", "aot_eager")
+    monkeypatch.setattr(compiling, "_BACKEND", "eager")
     torch._dynamo.reset()
 
 
@@ -35,7 +35,7 @@ def weights(folder: RunFolder) -> dict[str, torch.Tensor]:
     "settings",
     [
         # the agent's probe is scored by batches of another size, in another mode
-        ("temperature=rlkd", "probe.size=16", "temperature.warmup_epochs=1", "trainer.epochs=2"),
+        ("temperature=rlkd", "probe.size=16", "temperature.warmup_epochs=0", "trainer.epochs=1"),
         ("temperature=constant", "method=at", "trainer.epochs=1"),  # hooks on both networks
     ],
     ids=["rlkd", "features"],
@@ -59,20 +59,19 @@ def test_a_compiled_run_is_the_same_run(
 def test_an_interrupted_compiled_run_goes_on_to_the_bit(teacher_file: Path, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     kept = ("trainer.checkpoint_every_steps=1", "trainer.keep_checkpoints=9")
-    # 40 images in batches of 16: the last of an epoch is of another size
+    # 24 images in batches of 16: it goes on with one of another size
     settings = (
         "temperature=constant",
         "trainer.compile=true",
-        "data.limit=40",
-        "trainer.epochs=2",
+        "data.limit=24",
+        "trainer.epochs=1",
         *kept,
     )
     distill(tiny(teacher_file, folder.path, *settings), console=silent())
     expected, rows = weights(folder), metrics_but_time(folder.metrics)
     for file in (folder.result, folder.student, folder.metrics):
         file.unlink()
-    for step in (5, 6):
-        folder.checkpoints.place(step).unlink()
+    folder.checkpoints.place(2).unlink()
     torch._dynamo.reset()  # as in a new process
     distill(tiny(teacher_file, folder.path, *settings), console=silent())
     assert metrics_but_time(folder.metrics) == rows

@@ -21,9 +21,16 @@ from rlkd.errors import UserError
 from rlkd.ranks import Part
 from rlkd.training import build
 from rlkd.training import run as running
-from rlkd.training.class_order import check_order, keep_order
 from rlkd.training.compose import configure
-from rlkd.training.image_sets import Sets, load_sets, plain_loader, probe_batch, train_loader
+from rlkd.training.exportable import exportable_classifier
+from rlkd.training.image_sets import (
+    Sets,
+    example_batch,
+    load_sets,
+    plain_loader,
+    probe_batch,
+    train_loader,
+)
 from rlkd.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("plainly")
@@ -117,7 +124,7 @@ def test_what_is_held_out_is_not_trained_on_and_the_probe_is_decoded_once(tmp_pa
     )
     levels = ((probe.image * std + mean) * 255).round().int()[:, :, 0, 0].tolist()
     seen = {colour(number): number for number in range(24)}
-    held = {seen[red, green, blue] for red, green, blue in levels}
+    held = {seen[red, green] for red, green, _ in levels}
     source = sets.train.source
     trained = {
         number for number in range(24) for row in rows[0] if source.encoded(row) == encoded(number)
@@ -147,7 +154,7 @@ def test_ranks_share_batches_and_each_has_the_whole_probe(
 
 
 def test_skipped_images_are_counted_and_named_in_the_runs_folder(
-    tmp_path: Path, teacher: Path
+    tmp_path: Path, teacher: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = write_folder(tmp_path / "data")
     (root / "train/b/04.png").write_bytes(b"rubbish")
@@ -157,7 +164,45 @@ def test_skipped_images_are_counted_and_named_in_the_runs_folder(
     )
     told = json.loads((run.path / "unreadable.json").read_text())
     assert told["count"] == 2
-    assert {Path(each).name for each in told["first"]} == {"04.png", "05.png"}
+    assert {Path(each).name for each in told["places"]} == {"04.png", "05.png"}
+    assert main(["evaluate", f"run={run.path}"]) == 0
+    said = capsys.readouterr().out
+    assert "on 23 test images" in said
+    assert_told(said, r"1 image that cannot be decoded was skipped .*val/c/05\.png")
+
+
+def test_skipped_images_are_written_at_each_scoring_and_taken_up_by_what_resumes(
+    tmp_path: Path, teacher: Path
+) -> None:
+    root = write_folder(tmp_path / "data")
+    run = RunFolder(tmp_path / "run")
+    settings = [f"teacher.checkpoint='{teacher}'", f"output='{run.path}'", "data.unreadable=skip"]
+    config = configure(streaming("imagenet", root, *settings))
+    options = build.trainer_options(config)
+    for broken, whole in (("val/c/05.png", "val/a/00.png"), ("val/a/00.png", "val/c/05.png")):
+        (root / whole).write_bytes(encoded(0))
+        (root / broken).write_bytes(b"")
+        prepared = build.task(config).prepare(config, options)
+        prepared.enter(run)
+        prepared.scores()
+    told = json.loads((run.path / "unreadable.json").read_text())
+    assert [Path(each).name for each in told["places"]] == ["05.png", "00.png"]
+    (run.path / "unreadable.json").write_text("[]")
+    with pytest.raises(UserError, match=r"unreadable\.json cannot be read: mend or remove it"):
+        prepared.enter(run)
+
+
+def test_where_the_first_images_cannot_be_decoded_the_next_are_taken(tmp_path: Path) -> None:
+    root = write_folder(tmp_path)
+    for split in ("train", "val"):
+        for file in (root / split / "a").iterdir():  # rows 0 to 7
+            file.write_bytes(b"")
+    sets, options = sets_of(root, "data.unreadable=skip")
+    assert example_batch(sets, options).target.tolist() == [1] * 8
+    network = models.create("convnet_small", num_classes=3)
+    made = exportable_classifier("convnet_small", lambda _: network, sets.dataset, options)
+    assert [len(batch) for batch in made.inputs] == [2, 1, 5]
+    assert made.facts["images"] == {"train on": 24, "test on": 24}
 
 
 def test_an_unreadable_image_stops_a_run_with_one_line(
@@ -195,29 +240,6 @@ def test_weights_of_another_class_order_are_refused(
     settings = [f"teacher.checkpoint='{teacher}'", f"output='{run.path}'", "trainer.epochs=1"]
     told = refuse("distill", *streaming("imagenet", root, *settings))
     assert_told(told, r"class_names\.json has another class order .* class 1 is b")
-
-
-def test_a_class_order_is_found_beside_a_file_and_others_are_not_refused(tmp_path: Path) -> None:
-    run, names = RunFolder(tmp_path / "run"), ["cat", "dog"]
-    run.path.mkdir()
-    keep_order(run, names)
-    keep_order(run, names)
-    with pytest.raises(UserError, match=r"class 0 is cat, of the data ant"):
-        keep_order(run, ["ant", "cat"])
-    for path in (run.student, run.path / "checkpoints" / "last.ckpt"):
-        check_order(path, names)
-        with pytest.raises(UserError, match=r"class 1 is dog, of the data cow"):
-            check_order(path, ["cat", "cow"])
-        with pytest.raises(UserError, match=r"has 2 classes, the data 3"):
-            check_order(path, ["cat", "dog", "eel"])
-    exported = tmp_path / "student.onnx"
-    exported.with_name("student.onnx.json").write_text(json.dumps({"class_names": names}))
-    with pytest.raises(UserError, match=r"student\.onnx has another class order .*\.json\)"):
-        check_order(exported, names[::-1])
-    check_order(tmp_path / "foreign.pth", ["anything"])
-    (tmp_path / "class_names.json").write_text("{")
-    with pytest.raises(UserError, match=r"class_names\.json .* cannot be read: mend or remove"):
-        check_order(tmp_path / "foreign.pth", ["anything"])
 
 
 def as_imagenet(root: Path) -> Path:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from rlkd.errors import UserError
 from rlkd.training.measure import evaluate, scored_logits
 from rlkd.types import Batch
 
@@ -60,6 +61,11 @@ def test_evaluation_uses_running_statistics_and_leaves_every_mode(training: bool
     assert [each.training for each in network] == [True, training, False]
     assert network.training is training
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_where_no_rank_has_an_image_to_score_that_is_told() -> None:
+    with pytest.raises(UserError, match="no image of the set can be decoded"):
+        evaluate(nn.Flatten(), [], num_classes=3)
 
 
 def network_and_image() -> tuple[nn.Sequential, Tensor]:

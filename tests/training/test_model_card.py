@@ -5,20 +5,27 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
+from omegaconf import DictConfig
 from tests.training.run_folders import DIGITS, classifier_run, detector_run
 from tests.training.runs import silent, tiny
 
 from rlkd import models
 from rlkd.cli import main
+from rlkd.data.imagenet_names import WNIDS
 from rlkd.reporting import Result
 from rlkd.reporting.files import write_text
+from rlkd.training.compose import configure
 from rlkd.training.loading_lines import loading_lines
+from rlkd.training.model_card import Training, card
 from rlkd.training.run import distill
 from rlkd.training.run_folder import RunFolder
 
@@ -30,11 +37,11 @@ needs_export = pytest.mark.skipif(
 )
 BEFORE = """
 import sys
-{block}
+sys.modules["rlkd"] = None  # an import of it fails
 import torch
-images = torch.load("images.pt")
+images, answers = torch.load("images.pt"), []
 """
-BLOCKED = 'sys.modules["rlkd"] = None  # an import of it fails'
+AFTER = "\nanswers.append(torch.as_tensor(logits).detach())\n"
 
 
 def export(*words: str | Path) -> None:
@@ -45,18 +52,28 @@ def blocks(card: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
 
 
-def answer_of(lines: str, folder: Path, *, call: str = "", block: str = BLOCKED) -> Any:
-    """What the lines of a card find in a process of their own, started where the files are."""
-    program = BEFORE.format(block=block) + lines
-    program += f"\n{call}\ntorch.save(torch.as_tensor(logits), 'logits.pt')\n"
+def answers_of(cards: list[str], folder: Path) -> Any:
+    """What the lines of cards find in a process of their own, started where the files are."""
+    program = BEFORE + "".join(lines + AFTER for lines in cards)
     subprocess.run(
-        [sys.executable, "-c", program],
+        [sys.executable, "-c", program + "torch.save(answers, 'answers.pt')"],
         check=True,
         cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         timeout=120,
     )
-    return torch.load(folder / "logits.pt")
+    return torch.load(folder / "answers.pt")
+
+
+@pytest.fixture
+def without_rlkd(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Make imports of rlkd fail from now on."""
+
+    def forget() -> None:
+        for name in [each for each in sys.modules if each.partition(".")[0] == "rlkd"]:
+            monkeypatch.setitem(sys.modules, name, None)
+
+    return forget
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +112,7 @@ def test_a_card_says_what_the_run_says(run: RunFolder, tmp_path: Path) -> None:
         "after epoch 3, the last; the test split selected nothing",
         "- Method: kd: 0.1 cross_entropy, 0.9 kd",
         "- Temperature: constant",
+        "limited to 48 training images",
         f"SHA-256 of the configuration: {result.config_sha256}",
         f"torch {result.versions['torch']}",
         "10 classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9.",
@@ -119,18 +137,23 @@ def test_the_cards_own_lines_load_each_file_without_rlkd(run: RunFolder, tmp_pat
     models.load_weights(network, run.student)
     with torch.no_grad():
         expected = network(images)
-    for lines in found:
-        answer = answer_of(lines, tmp_path)
-        torch.testing.assert_close(answer.detach(), expected, rtol=0, atol=1e-4)
+    for answer in answers_of(found, tmp_path):
+        torch.testing.assert_close(answer, expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["timm:resnet10t", "torchvision:squeezenet1_1"])
-def test_weights_of_a_librarys_network_load_without_rlkd(name: str, tmp_path: Path) -> None:
+def test_weights_of_a_librarys_network_load_without_rlkd(
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    without_rlkd: Callable[[], None],
+) -> None:
     pytest.importorskip(name.partition(":")[0])
     network = models.create(name, num_classes=4).eval()
     models.save_weights(network, tmp_path / "s.safetensors")
     images = torch.randn(2, 3, 64, 64)
-    torch.save(images, tmp_path / "images.pt")
+    with torch.no_grad():
+        expected = network(images)
     facts = {
         "format": "safetensors",
         "task": "classification",
@@ -140,9 +163,12 @@ def test_weights_of_a_librarys_network_load_without_rlkd(name: str, tmp_path: Pa
     }
     lines = loading_lines("s.safetensors", facts)
     assert len(lines) == 3
-    answer = answer_of("\n".join(lines), tmp_path, call="logits = student(images).detach()")
+    monkeypatch.chdir(tmp_path)
+    without_rlkd()
+    held: dict[str, Any] = {}
+    exec("\n".join(lines), held)
     with torch.no_grad():
-        torch.testing.assert_close(answer, network(images))
+        torch.testing.assert_close(held["student"](images), expected)
 
 
 def test_weights_of_a_packaged_network_and_of_a_detector_load_by_their_lines(
@@ -169,6 +195,60 @@ def test_weights_of_a_packaged_network_and_of_a_detector_load_by_their_lines(
     # this run left no result: nothing is told of how well it does
     assert "## Results" not in text
     assert "model-index" not in text
+
+
+def card_of(config: DictConfig, result: Result | None, class_names: Sequence[str]) -> str:
+    facts = {
+        "format": "safetensors",
+        "task": "classification",
+        "architecture": "convnet_tiny",
+        "class_names": class_names,
+        "images": {"train on": 1200, "test on": 50},
+        "input": {"shape": ["batch", 3, 32, 32], "values": "float32"},
+        "output": "logits",
+        "sha256": "0",
+    }
+    return card({"student.safetensors": facts}, Training(config, result))
+
+
+def test_images_are_imagenets_by_their_classes_and_not_by_their_layout(run: RunFolder) -> None:
+    config, result = configure(DIGITS), Result.read(run.result)
+    for layout in ("imagenet", "folder", "parquet", "webdataset"):
+        config.chosen.data = layout
+        text = card_of(config, result, WNIDS)
+        assert "# convnet_tiny, trained on imagenet\n" in text
+        assert yaml.safe_load(text.split("---\n")[1])["model-index"][0]["results"][0][
+            "dataset"
+        ] == {
+            "type": "imagenet",
+            "name": "imagenet",
+            "split": "test",
+        }
+        for names in (["cat", "dog"], WNIDS[:2]):
+            text = card_of(config, result, names)
+            assert "# convnet_tiny, trained on images of one's own (2 classes)\n" in text
+            assert "model-index" not in text
+            assert "imagenet" not in text
+            assert "Use it on images like those it was trained on:" in text
+            assert (
+                "- Data: images of one's own (2 classes), 1,200 images to train on, 50 images to "
+                "test on, limited to 48 training images\n"
+            ) in text
+
+
+def test_a_teacher_that_taught_nothing_is_not_told(run: RunFolder) -> None:
+    result = Result.read(run.result)
+    given = (*DIGITS, "teacher=convnet_small")
+    alone, taught = configure([*given, "method=alone"]), configure([*given, "method=kd"])
+    untaught = replace(result, teacher=None)
+    for config, ended in ((alone, untaught), (alone, None)):
+        text = card_of(config, ended, ["0", "1"])
+        for word in ("convnet_small", "distill", "Temperature"):
+            assert word not in text, text
+    for ended in (result, None):
+        text = card_of(taught, ended, ["0", "1"])
+        assert "It was distilled from a teacher, convnet_small, by rlkd." in text
+        assert "- Teacher: convnet_small\n" in text
 
 
 def test_what_is_not_known_is_left_out(tmp_path: Path) -> None:

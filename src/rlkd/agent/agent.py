@@ -134,6 +134,7 @@ class TemperatureAgent(TemperatureSource):
     def start_epoch(self, epoch: int) -> None:
         """Tell the agent which epoch begins, counted from 1: for warm-up and gate."""
         self.epoch = epoch
+        self._passed = 0  # a step that an epoch's end cut short is not gone on with
 
     def share_update(self, passes: int) -> None:
         """Tell the agent how many calls share one update: a reward then is of all of them.
@@ -144,9 +145,9 @@ class TemperatureAgent(TemperatureSource):
         """
         if passes > 1 and self.reward.source == "same_batch":
             raise UserError(
-                "temperature.reward_source=same_batch measures a batch again, and of "
-                f"trainer.accumulate={passes} passes only the last is held: choose next_batch or "
-                "probe, or trainer.accumulate=1"
+                "temperature.reward_source=same_batch measures a batch again, and of the "
+                f"{passes} passes of a step only the last is held: choose next_batch or probe, or "
+                "make each step in one pass (trainer.accumulate=1)"
             )
         self._passes = passes
 
@@ -176,9 +177,13 @@ class TemperatureAgent(TemperatureSource):
                     self.reward.tally(student_logits, target) if scored else nothing_scored(state)
                 )
                 seen = of_all_ranks(Seen(state, learn_from, tally))
-                if scored:
-                    self._score(seen.tally)
+                closing = self._score(seen.tally) if scored else None
+                # Learning between two passes of a step would give it two policies.
+                if closing is not None and self._passes == 1:
+                    self._close(*closing)
                 temperature = ranks.here().of(self._act(seen.state, seen.learn_from))
+                if closing is not None and self._passes > 1:
+                    self._close(*closing)
             else:
                 temperature = self._settled(state)
         self._last_temperature = temperature
@@ -245,18 +250,19 @@ class TemperatureAgent(TemperatureSource):
         policy = self.learner.policy(state)
         return policy.temperature(policy.mean)
 
-    def _score(self, tally: Float[Tensor, "2"]) -> None:
-        """Count a pass; once all of the step are in, pay the step before."""
+    def _score(self, tally: Float[Tensor, "2"]) -> tuple[Window, Float[Tensor, ""]] | None:
+        """Count a pass; once all of the step are in, return the step before and what it is paid."""
         if self._passed == 0:
             self._unpaid, self._window, self._tally = self._window, Window(), None
         self._tally = tally if self._tally is None else self._tally + tally
         self._passed = (self._passed + 1) % self._passes
-        if self._passed == 0:
-            performance, unpaid = mean_score(self._tally), self._unpaid
-            self._unpaid = self._tally = None
-            if self.reward.after_from_batch and unpaid is not None:
-                self._close(unpaid, performance)
-            self._window.performance_before = performance
+        if self._passed > 0:
+            return None
+        performance, unpaid = mean_score(self._tally), self._unpaid
+        self._unpaid = self._tally = None
+        self._window.performance_before = performance
+        pays = self.reward.after_from_batch and unpaid is not None
+        return (unpaid, performance) if pays and unpaid is not None else None
 
     def _act(
         self, state: Float[Tensor, "batch 3"], learn_from: Bool[Tensor, " batch"] | None
@@ -265,12 +271,20 @@ class TemperatureAgent(TemperatureSource):
         if self._window.noise_field is None:
             self._window.noise_field = draw_field(generator, state.device)
         policy, raw_action = self.learner.explore(state, generator, field=self._window.noise_field)
-        step = math.ceil(len(state) / (self.max_instances or max(len(state), 1))) or 1
-        # The rows of a batch may have an order: each batch of a window begins at another one.
-        kept = slice(self._window.batches % step, None, step)
+        kept = self._kept(len(state))
         learnt = None if learn_from is None else learn_from[kept]
         self._window.add(state[kept], raw_action[kept], learnt)
         return policy.temperature(raw_action)
+
+    def _kept(self, rows: int) -> slice:
+        """Return which rows of a pass enter the trajectory: every so many of the whole step's.
+
+        The rows of a batch may have an order: each step of a window begins at another one.
+        """
+        step, passed = divmod(self._window.batches, self._passes)
+        whole = rows * self._passes
+        stride = math.ceil(whole / (self.max_instances or max(whole, 1))) or 1
+        return slice((step - passed * rows) % stride, None, stride)
 
     def _close(self, window: Window, performance_after: Float[Tensor, ""]) -> None:
         trajectory = window.close(performance_after, gate=self.reward.gate(self.epoch))

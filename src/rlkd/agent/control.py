@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from rlkd import ranks
 from rlkd.agent.action import BoundedGaussian, raw_from_temperature
 from rlkd.agent.random_stream import RandomStream
 from rlkd.errors import UserError
@@ -80,19 +81,22 @@ class RandomTemperature(TemperatureSource):
         """Draw a temperature for every row."""
         if self.epoch <= self.warmup_epochs:
             return Temperatures.constant(self.base_temperature, like=student_logits)
-        rows, device = len(student_logits), student_logits.device
+        # Of all ranks' rows: each takes its own from one draw.
+        part, device = ranks.here(), student_logits.device
+        rows = len(student_logits) * part.world
         generator = self._random.on(device)
         if self.recorded is None:
             mean = torch.full((rows,), self.mean, device=device)
             policy = BoundedGaussian(mean, torch.full_like(mean, self.std), self.max_temperature)
-            return Temperatures.same(policy.temperature(policy.sample(generator)))
+            return Temperatures.same(part.of(policy.temperature(policy.sample(generator))))
         knots = torch.tensor(self.recorded[min(self.epoch, len(self.recorded)) - 1], device=device)
         levels = torch.tensor(QUANTILES, device=device)
         span = QUANTILES[-1] - QUANTILES[0]
         drawn = QUANTILES[0] + span * torch.rand(rows, generator=generator, device=device)
         above = torch.searchsorted(levels, drawn).clamp(1, len(QUANTILES) - 1)
         share = (drawn - levels[above - 1]) / (levels[above] - levels[above - 1])
-        return Temperatures.same(knots[above - 1] + share * (knots[above] - knots[above - 1]))
+        mapped = knots[above - 1] + share * (knots[above] - knots[above - 1])
+        return Temperatures.same(part.of(mapped))
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return where the random generator stands."""

@@ -11,7 +11,7 @@ from rlkd.data.loader import BatchLoader
 from rlkd.data.memory import ImageSet, MemoryLoader
 from rlkd.data.sets import Dataset, Images
 from rlkd.data.splits import hold_out
-from rlkd.data.stream import StreamLoader, in_memory
+from rlkd.data.stream import StreamLoader, first_readable, in_memory
 from rlkd.data.stream_set import StreamSet
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "MemoryLoader",
     "StreamLoader",
     "StreamSet",
+    "first_readable",
     "hold_out",
     "in_memory",
     "load_cifar",

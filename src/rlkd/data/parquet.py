@@ -51,12 +51,16 @@ def check_shards(files: Sequence[Path]) -> None:
     Raises:
         UserError: if a file is absent.
     """
+    series: dict[tuple[Path, str, int], list[Path]] = {}
     for file in files:
-        numbered = re.search(r"-\d+-of-(\d+)", file.stem)
-        if numbered and int(numbered[1]) != len(files):
+        numbered = re.match(r"(.*?)-\d+-of-(\d+)", file.stem)
+        if numbered:
+            series.setdefault((file.parent, numbered[1], int(numbered[2])), []).append(file)
+    for (folder, _, total), found in series.items():
+        if len(found) != total:
             raise UserError(
-                f"{file.parent} has {len(files)} of the {int(numbered[1])} files that the name "
-                f"{file.name} tells of: complete the download"
+                f"{folder} has {len(found)} of the {total} files that the name {found[0].name} "
+                "tells of: complete the download"
             )
 
 

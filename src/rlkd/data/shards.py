@@ -1,5 +1,7 @@
 """Shards, the large files that hold many images each: which there are, and their classes."""
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,26 +14,35 @@ from rlkd.errors import UserError
 def find_shards(root: str | Path, patterns: str | Sequence[str], key: str) -> list[Path]:
     """Return the shards of one split, in the order of the patterns, of each by name.
 
+    What a pattern finds must be whole where the shards are numbered, unless digits in the pattern
+    say that some of them are meant.
+
     Args:
         root: the folder that patterns are relative to; `~` is the home folder.
         patterns: file names, with `*` and `?`, or one of them.
         key: the option that gave the patterns, for messages.
 
     Raises:
-        UserError: if a pattern finds nothing, one of a numbered set is absent, or a shard is
-            listed twice.
+        UserError: if a pattern finds nothing or is not relative, one of a numbered set is absent,
+            or a shard is listed twice.
     """
     root = Path(root).expanduser()
     files: list[Path] = []
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        found = sorted(root.glob(pattern))
+        try:
+            found = sorted(root.glob(pattern))
+        except (NotImplementedError, ValueError, IndexError):
+            raise UserError(
+                f"{key}={pattern}: give file names within data.root={root}, such as train-*"
+            ) from None
         if not found:
             raise UserError(f"{root} has no {pattern}: mend data.root or {key}")
+        if not re.search(r"\d", Path(pattern).name):
+            check_shards(found)
         files += found
     if not files:
         raise UserError(f"{key} is empty: name the shards, such as {key}='train-*'")
     _check_twice(files, key)
-    check_shards(files)
     return files
 
 
@@ -77,7 +88,7 @@ def given_names(class_names: Any) -> tuple[str, ...] | None:
             "the number of classes"
         )
     names = tuple(str(name) for name in class_names)
-    twice = next((name for row, name in enumerate(names) if name in names[:row]), None)
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
         raise UserError(f"data.class_names has {twice} twice: name each class once")
     return names

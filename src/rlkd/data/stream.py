@@ -1,6 +1,8 @@
 """A loader that decodes and augments images when they are needed, in processes of their own."""
 
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
 
 import torch
 from jaxtyping import Int64
@@ -28,7 +30,7 @@ class StreamLoader:
 
     An image that cannot be decoded stops the iteration, or is skipped, as the set's reading says:
     the next row that can be decoded stands in its place, so that all ranks keep equally many rows;
-    an evaluation leaves it out.
+    an evaluation leaves it out, and one of several ranks may be left without a batch.
 
     Args:
         images: the images.
@@ -106,21 +108,16 @@ class StreamLoader:
             return Request(epoch, rows.tolist(), partners)
 
         requests = Requests(request, range(start, len(self)))
-        read = 0
-        for each in made(maker, requests, pinned=self.device.type == "cuda"):
-            if isinstance(each, UserError):
-                raise each
-            self.images.reading.unreadable.add(each.unreadable)
-            read += len(each.row)
-            if len(each.row):
-                batch = self._batch(each)
-                self._latest = batch, each
-                yield batch
-        if len(requests) and not read:
-            raise UserError(
-                f"none of {len(order)} images can be decoded, the first is {self.images.place(0)}: "
-                "mend the data"
-            )
+        readable = _read(
+            maker,
+            requests,
+            pinned=self.device.type == "cuda",
+            may_be_empty=self.plan.part.world > 1,
+        )
+        for each in readable:
+            batch = self._batch(each)
+            self._latest = batch, each
+            yield batch
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch, from 0, that the next iteration draws."""
@@ -195,18 +192,44 @@ def in_memory(images: StreamSet) -> ImageSet:
     """
     rows = torch.arange(len(images)).split(_AT_ONCE)
     requests = Requests(lambda at: Request(0, rows[at].tolist(), []), range(len(rows)))
-    row: list[Tensor] = []
-    image: list[Tensor] = []
-    for each in made(Maker(images, seed=0, augment=False), requests, pinned=False):
+    read = list(_read(Maker(images, seed=0, augment=False), requests))
+    row, image = (torch.cat(each) for each in ([r.row for r in read], [r.image for r in read]))
+    return ImageSet(image.contiguous(), images.target[row], images.class_names)
+
+
+def first_readable(images: ImageSet | StreamSet, count: int) -> Int64[Tensor, " rows"]:
+    """Return the first rows that can be decoded, `count` where there are as many.
+
+    Raises:
+        UserError: if none can.
+    """
+    if isinstance(images, ImageSet) or not images.reading.unreadable.skips:
+        return torch.arange(min(count, len(images)))
+    here = replace(images, reading=replace(images.reading, workers=0))
+    each_row = Requests(lambda row: Request(0, [row], []), range(len(images)))
+    read = _read(Maker(here, seed=0, augment=False), each_row)
+    return torch.cat([each.row for each in islice(read, count)])
+
+
+def _read(
+    maker: Maker, requests: Requests, *, pinned: bool = False, may_be_empty: bool = False
+) -> Iterator[Made]:
+    """Have batches made, leave out those of which nothing can be decoded, and count what cannot.
+
+    Raises:
+        UserError: if an image cannot be decoded and none is to be skipped; or nothing can be
+            decoded, unless that may be.
+    """
+    images, empty = maker.images, True
+    for each in made(maker, requests, pinned=pinned):
         if isinstance(each, UserError):
             raise each
         images.reading.unreadable.add(each.unreadable)
-        row.append(each.row)
-        image.append(each.image)
-    read = torch.cat(row)
-    if not len(read):
+        if len(each.row):
+            empty = False
+            yield each
+    if len(requests) and empty and not may_be_empty:
         raise UserError(
             f"none of {len(images)} images can be decoded, the first is {images.place(0)}: mend "
             "the data"
         )
-    return ImageSet(torch.cat(image).contiguous(), images.target[read], images.class_names)

@@ -18,7 +18,7 @@ from rlkd.errors import UserError
 
 _VIEW, _PARTNER, _STRONG = 0, 1, 2
 """Streams of random numbers; those of an image depend on seed, epoch, row and stream alone."""
-_NEXT = 1000
+_NEXT = 100_000
 """As many images in a row are tried in place of one that cannot be decoded."""
 
 
@@ -182,12 +182,15 @@ def made(maker: Maker, requests: Requests, *, pinned: bool) -> Iterable[Made | U
         maker: makes a batch.
         requests: one a batch.
         pinned: whether they come in pinned memory, from which a GPU copies by itself.
+
+    Raises:
+        UserError: while iterated, if such a process ends, as for want of memory.
     """
     reading = maker.images.reading
     workers = min(reading.workers, len(requests), _cores())
     if workers == 0:
         return map(maker.__getitem__, requests)
-    return DataLoader(
+    loader = DataLoader(
         maker,
         batch_size=None,
         sampler=cast("Any", requests),
@@ -198,6 +201,19 @@ def made(maker: Maker, requests: Requests, *, pinned: bool) -> Iterable[Made | U
         # Without one of its own it would draw from the global generator.
         generator=torch.Generator(),
     )
+    return _watched(loader)
+
+
+def _watched(batches: Iterable[Made | UserError]) -> Iterator[Made | UserError]:
+    try:
+        yield from batches
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            "a process that decodes images ended: give it more (shared) memory, such as by docker "
+            "--shm-size, or lower data.workers or data.prefetch"
+        ) from error
 
 
 def _cores() -> int:

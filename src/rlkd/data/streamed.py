@@ -20,7 +20,7 @@ from rlkd.data.unreadable import Unreadable
 from rlkd.data.views import Views
 from rlkd.errors import UserError
 
-_Labelled = tuple[Source, Int64[Tensor, " n"]]
+_Labelled = tuple[Source, Int64[Tensor, " _"]]
 
 
 def folder(*, root: str | Path, train: str = "train", test: str = "val", **options: Any) -> Dataset:
@@ -68,7 +68,8 @@ def parquet(
         **options: see `streamed`.
 
     Raises:
-        UserError: if shards are missing, listed twice or broken, or nothing names the classes.
+        UserError: if shards are missing, listed twice, broken or without labels, name other
+            classes than one another or than `class_names`, or nothing names the classes.
     """
     _check_groups(groups_at_once)
     read = [
@@ -80,20 +81,51 @@ def parquet(
         )
         for patterns, key in ((train, "data.train"), (test, "data.test"))
     ]
-    names = given_names(class_names)
-    if names is None and read[0].class_names != read[1].class_names:
-        raise UserError(
-            f"{read[0].files[0]} and {read[1].files[0]} name different classes: take shards of one "
-            "set"
-        )
-    names = names or read[0].class_names
-    if names is None:
-        raise UserError(
-            f"{read[0].files[0]} does not name its classes: give data.class_names, a file of one "
-            "name a line or their number"
-        )
+    _check_labelled(read[0], "data.train='**/*train*.parquet'")
+    _check_labelled(read[1], "data.test='**/*validation*.parquet'")
+    names = _parquet_names(read[0], read[1], given_names(class_names))
     sources = [(each, each.target) for each in read]
     return streamed(sources[0], sources[1], names, name="parquet", **options)
+
+
+def _check_labelled(source: ParquetSource, usual: str) -> None:
+    """Refuse a split without labels, which Hugging Face writes as -1."""
+    bare = (source.target == -1).nonzero()
+    if len(bare):
+        raise UserError(
+            f"{source.place(int(bare[0]))} has no label (-1): give a labelled split, such as "
+            f"{usual}"
+        )
+
+
+def _parquet_names(
+    train: ParquetSource, test: ParquetSource, given: tuple[str, ...] | None
+) -> tuple[str, ...]:
+    """Return what the classes are called: as given, or else as both splits tell."""
+    told = train.class_names
+    one_tells = told is None or test.class_names is None
+    if told != test.class_names and not (given is not None and one_tells):
+        raise UserError(
+            f"{train.files[0]} and {test.files[0]} name different classes: take shards of one set"
+        )
+    told = told or test.class_names
+    names = given or told
+    if names is None:
+        raise UserError(
+            f"{train.files[0]} does not name its classes: give data.class_names, a file of one "
+            "name a line or their number"
+        )
+    if told is not None and len(told) != len(names):
+        raise UserError(
+            f"data.class_names gives {len(names)} classes, the shards {len(told)}: name each class"
+        )
+    if told is not None and told != names and set(told) == set(names):
+        row = next(row for row, name in enumerate(told) if name != names[row])
+        raise UserError(
+            f"data.class_names has another order than the shards: class {row} is {names[row]}, of "
+            f"the shards {told[row]}: name the classes in the order of their labels"
+        )
+    return names
 
 
 def webdataset(

@@ -51,12 +51,14 @@ class TarSource:
 
     Args:
         files: the shards of one split.
-        class_names: of the set; a label is a class's number or its name.
+        class_names: of the set; a label is a class's number or its name. Digits are a number in a
+            cls file, and in a json file, as a text, a name if there is one.
         label_key: the entry of a json file that holds the label.
         groups_at_once: shards that are read from at a time.
 
     Raises:
-        UserError: if a shard cannot be read, is compressed, or has a sample without image or label.
+        UserError: if a shard cannot be read, is compressed or damaged, or has a sample without
+            label, or with no image or several.
     """
 
     def __init__(
@@ -129,13 +131,21 @@ def _samples(file: Path) -> Iterator[_Sample]:
                         yield sample
                     sample = _Sample(key)
                 if suffix in _SUFFIXES:
+                    if sample.image is not None:
+                        raise UserError(f"{file}: {key} has two images: mend the shard")
                     sample.image = (member.offset_data, member.size)
-                elif suffix in ("cls", "json") and sample.label is None:
+                elif suffix == "cls" or (suffix == "json" and sample.label is None):
                     content = opened.extractfile(member)
                     sample.label = content.read() if content is not None else b""
                     sample.in_json = suffix == "json"
                 # Which tarfile would keep, every header of the shard; its stubs do not know it.
                 opened.members.clear()  # pyright: ignore[reportAttributeAccessIssue]
+            # At a header that is damaged or cut, tarfile ends as if the shard did.
+            assert opened.fileobj is not None
+            opened.fileobj.seek(opened.offset)
+            end = opened.fileobj.read(2 * tarfile.RECORDSIZE)
+            if len(end) < tarfile.BLOCKSIZE or any(end):
+                raise tarfile.ReadError("it does not close with an end mark")
     except (tarfile.TarError, EOFError) as error:
         raise UserError(
             f"{file} is no uncompressed tar file, or is cut short ({error}): unpack or download it "
@@ -157,7 +167,8 @@ def _label(file: Path, sample: _Sample, label_key: str, number_of: dict[str, int
     except (ValueError, KeyError, TypeError):
         told = None
     name = str(told)
-    if name in number_of:
+    by_number = name.isdecimal() and not (sample.in_json and isinstance(told, str))
+    if name in number_of and not by_number:
         return number_of[name]
     if name.isdecimal() and int(name) < len(number_of):
         return int(name)

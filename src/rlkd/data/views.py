@@ -13,6 +13,8 @@ from rlkd.errors import UserError
 _TRIES = 10
 _RATIO = (3 / 4, 4 / 3)
 """Of width to height, of a random crop."""
+_LONGEST = 16
+"""The longer side over the shorter of what is resized whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,11 @@ class Views:
         return square.flip(2) if crop.mirrored else square
 
     def evaluated(self, image: UInt8[Tensor, "3 height width"]) -> UInt8[Tensor, "3 size size"]:
-        """Resize the shorter side and cut out the middle square."""
+        """Resize the shorter side and cut out the middle square.
+
+        Of an image 16 times as long as it is wide, or longer, only the middle is resized.
+        """
+        image = shortened(image)
         height, width = image.shape[1:]
         shorter = min(height, width)
         resized = _resized(
@@ -96,6 +102,16 @@ class Views:
         )
         top, left = (round((side - self.size) / 2.0) for side in resized.shape[1:])
         return resized[:, top : top + self.size, left : left + self.size]
+
+
+def shortened(image: UInt8[Tensor, "c height width"]) -> UInt8[Tensor, "c _ _"]:
+    """Return an image, or the middle of one so long that it would take gigabytes once resized.
+
+    An image whose longer side is at most 16 times the shorter is returned as it is.
+    """
+    most = _LONGEST * min(image.shape[1:])
+    top, left = (max(0, side - most) // 2 for side in image.shape[1:])
+    return image[:, top : top + most, left : left + most]
 
 
 def _resized(

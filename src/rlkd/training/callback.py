@@ -74,6 +74,7 @@ class TemperatureCallback(L.Callback):
                 "source trains itself: give it [*self.student.parameters(), "
                 "*source.trained_parameters()] in configure_optimizers"
             )
+        self.source.share_update(trainer.accumulate_grad_batches)
         self._steps, self._updates = trainer.global_step, self.source.updates
         if self.probe is not None:
             images, targets = trainer.precision_plugin.convert_input(self.probe)

@@ -20,8 +20,9 @@ from rlkd.training.module import StudentModule
 from rlkd.training.run_folder import RunFolder
 from rlkd.training.stopping import STOPPING, Interrupted, StopSignals
 
-MEETING = 10
-"""Steps between two agreements of several ranks on what the clock or a signal asks of one."""
+MEETING = {"cpu": 1, "cuda": 10}
+"""Steps between two agreements of several ranks on what the clock or a signal asks of one: each of
+them waits for the device."""
 
 
 class StoredCheckpointIO(TorchCheckpointIO):
@@ -66,7 +67,7 @@ class KeepLast(Checkpoint):
 
     One is taken at the end of each epoch, every so many steps, every so many minutes, and after the
     step in which a signal came, always between two optimiser steps. Several ranks agree on what the
-    clock and signals ask every `MEETING` steps and at the end of an epoch.
+    clock and signals ask every few steps, see `MEETING`, and at the end of an epoch.
 
     No checkpoint is written once the loss or the weights have ceased to be finite, so the last one
     is good. It holds the random generators of torch on every rank too, which a student with dropout
@@ -117,7 +118,8 @@ class KeepLast(Checkpoint):
         if passes == trainer.num_training_batches or passes % pl_module.passes:
             return
         late, asked = False, None
-        if ranks.here().world == 1 or (passes // pl_module.passes) % MEETING == 0:
+        meeting = MEETING.get(pl_module.device.type, 1)
+        if ranks.here().world == 1 or (passes // pl_module.passes) % meeting == 0:
             late, asked = self._agreed(pl_module)
         due = self.every_steps is not None and trainer.global_step % self.every_steps == 0
         if due or late or asked is not None:
@@ -172,7 +174,7 @@ class KeepLast(Checkpoint):
         return late > 0, next(first, None)
 
     def _save(self, trainer: L.Trainer, module: StudentModule) -> None:
-        _refuse(ranks.said(_not_finite(module, self.folder)), DivergenceError)
+        check_finite(module, self.folder)
         fault: UserError | None = None
         try:
             place = self.folder.checkpoints.place(trainer.global_step)
@@ -199,12 +201,14 @@ class KeepLast(Checkpoint):
 
 
 def check_finite(module: StudentModule, folder: RunFolder) -> None:
-    """Raise once the loss or a weight has been NaN or infinite. Waits for the device.
+    """Raise on all ranks once the loss or a weight of one has been NaN or infinite.
+
+    Waits for the device, and for the ranks, which all call it.
 
     Raises:
         DivergenceError: naming the first such step.
     """
-    _refuse([_not_finite(module, folder)], DivergenceError)
+    _refuse(ranks.said(_not_finite(module, folder)), DivergenceError)
 
 
 def _not_finite(module: StudentModule, folder: RunFolder) -> str | None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from rlkd.data.imagenet_names import WNIDS
 from rlkd.errors import UserError
 from rlkd.reporting.files import write_text
 from rlkd.training.run_folder import RunFolder
@@ -69,10 +70,13 @@ def _check(subject: Path, told: Path, class_names: Sequence[str]) -> None:
         ) from None
     if names == list(class_names):
         return
+    remedy = "give the data that it was trained on"
     if len(names) != len(class_names):
         what = f"{len(names)} classes, the data {len(class_names)}"
     else:
         row = next(row for row, name in enumerate(names) if name != class_names[row])
         what = f"another class order than the data: class {row} is {names[row]}, of the data "
         what += class_names[row]
-    raise UserError(f"{subject} has {what} (see {told.name}): give the data that it was trained on")
+        if (set(names) == set(WNIDS)) != (set(class_names) == set(WNIDS)):
+            remedy += ", or name the classes of both by data.class_names=imagenet"
+    raise UserError(f"{subject} has {what} (see {told.name}): {remedy}")

@@ -10,6 +10,7 @@ from torch import nn
 
 from rlkd import models, ranks
 from rlkd.data import Images
+from rlkd.data.sets import Dataset
 from rlkd.errors import UserError
 from rlkd.models import Teacher
 from rlkd.reporting import AnyScores, Scores
@@ -21,6 +22,7 @@ from rlkd.training.distiller import Distiller
 from rlkd.training.exportable import exportable_classifier
 from rlkd.training.image_sets import (
     Sets,
+    count_readable,
     example_batch,
     leave_unreadable,
     load_dataset,
@@ -28,6 +30,7 @@ from rlkd.training.image_sets import (
     plain_loader,
     probe_batch,
     share_unreadable,
+    take_up_unreadable,
     train_loader,
 )
 from rlkd.training.measure import evaluate
@@ -64,7 +67,8 @@ class Classification:
             {"training images": sets.train.target, "test images": sets.test.target},
             sets.dataset.class_names,
         )
-        check_run_order(RunFolder(Path(config.output)), sets.dataset.class_names)
+        folder = RunFolder(Path(config.output))
+        check_run_order(folder, sets.dataset.class_names)
         distiller = _distiller(config, sets, options)
         compiled(distiller, options)
         held_out = {"test": sets.test} | (
@@ -77,23 +81,20 @@ class Classification:
                 for name, images in held_out.items()
             }
             share_unreadable(sets.dataset)
+            ranks.first_alone(lambda: leave_unreadable(folder, sets.dataset))
             return scored
 
         def teacher_scores() -> AnyScores | None:
             teacher = distiller.teacher
             return None if teacher is None else score(teacher, sets.test, sets, options)
 
-        def remarks() -> list[str]:
-            unreadable = sets.dataset.unreadable
-            return [unreadable.told] if unreadable is not None and unreadable.told else []
-
         return Prepared(
             distiller,
             scores,
             teacher_scores,
-            enter=lambda folder: keep_order(folder, sets.dataset.class_names),
+            enter=lambda folder: _enter(folder, sets.dataset),
             leave=lambda folder: leave_unreadable(folder, sets.dataset),
-            remarks=remarks,
+            remarks=lambda: _remarks(sets.dataset),
         )
 
     def score_checkpoints(
@@ -114,13 +115,15 @@ class Classification:
             console.print(
                 f"{role} {node.name}: top-1 {100 * scores.top1:.2f} %, top-5 "
                 f"{100 * scores.top5:.2f} %, loss {scores.loss:.4f} "
-                f"on {len(sets.test)} test images",
+                f"on {count_readable(sets.test, sets.dataset)} test images",
                 soft_wrap=True,
             )
             written = models.read_metadata(Path(node.checkpoint)).get("accuracy")
             if isinstance(written, int | float):
                 percent = written if written > 1 else 100 * written
                 console.print(f"  its file says {percent:.2f} %")
+        for line in _remarks(sets.dataset):
+            console.print(line, soft_wrap=True, markup=False)
         return scored
 
     def validate(self, config: DictConfig) -> None:
@@ -175,6 +178,16 @@ def score(network: nn.Module, images: Images, sets: Sets, options: build.Trainer
     with options.autocast():
         batches = plain_loader(images, sets.dataset, options, part=ranks.here())
         return evaluate(network, batches, num_classes=sets.dataset.num_classes)
+
+
+def _enter(folder: RunFolder, dataset: Dataset) -> None:
+    keep_order(folder, dataset.class_names)
+    take_up_unreadable(folder, dataset)
+
+
+def _remarks(dataset: Dataset) -> list[str]:
+    unreadable = dataset.unreadable
+    return [unreadable.told] if unreadable is not None and unreadable.told else []
 
 
 def _distiller(config: DictConfig, sets: Sets, options: build.TrainerOptions) -> Distiller:

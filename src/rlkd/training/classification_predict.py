@@ -17,6 +17,7 @@ from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from rlkd.data import ImageSet
 from rlkd.data.imagenet_names import readable
 from rlkd.data.sets import Dataset
+from rlkd.data.views import shortened
 from rlkd.errors import UserError
 from rlkd.reporting.files import write_text
 from rlkd.reporting.provenance import counted
@@ -106,7 +107,7 @@ def _chunks(
     square = Compose([Resize(dataset.shorter_side), CenterCrop((height, width))])
     chunk: list[tuple[Path, tuple[int, int], Tensor]] = []
     for ((file, image),) in batches(files, 1, skip_unreadable=skip_unreadable):
-        picture = to_pil_image(image)  # what Pillow resizes differs from what torch does
+        picture = to_pil_image(shortened(image))  # Pillow resizes otherwise than torch
         picture = picture.convert("L") if channels == 1 else picture
         chunk.append((file, (image.shape[1], image.shape[2]), pil_to_tensor(square(picture))))
         if len(chunk) == _AT_ONCE:

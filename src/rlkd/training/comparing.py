@@ -22,6 +22,7 @@ from rlkd.training.planning import (
     attempt,
     launcher_and_others,
     plan,
+    require_one_process,
     told,
 )
 from rlkd.training.run_folder import RunFolder
@@ -54,6 +55,7 @@ def compare(overrides: Iterable[str], *, console: Console) -> Comparison:
         UserError: if nothing is swept, or a combination does not compose; or if every run failed.
         Interrupted: after Ctrl-C; the same call goes on.
     """
+    require_one_process()
     given = list(overrides)
     baseline = _baseline(each for each in given if each.startswith(_BASELINE))
     launcher, others = launcher_and_others(each for each in given if not each.startswith(_BASELINE))
@@ -92,6 +94,7 @@ def multirun(overrides: Iterable[str], *, console: Console) -> None:
             ended, if some failed.
         Interrupted: after Ctrl-C; the same call goes on.
     """
+    require_one_process()
     launcher, others = launcher_and_others(overrides)
     planned = plan(others)
     if len(planned) == 1:

@@ -40,6 +40,15 @@ def portion(total: int, part: int, whole: int, least: int = 0) -> int:
     return max(round(total * part / whole), least)
 
 
+def probe_interval(probe: int, batch: int) -> int:
+    """Return the updates from one probe to the next, for both sizes in images.
+
+    They train on eight times the probe's images, so that scoring them costs as little beside small
+    batches as beside large ones; 32 updates at least.
+    """
+    return max(32, -(-8 * probe // max(batch, 1)))
+
+
 def options(group: str) -> list[str]:
     """List what a group may be set to."""
     with _hydra():
@@ -160,6 +169,7 @@ def _hydra() -> initialize_config_module:
     GlobalHydra.instance().clear()
     if not OmegaConf.has_resolver("portion"):
         OmegaConf.register_new_resolver("portion", portion)
+        OmegaConf.register_new_resolver("probe_interval", probe_interval)
     store = ConfigStore.instance()
     for name in (*models.names(), *models.detector_names(), *_LISTED, "custom"):
         network = {"name": None if name == "custom" else name, "checkpoint": None}

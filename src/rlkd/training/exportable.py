@@ -10,6 +10,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rlkd.data import first_readable
 from rlkd.data.coco import CocoSet
 from rlkd.data.imagenet_names import readable
 from rlkd.data.sets import Dataset
@@ -40,7 +41,8 @@ def exportable_classifier(
         options: of the run.
     """
     network = make(None).eval()
-    rows = torch.arange(_IMAGES) % len(dataset.test)
+    rows = first_readable(dataset.test, _IMAGES)
+    rows = rows[torch.arange(_IMAGES) % len(rows)]
     on_cpu = replace(options, accelerator="cpu", channels_last=False)
     loader = plain_loader(dataset.test.select(rows), dataset, on_cpu, batch_size=_IMAGES)
     images = next(iter(loader)).image.cpu()
@@ -59,6 +61,7 @@ def exportable_classifier(
             "architecture": name,
             "class_names": list(dataset.class_names),
             **_called(dataset.class_names),
+            "images": {"train on": len(dataset.train), "test on": len(dataset.test)},
             "input": {
                 "shape": ["batch", channels, height, width],
                 "values": "float32: pixels in [0, 1], of each channel minus mean, divided by std; "

@@ -1,13 +1,22 @@
 """The images of a classification run, by their part in it, and the loaders over them."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from omegaconf import DictConfig
 
 from rlkd import ranks
-from rlkd.data import BatchLoader, Images, ImageSet, MemoryLoader, StreamLoader, hold_out, in_memory
+from rlkd.data import (
+    BatchLoader,
+    Images,
+    ImageSet,
+    MemoryLoader,
+    StreamLoader,
+    first_readable,
+    hold_out,
+    in_memory,
+)
 from rlkd.data.plan import ALONE, leaves_one
 from rlkd.data.sets import Dataset
 from rlkd.errors import UserError
@@ -20,7 +29,7 @@ from rlkd.types import Batch
 
 UNREADABLE = "unreadable.json"
 """In a run's folder: the images that could not be decoded and were skipped."""
-_NAMED = 1000
+
 _AT_ONCE, _STREAMED_AT_ONCE = 500, 100
 """Images a batch where nothing is trained, in memory and streamed."""
 
@@ -166,7 +175,7 @@ def example_batch(
 
     Their strong view, if there is to be one, is the same images.
     """
-    first = sets.train.select(torch.arange(min(size, len(sets.train))))
+    first = sets.train.select(first_readable(sets.train, size))
     batch = next(iter(plain_loader(first, sets.dataset, options, batch_size=len(first))))
     image = batch.image.cpu()
     return Batch(image, batch.target.cpu(), batch.index.cpu(), image if strong_view else None)
@@ -183,5 +192,29 @@ def leave_unreadable(folder: RunFolder, dataset: Dataset) -> None:
     """Write how many images could not be decoded, and where they are, if any was skipped."""
     if dataset.unreadable is not None and dataset.unreadable.places:
         places = dataset.unreadable.places
-        told = {"count": len(places), "first": list(places[:_NAMED])}
+        told = {"count": len(places), "places": list(places)}
         write_text(folder.path / UNREADABLE, json.dumps(told, indent=1))
+
+
+def take_up_unreadable(folder: RunFolder, dataset: Dataset) -> None:
+    """Count the images that the run, before it was interrupted, could not decode.
+
+    Raises:
+        UserError: if what it left cannot be read.
+    """
+    path = folder.path / UNREADABLE
+    if dataset.unreadable is None or not path.is_file():
+        return
+    try:
+        places: Sequence[str] = json.loads(path.read_text(encoding="utf-8"))["places"]
+        dataset.unreadable.add(map(str, places))
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{path} cannot be read: mend or remove it") from None
+
+
+def count_readable(images: Images, dataset: Dataset) -> int:
+    """Return how many images there are, without those that are known to be no image."""
+    met = set(() if dataset.unreadable is None else dataset.unreadable.places)
+    if isinstance(images, ImageSet) or not met:
+        return len(images)
+    return sum(images.place(row) not in met for row in range(len(images)))

@@ -1,13 +1,16 @@
 """Runs as jobs, through submitit: processes of this machine, or those of a SLURM cluster."""
 
 import importlib
+import io
 import json
 import os
+import re
 import signal
 import time
 import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,19 +28,34 @@ from rlkd.training.stopping import Interrupted
 _POLL_SECONDS = 1.0
 _SIGNAL_VARIABLE = "SUBMITIT_PREEMPT_SIGNAL"
 """Says which signal puts a job back into the queue; on SIGUSR1 a run saves its checkpoint."""
-_GOING_ON = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED", "SUSPENDED")
-"""Of SLURM's states of a job, those in which it has not ended."""
+_GPUS_VARIABLE = "CUDA_VISIBLE_DEVICES"
+_GOING_ON = (
+    *("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED"),
+    *("PREEMPTED", "REQUEUE"),
+)
+"""How SLURM's states of a job begin that it has not ended in, or that it is started again from."""
+_UNTIL_KNOWN = 600.0
+"""Seconds in which SLURM's accounting may not know a job yet."""
+_UNTIL_KILLED = 60.0
+"""Seconds that a job waits to be killed by SLURM, which allows it 30 unless set otherwise."""
 
 
+@dataclass(frozen=True)
 class RunCells:
     """Does some runs one after another: what a job calls.
 
     On SIGUSR1 a run saves its checkpoint and stops, and the job goes back into the queue; called
-    again, runs that are complete cost nothing and the one that stopped goes on.
+    again, runs that are complete cost nothing and the one that stopped goes on. SIGTERM is what
+    SLURM says before it takes the machine from a job, to start it again where it so chooses.
     """
+
+    gpus: str | None = None
+    """Those that the job sees, as CUDA_VISIBLE_DEVICES has them; None for those submitit gives."""
 
     def __call__(self, settings: Sequence[str]) -> list[str | None]:
         """Do the runs of these configurations, YAML; return why each failed, None if it did not."""
+        if self.gpus is not None:
+            os.environ[_GPUS_VARIABLE] = self.gpus
         return [self._outcome(each) for each in settings]
 
     def checkpoint(self, settings: Sequence[str]) -> Any:
@@ -50,21 +68,29 @@ class RunCells:
         try:
             error = attempt(config, Console())
         except Interrupted as interrupted:
-            if interrupted.signal == signal.SIGUSR1:
-                # submitit's handler is back in its place: it puts the job back and ends this one.
-                signal.raise_signal(signal.SIGUSR1)
+            _hand_on(interrupted.signal)
             raise
         if error is not None:
             traceback.print_exception(error)
         return None if error is None else told(error)
 
 
+def _hand_on(stopped_by: signal.Signals) -> None:
+    """Let submitit and SLURM do with a job what they have stopped it for."""
+    if stopped_by == signal.SIGUSR1:
+        # submitit's handler is back in its place: at rank 0 it puts the job back and ends this one.
+        signal.raise_signal(signal.SIGUSR1)
+    if stopped_by != signal.SIGINT and os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
+        # A process that ends by itself leaves an outcome, though the job is to be started again.
+        time.sleep(_UNTIL_KILLED)
+
+
 @dataclass(frozen=True)
 class _Submitted:
-    """A job, and the numbers of the runs that it does."""
+    """A job, and the folders' names of the runs that it does."""
 
     job: Any
-    numbers: list[int]
+    names: list[str]
 
 
 def in_jobs(
@@ -82,24 +108,28 @@ def in_jobs(
         console: where to say what is submitted.
 
     Raises:
-        UserError: if submitit is not installed, or there is no such cluster here.
+        UserError: if submitit is not installed, there is no such cluster here, or it refuses them.
         Interrupted: after Ctrl-C: SLURM's jobs go on, those of this machine are stopped.
     """
-    numbers = list(range(len(planned)))
-    complete = [each for each in numbers if _complete(planned[each])]
-    for number in complete:
+    by_name = {each.path.name: number for number, each in enumerate(planned)}
+    complete = {name: number for name, number in by_name.items() if _complete(planned[number])}
+    for number in complete.values():
         error = attempt(planned[number].config, console)  # at once: it sees whether it is this run
         yield number, None if error is None else told(error)
-    if len(complete) == len(planned):
+    if len(complete) == len(by_name):
         return
     executor = make_executor(options, folder)
-    running = _still_queued(planned, options, folder)
-    taken = {*complete, *(number for each in running for number in each.numbers)}
-    left = [each for each in numbers if each not in taken]
+    queued = _still_queued(options, folder)
+    running = [each for each in queued if not by_name.keys().isdisjoint(each.names)]
+    others = [each for each in queued if each not in running]
+    taken = {*complete, *(name for each in running for name in each.names)}
+    left = [number for name, number in by_name.items() if name not in taken]
     size = options.cells_per_job
     waiting = deque(left[start : start + size] for start in range(0, len(left), size))
     # SLURM itself keeps to array_parallelism.
-    at_once = len(waiting) if options.cluster == "slurm" else options.array_parallelism
+    at_once = len(planned) if options.cluster == "slurm" else options.array_parallelism
+    if running:
+        console.print(f"jobs that go on: {_ids(running)}", soft_wrap=True, highlight=False)
     console.print(
         f"jobs to submit: {len(waiting)}, their logs in {folder}", soft_wrap=True, highlight=False
     )
@@ -108,12 +138,12 @@ def in_jobs(
             count = min(len(waiting), at_once - len(running))
             if count > 0:
                 next_ones = [waiting.popleft() for _ in range(count)]
-                running += _submitted(executor, planned, next_ones)
-                _remember(planned, running, folder)
+                running += _submitted(executor, planned, next_ones, options)
+                _remember([*others, *running], folder)
             ended = [each for each in running if each.job.done()]
             running = [each for each in running if each not in ended]
             for each in ended:
-                yield from _outcomes(each, planned)
+                yield from _outcomes(each, planned, by_name)
             if not ended:
                 time.sleep(_POLL_SECONDS)
     except KeyboardInterrupt:
@@ -140,6 +170,7 @@ def make_executor(options: LauncherOptions, folder: Path) -> Any:
         "tasks_per_node": options.tasks_per_node,
         "cpus_per_task": options.cpus_per_task,
         "mem_gb": options.mem_gb,
+        "stderr_to_stdout": True,
         "slurm_partition": options.partition,
         "slurm_account": options.account,
         "slurm_array_parallelism": options.array_parallelism,
@@ -154,12 +185,16 @@ def make_executor(options: LauncherOptions, folder: Path) -> Any:
         executor = submitit.AutoExecutor(folder, cluster=options.cluster, **limit)
         executor.update_parameters(**{k: v for k, v in shared.items() if v is not None})
     except (RuntimeError, ValueError, NameError, AssertionError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"launcher.cluster={options.cluster} takes no jobs here: {reason}; correct launcher.*, "
-            "or use launcher=local"
-        ) from error
+        raise _refused(options, error) from error
     return executor
+
+
+def _refused(options: LauncherOptions, error: Exception) -> UserError:
+    reason = " ".join(str(error).split())
+    return UserError(
+        f"launcher.cluster={options.cluster} takes no jobs here: {reason}; correct launcher.*, "
+        "or use launcher=local"
+    )
 
 
 def _submitit() -> Any:
@@ -172,11 +207,27 @@ def _submitit() -> Any:
 
 
 def _submitted(
-    executor: Any, planned: Sequence[Planned], groups: list[list[int]]
+    executor: Any, planned: Sequence[Planned], groups: list[list[int]], options: LauncherOptions
 ) -> list[_Submitted]:
     settings = [[as_yaml(planned[number].config) for number in group] for group in groups]
-    jobs = executor.map_array(RunCells(), settings)
-    return [_Submitted(job, group) for job, group in zip(jobs, groups, strict=True)]
+    try:
+        with redirect_stderr(io.StringIO()):  # submitit prints what it raises
+            jobs = executor.map_array(RunCells(_own_gpus(options)), settings)
+    except (RuntimeError, OSError) as error:
+        raise _refused(options, error) from error
+    names = [[planned[number].path.name for number in group] for group in groups]
+    return [_Submitted(job, each) for job, each in zip(jobs, names, strict=True)]
+
+
+def _own_gpus(options: LauncherOptions) -> str | None:
+    """Return the first of the GPUs that this process sees, for jobs of this machine.
+
+    submitit gives them the machine's first, whatever this process may use.
+    """
+    seen = os.environ.get(_GPUS_VARIABLE)
+    if seen is None or options.cluster != "local":
+        return None
+    return ",".join(seen.split(",")[: options.gpus_per_node])
 
 
 def _complete(planned: Planned) -> bool:
@@ -184,43 +235,60 @@ def _complete(planned: Planned) -> bool:
     return folder.result.is_file() and folder.report.is_file()
 
 
-def _outcomes(ended: _Submitted, planned: Sequence[Planned]) -> Iterator[tuple[int, str | None]]:
+def _outcomes(
+    ended: _Submitted, planned: Sequence[Planned], by_name: dict[str, int]
+) -> Iterator[tuple[int, str | None]]:
     """Yield how the runs of a job ended: as it says, or, if it says nothing, as they stand."""
-    log = ended.job.paths.stdout
+    log, reason = ended.job.task(0).paths.stdout, None
+    failures: list[str | None] = [None] * len(ended.names)
     try:
         failures = ended.job.results()[0]
     except Exception as error:  # submitit's, whatever ended the job
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        failures = [None if _complete(planned[each]) else reason for each in ended.numbers]
-    for number, failure in zip(ended.numbers, failures, strict=True):
+        reason = _reason(error)
+    for name, failure in zip(ended.names, failures, strict=True):
+        if (number := by_name.get(name)) is None:
+            continue  # of an earlier sweep
+        if reason is not None and not _complete(planned[number]):
+            failure = reason
         yield number, None if failure is None else f"{failure} (log: {log})"
 
 
-def _remember(planned: Sequence[Planned], running: Sequence[_Submitted], folder: Path) -> None:
-    names = {each.job.job_id: [planned[k].path.name for k in each.numbers] for each in running}
+def _reason(error: Exception) -> str:
+    """Return the state of a job that left no outcome, and the last line of its trace or log."""
+    before, *quoted = re.split(r"\n-{20,}\n", str(error))  # submitit's, above and below
+    lines = (quoted[0] if quoted else before).strip().splitlines()
+    last = lines[-1].strip() if lines else type(error).__name__
+    state = re.search(r"\(state: (.+?)\)", before)
+    return last if state is None else f"{state[1]}: {last}"
+
+
+def _remember(jobs: Sequence[_Submitted], folder: Path) -> None:
+    names = {each.job.job_id: each.names for each in jobs}
     write_text(folder / "jobs.json", json.dumps(names, indent=1))
 
 
-def _still_queued(
-    planned: Sequence[Planned], options: LauncherOptions, folder: Path
-) -> list[_Submitted]:
-    """Return the jobs of an earlier call that SLURM has not ended yet."""
+def _still_queued(options: LauncherOptions, folder: Path) -> list[_Submitted]:
+    """Return the jobs of earlier calls that SLURM has not ended yet."""
     kept = folder / "jobs.json"
     if options.cluster != "slurm" or not kept.is_file():
         return []
-    numbers = {each.path.name: number for number, each in enumerate(planned)}
+    young = time.time() - kept.stat().st_mtime < _UNTIL_KNOWN
+    going_on = (*_GOING_ON, "UNKNOWN") if young else _GOING_ON
     found: list[_Submitted] = []
     for job_id, names in json.loads(kept.read_text(encoding="utf-8")).items():
         tasks = range(options.nodes * options.tasks_per_node)
         job = _submitit().SlurmJob(folder, job_id, tasks=list(tasks))
-        state = job.watcher.get_state(job_id, mode="force").upper()
-        if state.startswith(_GOING_ON):
-            found.append(_Submitted(job, [numbers[each] for each in names if each in numbers]))
+        if job.watcher.get_state(job_id, mode="force").upper().startswith(going_on):
+            found.append(_Submitted(job, names))
     return found
 
 
+def _ids(jobs: Sequence[_Submitted]) -> str:
+    return ", ".join(str(each.job.job_id) for each in jobs)
+
+
 def _left(running: Sequence[_Submitted], options: LauncherOptions) -> Interrupted:
-    names = ", ".join(str(each.job.job_id) for each in running)
+    names = _ids(running)
     if options.cluster == "slurm":
         return Interrupted(
             signal.SIGINT, f"the same command waits for jobs {names} again; scancel ends them"

@@ -19,6 +19,10 @@ _PATIENCE = timedelta(minutes=30)
 """How long a rank waits for the others: one may still be reading data."""
 
 
+_GONE = ("closed by", "reset by", "broken pipe", "ncclRemoteError", "timed out", "timeout")
+"""What gloo and NCCL say where a rank is gone, or late by more than that."""
+
+
 @dataclass(frozen=True, slots=True)
 class Launch:
     """Who started this process, and how many beside it."""
@@ -36,24 +40,26 @@ class Launch:
         Raises:
             UserError: if machines have different numbers of ranks.
         """
-        world, nodes = 1, 1
+        world, nodes, here = 1, 1, 1
         environment: ClusterEnvironment | None = None
         if TorchElasticEnvironment.detect():
             environment = TorchElasticEnvironment()
             world = environment.world_size()
-            nodes = world // int(os.environ.get("LOCAL_WORLD_SIZE", world))
-        elif int(os.environ.get("SLURM_NTASKS", 1)) > 1 and SLURMEnvironment.detect():
-            environment = SLURMEnvironment(auto_requeue=False)
+            here = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+        elif int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+            # Of a step: a batch script that starts rlkd without srun is one process.
+            environment = _slurm()
             world = environment.world_size()
-            nodes = int(os.environ.get("SLURM_NNODES", 1))
+            nodes = int(os.environ.get("SLURM_STEP_NUM_NODES", 1))
+            here = world // nodes if world % nodes == 0 else world + 1
         if world == 1:
             return cls()
-        if world % nodes:
+        if world % here:
             raise UserError(
-                f"{world} ranks on {nodes} machines: start as many on each, such as "
+                f"{world} ranks, and not as many on each machine: start them alike, such as "
                 "torchrun --nproc-per-node 8, or srun --ntasks-per-node 8"
             )
-        return cls(environment, world // nodes, nodes)
+        return cls(environment, here, world // here)
 
     def join(self, device: torch.device) -> None:
         """Meet the other ranks; each then has a GPU of its own, where there are any.
@@ -65,20 +71,28 @@ class Launch:
             return
         local = self.environment.local_rank()
         if device.type == "cuda":
-            if local >= torch.cuda.device_count():
+            if self.per_node > torch.cuda.device_count():
                 raise UserError(
-                    f"{self.per_node} ranks on a machine with {torch.cuda.device_count()} GPUs: "
-                    "start one for each GPU, or use trainer.accelerator=cpu"
+                    f"{self.per_node} ranks on a machine see {torch.cuda.device_count()} GPUs: "
+                    "start one for each (on SLURM with --gpus-per-node, so that each sees all), or "
+                    "use trainer.accelerator=cpu"
                 )
             torch.cuda.set_device(local)
         os.environ["MASTER_ADDR"] = self.environment.main_address
         os.environ["MASTER_PORT"] = str(self.environment.main_port)
-        distributed.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo",
-            rank=self.environment.global_rank(),
-            world_size=self.environment.world_size(),
-            timeout=_PATIENCE,
-        )
+        try:
+            distributed.init_process_group(
+                "nccl" if device.type == "cuda" else "gloo",
+                rank=self.environment.global_rank(),
+                world_size=self.environment.world_size(),
+                timeout=_PATIENCE,
+            )
+        except distributed.DistError as error:
+            raise UserError(
+                f"the ranks do not meet at {self.environment.main_address}:"
+                f"{self.environment.main_port} ({_reason(error)}): start all of them, with an "
+                "address that every machine reaches and a port that is free"
+            ) from error
 
     def strategy(self) -> str | Strategy:
         """Return how Lightning is to train: gradients averaged over the ranks, if several."""
@@ -91,14 +105,24 @@ class Launch:
 
 def lost(error: BaseException) -> UserError | None:
     """Return what to tell of an error that says that another rank is gone; None for any other."""
-    if ranks.here().world == 1 or not isinstance(error, RuntimeError):
+    here = ranks.here()
+    if here.world == 1 or not isinstance(error, RuntimeError):
         return None
-    said = " ".join(str(error).split())
-    reason = re.sub(r"^\[[^]]*\] *", "", said).partition(". ")[0]
-    told = ("gloo", "NCCL", "Connection closed", "Connection reset", "Broken pipe")
-    if not isinstance(error, distributed.DistError) and not any(each in said for each in told):
+    if not any(each.lower() in str(error).lower() for each in _GONE):
         return None
     return UserError(
-        f"rank {ranks.here().rank} of {ranks.here().world} stops: another one is gone ({reason}); "
-        "the same command goes on from the last checkpoint"
+        f"rank {here.rank} of {here.world} stops: another one is gone or no longer answers "
+        f"({_reason(error)}); the same command goes on from the last checkpoint"
     )
+
+
+def _reason(error: BaseException) -> str:
+    said = " ".join(str(error).split())
+    return re.sub(r"^\[[^]]*\] *", "", said).partition(". ")[0]
+
+
+def _slurm() -> ClusterEnvironment:
+    try:
+        return SLURMEnvironment(auto_requeue=False)
+    except RuntimeError as error:
+        raise UserError(f"{_reason(error)}: give srun --ntasks-per-node") from error

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPriva
 from torchmetrics.classification import MulticlassAccuracy
 
 from rlkd import ranks
+from rlkd.errors import UserError
 from rlkd.reporting import Scores
 from rlkd.types import Batch
 
@@ -28,6 +29,9 @@ def evaluate(network: nn.Module, batches: Iterable[Batch], *, num_classes: int) 
     Returns:
         Top-1 and top-5 accuracy as fractions (top-k with fewer than 5 classes), and the mean
         cross-entropy in nats.
+
+    Raises:
+        UserError: on every rank, if none has an instance.
     """
     device = next((each.device for each in network.parameters()), torch.device("cpu"))
     top1 = MulticlassAccuracy(num_classes, average="micro").to(device)
@@ -44,6 +48,10 @@ def evaluate(network: nn.Module, batches: Iterable[Batch], *, num_classes: int) 
     for each, training in modes:
         each.training = training
     loss, count = ranks.summed(torch.stack((loss, count)))
+    if not count:
+        raise UserError(
+            "there is nothing to score: no image of the set can be decoded, mend the data"
+        )
     # The metrics sum over ranks by themselves.
     return Scores(top1=float(top1.compute()), top5=float(top5.compute()), loss=float(loss / count))
 

@@ -126,12 +126,6 @@ class EpochMeters(nn.Module):
             count=count,
         )
 
-    def keep_counts_once(self) -> None:
-        """After a checkpoint, which has the counts of all ranks, was loaded by each of them."""
-        if ranks.here().rank > 0:
-            for buffer in self.buffers():
-                buffer.zero_()
-
     def counts(self) -> dict[str, Tensor]:
         """Return the buffers by name, summed over the ranks, for a checkpoint."""
         return {name: ranks.summed(buffer) for name, buffer in self.named_buffers()}

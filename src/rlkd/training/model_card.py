@@ -13,14 +13,19 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig
 
+from rlkd.data.imagenet_names import WNIDS
 from rlkd.reporting import AnyScores, Result
 from rlkd.reporting.files import write_text
+from rlkd.training import build
 from rlkd.training.loading_lines import loading_lines
 
 _MARK = "<!-- written by rlkd export -->"
 _TASKS = {"classification": "image-classification", "detection": "object-detection"}
 _METRICS = {"top1": "accuracy", "top5": "accuracy", "ap": "map"}
 """Hugging Face's names of what they have one for."""
+_LAYOUTS = ("imagenet", "folder", "parquet", "webdataset")
+"""In which ImageNet comes, and anybody's images."""
+_COCO_IDS = {*range(1, 91)} - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 
 Facts = Mapping[str, Any]
 """What is told of an exported file in the JSON beside it."""
@@ -76,9 +81,8 @@ def exported_beside(path: Path, student: str | None) -> dict[str, Facts]:
 def card(files: Mapping[str, Facts], training: Training | None) -> str:
     """Return the card's text. See `write_card`."""
     facts = next(iter(files.values()))
-    data = None if training is None else str(training.config.chosen.data)
     name = facts["architecture"]
-    title = name if data is None else f"{name}, trained on {data}"
+    title = name if training is None else f"{name}, trained on {_data(facts, training)}"
     parts = [
         f"---\n{yaml.safe_dump(_front_matter(facts, training), sort_keys=False)}---",
         _MARK,
@@ -86,7 +90,7 @@ def card(files: Mapping[str, Facts], training: Training | None) -> str:
         _introduction(facts, training),
         *([] if training is None or training.result is None else _results(training.result)),
         *([] if training is None else _training(facts, training)),
-        *_use(facts, data),
+        *_use(facts, _public(facts, training)),
         *_loading(files),
     ]
     return "\n\n".join(parts) + "\n"
@@ -104,9 +108,9 @@ def _front_matter(facts: Facts, training: Training | None) -> dict[str, Any]:
         "pipeline_tag": task,
         "tags": [task, *(["knowledge-distillation"] if _teacher(training) else []), "rlkd"],
     }
-    if training is None or training.result is None:
+    data = _public(facts, training)
+    if data is None or training is None or training.result is None:
         return front
-    data, test = str(training.config.chosen.data), training.result.test
     front["model-index"] = [
         {
             "name": architecture,
@@ -116,7 +120,7 @@ def _front_matter(facts: Facts, training: Training | None) -> dict[str, Any]:
                     "dataset": {"type": data, "name": data, "split": "test"},
                     "metrics": [
                         {"type": _METRICS.get(column, column), "name": column, "value": value}
-                        for column, value in test.figures().items()
+                        for column, value in training.result.test.figures().items()
                         if math.isfinite(value)
                     ],
                 }
@@ -158,8 +162,10 @@ def _training(facts: Facts, training: Training) -> list[str]:
     config, result = training.config, training.result
     images: Mapping[str, int] = facts.get("images", {})
     sizes = [f"{count:,} images to {what}" for what, count in images.items()]
+    if (limit := config.data.get("limit")) is not None:
+        sizes.append(f"limited to {limit:,} training images")
     told = {
-        "Data": ", ".join([str(config.chosen.data), *sizes]),
+        "Data": ", ".join([_data(facts, training), *sizes]),
         "Teacher": _teacher(training),
         "Method": f"{config.chosen.method}: {_terms(config)}",
         "Temperature": config.chosen.temperature if _teacher(training) else None,
@@ -214,8 +220,30 @@ def _shape(shape: Sequence[Any]) -> str:
     return " x ".join(map(str, shape))
 
 
+def _data(facts: Facts, training: Training) -> str:
+    classes = len(facts["class_names"]) - (facts["task"] == "detection")  # the background
+    return _public(facts, training) or f"images of one's own ({classes:,} classes)"
+
+
+def _public(facts: Facts, training: Training | None) -> str | None:
+    """Return the name of the data set; None for images of one's own, in whatever layout."""
+    if training is None:
+        return None
+    data = str(training.config.chosen.data)
+    if data in _LAYOUTS:
+        return "imagenet" if tuple(facts["class_names"]) == WNIDS else None
+    if data == "coco":
+        return data if _COCO_IDS <= {*facts["category_ids"]} <= {*range(91)} else None
+    return data
+
+
 def _teacher(training: Training | None) -> str | None:
-    return None if training is None else training.config.teacher.name
+    """Return the teacher's name; None where none is configured, or the method asks none."""
+    if training is None:
+        return None
+    config, result = training.config, training.result
+    used = build.objective(config).needs_teacher if result is None else result.teacher is not None
+    return config.teacher.name if used else None
 
 
 def _terms(config: DictConfig) -> str:

@@ -104,7 +104,6 @@ class StudentModule(L.LightningModule):
     def on_train_start(self) -> None:
         """Enter the epoch that a checkpoint stopped in the middle of."""
         if self._resume_at:
-            self.meters.keep_counts_once()
             self.enter_epoch(self.current_epoch, start=self._resume_at)
             self._resume_at = 0
 
@@ -140,6 +139,10 @@ class StudentModule(L.LightningModule):
         """Take up where the run stood."""
         self._resume_at = checkpoint["rlkd"]["batches_done"]
         self.history = checkpoint["rlkd"]["history"]
+        if ranks.here().rank > 0:  # rank 0 alone goes on with what all had counted
+            for name, value in checkpoint["state_dict"].items():
+                if name.startswith("meters.") and isinstance(value, Tensor):
+                    value.zero_()
 
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int

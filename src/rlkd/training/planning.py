@@ -8,8 +8,10 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.console import Console
 
+from rlkd import ranks
 from rlkd.errors import UserError
 from rlkd.training.compose import LAUNCHER, choice, configure, configure_launcher, sweep
+from rlkd.training.launch import Launch
 from rlkd.training.options import read_options
 from rlkd.training.run import run
 from rlkd.training.stopping import Interrupted
@@ -97,6 +99,19 @@ def plan(overrides: Iterable[str]) -> list[Planned]:
     return planned
 
 
+def require_one_process() -> None:
+    """Refuse to be started by torchrun or srun: what does many runs starts them itself.
+
+    Raises:
+        UserError: if it was.
+    """
+    if Launch.found().environment is not None:
+        raise UserError(
+            "several runs are started by one process: start it without torchrun or srun, and give "
+            "each run its ranks by launcher=submitit_slurm launcher.tasks_per_node=8, say"
+        )
+
+
 def attempt(config: DictConfig, console: Console) -> Exception | None:
     """Do a run, and return why it failed, out of memory too; None where it did not.
 
@@ -108,6 +123,8 @@ def attempt(config: DictConfig, console: Console) -> Exception | None:
     except Interrupted:
         raise
     except Exception as error:  # one run's failure is no other's
+        if ranks.here().world > 1:
+            raise  # but other ranks may still be in this one
         return error
     return None
 

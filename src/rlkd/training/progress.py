@@ -180,7 +180,9 @@ class ShowProgress(L.Callback):
             TextColumn("{task.fields[figures]}"),
             console=self.console,
         )
-        total = int(trainer.num_training_batches) * (trainer.max_epochs or 1)
+        assert isinstance(pl_module, StudentModule)
+        steps = int(trainer.num_training_batches) // pl_module.passes
+        total = steps * (trainer.max_epochs or 1)
         self._task = self._progress.add_task("training", total=total, figures="")
         self._progress.update(self._task, completed=trainer.global_step)
         self._progress.start()
@@ -194,16 +196,19 @@ class ShowProgress(L.Callback):
         batch_idx: int,
     ) -> None:
         """Move the bar; read figures when they are due."""
-        if trainer.global_step % self.every_steps:
-            return
         assert isinstance(pl_module, StudentModule)
+        if (batch_idx + 1) % pl_module.passes or trainer.global_step % self.every_steps:
+            return
         check_finite(pl_module, self.folder)
+        figures = ""
+        if self._progress is not None or ranks.here().world > 1:  # all ranks read together
+            figures = self._figures(pl_module.meters.read())
         if self._progress is not None:
             self._progress.update(
                 self._task,
                 completed=trainer.global_step,
                 description=f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}",
-                figures=self._figures(pl_module.meters.read()),
+                figures=figures,
             )
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

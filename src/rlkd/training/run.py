@@ -11,8 +11,10 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from rlkd import models, ranks
+from rlkd.data.seeding import generator_of
 from rlkd.reporting import (
     AnyScores,
+    PolicyMap,
     Result,
     hardware,
     read_run,
@@ -64,7 +66,7 @@ def run(config: DictConfig, *, console: Console) -> Result:
     began = time.perf_counter()
     options = build.trainer_options(config)
     launch = Launch.found()
-    launch.join(options.device)
+    launch.join(options.device)  # before the ranks have met, nothing is lost
     try:
         return _run(config, options, launch, console, began=began)
     except RuntimeError as error:
@@ -84,7 +86,7 @@ def _run(
     console = console if first else Console(quiet=True)
     settings = as_yaml(config)
     folder = RunFolder(Path(config.output))
-    if folder.result.is_file() and folder.report.is_file():
+    if ranks.first_alone(lambda: folder.result.is_file() and folder.report.is_file()):
         folder.claim(settings)
         console.print(f"{folder.path} is complete already", soft_wrap=True)
         return Result.read(folder.result)
@@ -114,6 +116,8 @@ def _run(
     if taught_by is not None:
         console.print(f"teacher: {taught_by.summary} on the test split", soft_wrap=True)
     callbacks: list[L.Callback] = [_ShareStatistics(), clock, log, show, WriteMetrics(folder), keep]
+    if ranks.here().rank > 0:  # dropout's draws are each rank's own
+        torch.manual_seed(generator_of(config.seed, ranks.here().rank).initial_seed())
     with quiet_lightning(), keep.signals.listening():
         _trainer(folder, options, launch, callbacks).fit(
             module, clock.timed(module.batches), ckpt_path=resumed, weights_only=True
@@ -133,7 +137,9 @@ def _run(
         versions=versions(),
         config_sha256=config_sha256(settings),
     )
-    _write(folder, prepared, result)
+    # A trainer leaves the module on the CPU, where ranks with GPUs have nothing to meet by.
+    policy = module.meters.to(options.device).read_policy()
+    ranks.first_alone(lambda: _write(folder, prepared, result, policy))
     for line in prepared.remarks():
         tell(line)
     return result
@@ -206,11 +212,10 @@ def _trainer(
     )
 
 
-def _write(folder: RunFolder, prepared: Prepared, result: Result) -> None:
+def _write(
+    folder: RunFolder, prepared: Prepared, result: Result, policy: PolicyMap | None
+) -> None:
     module = prepared.module
-    policy = module.meters.read_policy()
-    if ranks.here().rank > 0:
-        return
     models.save_weights(module.student, folder.student)
     write_metrics(folder.metrics, module.history)
     if policy is not None:

@@ -11,6 +11,7 @@ from torch.distributed.nn.functional import (
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
 from rlkd import ranks
+from rlkd.errors import UserError
 
 
 class _CpuSyncBatchNorm(_BatchNorm):
@@ -56,24 +57,54 @@ class _CpuSyncBatchNorm(_BatchNorm):
         self.running_var.lerp_(unbiased.to(self.running_var), share)
 
 
+class _ThenActivated(nn.Module):
+    """What timm's norms do besides: dropping, and the activation."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise, drop and activate."""
+        return self.act(self.drop(super().forward(input)))
+
+
+class _CpuSyncBatchNormAct(_ThenActivated, _CpuSyncBatchNorm):
+    pass
+
+
+class _SyncBatchNormAct(_ThenActivated, nn.SyncBatchNorm):
+    pass
+
+
 def synchronised(network: nn.Module, device: torch.device) -> nn.Module:
     """Return a network whose batch norms see all ranks' rows; names and weights stay.
 
     Args:
         network: is changed; where it is itself a batch norm, what is returned stands for it.
         device: that it will train on: `torch.nn.SyncBatchNorm` serves on a GPU.
+
+    Raises:
+        UserError: if it has a norm of a kind of its own.
     """
-    if device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    on_gpu = device.type == "cuda"
     for parent in list(network.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, _BatchNorm):
-                setattr(parent, name, _converted(child))
-    return _converted(network) if isinstance(network, _BatchNorm) else network
+                setattr(parent, name, _converted(child, on_gpu=on_gpu))
+    return _converted(network, on_gpu=on_gpu) if isinstance(network, _BatchNorm) else network
 
 
-def _converted(norm: _BatchNorm) -> _CpuSyncBatchNorm:
-    made = _CpuSyncBatchNorm(
+def _converted(norm: _BatchNorm, *, on_gpu: bool) -> _BatchNorm:
+    parts = dict(norm.named_children())
+    if type(norm).forward is not _BatchNorm.forward and parts.keys() != {"drop", "act"}:
+        raise UserError(
+            f"trainer.sync_batch_norm=true does not know what {type(norm).__name__} does: give "
+            "the student plain batch norms, or leave it at false"
+        )
+    kind = nn.SyncBatchNorm if on_gpu else _CpuSyncBatchNorm
+    if parts:
+        kind = _SyncBatchNormAct if on_gpu else _CpuSyncBatchNormAct
+    made = kind(
         norm.num_features,
         eps=norm.eps,
         momentum=norm.momentum,
@@ -81,9 +112,8 @@ def _converted(norm: _BatchNorm) -> _CpuSyncBatchNorm:
         track_running_stats=norm.track_running_stats,
     )
     # The very tensors, so that an optimiser or a tie that knows them still does.
-    for name in ("weight", "bias"):
-        setattr(made, name, getattr(norm, name))
-    for name in ("running_mean", "running_var", "num_batches_tracked"):
+    tensors = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    for name in (*tensors, *parts):
         setattr(made, name, getattr(norm, name))
     made.training = norm.training
     return made
