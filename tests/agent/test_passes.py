@@ -63,7 +63,7 @@ def test_a_reward_counts_the_passes_of_both_batches(monkeypatch: pytest.MonkeyPa
 def test_measuring_the_batch_again_is_refused_for_several_passes() -> None:
     agent = make_agent(reward_source="same_batch")
     agent.share_update(1)
-    with pytest.raises(UserError, match="of the 2 passes.*choose next_batch or probe"):
+    with pytest.raises(UserError, match=r"of the 2 passes.*choose next_batch or probe"):
         agent.share_update(2)
 
 

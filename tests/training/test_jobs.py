@@ -1,20 +1,15 @@
-"""Runs as jobs: submitit's local executor for real, SLURM's by what it would be given."""
+"""Runs as jobs of this machine, and what a job does when it is stopped."""
 
-import io
-import json
 import os
-import pickle
 import re
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from rich.console import Console
-from tests.training.refusal import Refuse, assert_told
+from tests.training.job_runs import grid, launcher
+from tests.training.refusal import assert_told
 from tests.training.runs import silent, tiny
 
 from rlkd.cli import main
@@ -23,39 +18,12 @@ from rlkd.reporting import Result
 from rlkd.training import jobs
 from rlkd.training.compose import as_yaml, options
 from rlkd.training.jobs import RunCells, make_executor
-from rlkd.training.planning import LauncherOptions, launcher_and_others, plan
+from rlkd.training.planning import launcher_and_others, plan
 from rlkd.training.run_folder import RunFolder
 from rlkd.training.stopping import Interrupted
 
 pytestmark = pytest.mark.usefixtures("plainly")
 submitit = pytest.importorskip("submitit")
-
-Programs = Callable[..., None]
-
-
-@pytest.fixture
-def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Programs:
-    """Put programs of a SLURM cluster into the path, each a script of Python."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-
-    def add(**scripts: str) -> None:
-        for name, script in scripts.items():
-            path = folder / name
-            path.write_text(f"#!{sys.executable}\n{script}\n")
-            path.chmod(0o755)
-
-    return add
-
-
-def grid(teacher: Path, output: Path, *more: str) -> list[str]:
-    kept = [each for each in tiny(teacher, output) if not each.startswith(("temperature", "seed"))]
-    return [*kept, *more]
-
-
-def launcher(*overrides: str) -> LauncherOptions:
-    return launcher_and_others(overrides)[0]
 
 
 def test_every_launcher_composes_and_is_no_part_of_a_run() -> None:
@@ -143,138 +111,6 @@ def test_a_job_of_this_machine_sees_no_other_gpus_than_its_shell(
     assert found == [""]
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     assert jobs._own_gpus(here) is None
-
-
-def test_slurm_is_given_what_the_settings_say(tmp_path: Path, programs: Programs) -> None:
-    programs(srun="")
-    chosen = launcher(
-        "launcher=submitit_slurm",
-        "launcher.partition=gpu",
-        "launcher.account=lab",
-        "launcher.timeout_min=90",
-        "launcher.nodes=2",
-        "launcher.tasks_per_node=4",
-        "launcher.gpus_per_node=4",
-        "launcher.mem_gb=64",
-        "launcher.array_parallelism=3",
-        "launcher.setup=[module load cuda]",
-        "launcher.additional={constraint: a100}",
-    )
-    executor = make_executor(chosen, tmp_path / "jobs")._executor
-    executor.parameters["map_count"] = 6
-    text = executor._make_submission_file_text("THE JOB", "an id")
-    lines = text.splitlines()
-    for expected in (
-        "#SBATCH --partition=gpu",
-        "#SBATCH --account=lab",
-        "#SBATCH --time=90",
-        "#SBATCH --nodes=2",
-        "#SBATCH --ntasks-per-node=4",
-        "#SBATCH --gpus-per-node=4",
-        "#SBATCH --cpus-per-task=8",
-        "#SBATCH --mem=64GB",
-        "#SBATCH --array=0-5%3",
-        "#SBATCH --constraint=a100",
-        "#SBATCH --signal=USR1@120",
-        "export SUBMITIT_PREEMPT_SIGNAL=USR1",
-        "module load cuda",
-    ):
-        assert expected in lines, text
-    assert lines[-1].startswith("srun ")
-    assert lines[-1].endswith("THE JOB")
-
-
-def test_where_there_is_no_slurm_it_is_told(
-    teacher_file: Path, tmp_path: Path, refuse: Refuse, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    swept = grid(teacher_file, tmp_path / "out", "seed=0,1")
-    told = refuse("distill", "-m", *swept, "launcher=submitit_slurm")
-    assert_told(told, "launcher.cluster=slurm takes no jobs here: .*srun.*launcher=local")
-    monkeypatch.setitem(sys.modules, "submitit", None)
-    told = refuse("distill", "-m", *swept, "launcher=submitit_slurm")
-    assert_told(told, r"needs submitit .*: pip install 'rlkd\[slurm\]'")
-
-
-def test_jobs_that_slurm_still_has_are_waited_for_and_not_submitted_again(
-    tmp_path: Path, programs: Programs
-) -> None:
-    states = {"7_0": "RUNNING", "7_1": "FAILED", "7_2": "PREEMPTED", "7_3": "COMPLETED"}
-    table = "".join(f"\\n{name}|{state}" for name, state in states.items())
-    programs(sacct=f"print('JobID|State{table}')", srun="")
-    kept = tmp_path / "jobs.json"
-    kept.write_text(json.dumps({each: [f"of {each}"] for each in (*states, "8")}))
-    chosen = launcher("launcher=submitit_slurm")
-
-    def still() -> dict[str, list[str]]:
-        return {each.job.job_id: each.names for each in jobs._still_queued(chosen, tmp_path)}
-
-    going_on = {"7_0": ["of 7_0"], "7_2": ["of 7_2"]}
-    assert still() == {**going_on, "8": ["of 8"]}  # 8 is too young for the accounting
-    os.utime(kept, (0, time.time() - 3600))
-    assert still() == going_on
-    assert jobs._still_queued(launcher("launcher=submitit_local"), tmp_path) == []
-
-
-def test_a_sweep_that_changes_keeps_the_jobs_of_the_earlier_one(
-    teacher_file: Path, tmp_path: Path, programs: Programs, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(submitit.SlurmJob, "_results_timeout_s", 0)
-    folder = tmp_path / "jobs"
-    folder.mkdir()
-    planned = plan(grid(teacher_file, tmp_path / "out", "seed=0,1,2,3"))
-    names = [each.path.name for each in planned]
-    # 20 has done a run that nobody asks for any more; 21 has broken; 22 was killed; 23 is not ours
-    before = {"20": ["old", names[0]], "21": [names[1]], "22": [names[2]], "23": ["other"]}
-    (folder / "jobs.json").write_text(json.dumps(before))
-
-    def leave(job: str, outcome: tuple[str, object]) -> None:
-        (folder / f"{job}_0_result.pkl").write_bytes(pickle.dumps(outcome))
-
-    leave("20", ("success", ["of the old", None]))
-    leave("21", ("error", "Traceback (most recent call last):\n  somewhere\nValueError: no\n"))
-    (folder / "22_0_log.out").write_text("epoch 1\nslurmstepd: error: oom_kill event\n\n")
-    done = {"20": "RUNNING", "21": "RUNNING", "22": "OUT_OF_MEMORY", "23": "RUNNING"}
-    first = tmp_path / "asked"
-    programs(
-        srun="",
-        # 22 ends when 24 is submitted
-        sacct=f"import pathlib\nasked = pathlib.Path({str(first)!r}).exists()\nprint('JobID|State')\n"
-        f"for name, state in {done!r}.items():\n"
-        "    print(name, state if asked else 'RUNNING', sep='|')",
-        sbatch="import pathlib, pickle\n"
-        f"pathlib.Path({str(first)!r}).touch()\n"
-        f"folder = pathlib.Path({str(folder)!r})\n"
-        "(folder / '24_0_result.pkl').write_bytes(pickle.dumps(('success', [None])))\n"
-        "print('Submitted batch job 24')",
-    )
-    said = io.StringIO()
-    console = Console(file=said, width=1000)
-    outcomes = dict(jobs.in_jobs(planned, launcher("launcher=submitit_slurm"), folder, console))
-    assert json.loads((folder / "jobs.json").read_text()) == {**before, "24": [names[3]]}
-    log = str(folder / "{}_0_log.out")
-    assert outcomes == {
-        0: None,
-        1: f"ValueError: no (log: {log.format(21)})",
-        2: f"OUT_OF_MEMORY: slurmstepd: error: oom_kill event (log: {log.format(22)})",
-        3: None,
-    }
-    told = said.getvalue()
-    assert "jobs that go on: 20, 21, 22\n" in told
-    assert "jobs to submit: 1," in told
-
-
-def test_what_sbatch_refuses_is_told_in_its_words(
-    teacher_file: Path, tmp_path: Path, programs: Programs, capsys: pytest.CaptureFixture[str]
-) -> None:
-    said = "sbatch: error: Batch job submission failed:\\nInvalid account"
-    programs(srun="", sbatch=f"import sys; sys.exit('{said}')")
-    planned = plan(grid(teacher_file, tmp_path / "out", "seed=0,1"))
-    chosen = launcher("launcher=submitit_slurm")
-    with pytest.raises(UserError) as refused:
-        list(jobs.in_jobs(planned, chosen, tmp_path / "jobs", silent()))
-    assert_told(str(refused.value), "^launcher.cluster=slurm .*: Invalid account; correct launcher")
-    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

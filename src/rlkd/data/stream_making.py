@@ -208,12 +208,21 @@ def _watched(batches: Iterable[Made | UserError]) -> Iterator[Made | UserError]:
     try:
         yield from batches
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise UserError(
-            "a process that decodes images ended: give it more (shared) memory, such as by docker "
-            "--shm-size, or lower data.workers or data.prefetch"
-        ) from error
+        told = dead_worker(error)
+        raise error if told is None else told from error
+
+
+def dead_worker(error: BaseException) -> UserError | None:
+    """Return what to tell of torch's word that a worker died; None for any other error.
+
+    It may come while a batch is waited for, or at any other moment of the main thread.
+    """
+    if not isinstance(error, RuntimeError) or "DataLoader worker" not in str(error):
+        return None
+    return UserError(
+        "a process that decodes images ended: give it more (shared) memory, such as by docker "
+        "--shm-size, or lower data.workers or data.prefetch"
+    )
 
 
 def _cores() -> int:

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from rlkd import models, ranks
 from rlkd.data.seeding import generator_of
+from rlkd.data.stream_making import dead_worker
 from rlkd.reporting import (
     AnyScores,
     PolicyMap,
@@ -70,7 +71,7 @@ def run(config: DictConfig, *, console: Console) -> Result:
     try:
         return _run(config, options, launch, console, began=began)
     except RuntimeError as error:
-        told = lost(error) or uncompiled(error)
+        told = lost(error) or uncompiled(error) or dead_worker(error)
         raise error if told is None else told from error
 
 
