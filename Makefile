@@ -4,13 +4,16 @@ BIN := .venv/bin
 DATA := $(wildcard ../shared/data)
 export RLKD_DATA ?= $(if $(DATA),$(abspath $(DATA)))
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-long lint clean
 
 demo: .venv/installed
 	$(BIN)/rlkd demo
 
 test: .venv/installed
-	$(BIN)/pytest -q -n 2 -m "not slow and not gpu"
+	$(BIN)/pytest -q -n 2 -m "not slow and not long and not gpu"
+
+test-long: .venv/installed
+	$(BIN)/pytest -q -n 2 --dist loadgroup -m "long and not slow and not gpu"
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .

@@ -16,7 +16,7 @@ from rlkd.training.options import TrainerOptions
 from rlkd.training.run import distill
 from rlkd.training.run_folder import RunFolder
 
-pytestmark = pytest.mark.usefixtures("plainly")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("plainly")]
 
 
 @pytest.fixture

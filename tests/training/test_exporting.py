@@ -124,7 +124,7 @@ def test_weights_come_with_what_their_user_has_to_know(
     }
 
 
-@pytest.mark.slow  # the lines of the card, in test_model_card.py, do it too
+@pytest.mark.long
 @onnx_is_here
 def test_exported_students_run_without_rlkd(run: RunFolder, tmp_path: Path) -> None:
     files = {"torch_export": tmp_path / "student.pt2", "onnx": tmp_path / "student.onnx"}

@@ -79,6 +79,7 @@ def meet(rank: int, folder: Path, answers: "multiprocessing.Queue[object]") -> N
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.long
 def test_two_ranks_stop_alike_and_keep_a_generator_each(tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")  # one for all tests
     context.set_forkserver_preload(PRELOADED)

@@ -84,6 +84,7 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
 }
 
 
+@pytest.mark.long
 def test_a_run_is_the_same_with_workers_and_without(tmp_path: Path, teacher: Path) -> None:
     root = write_folder(tmp_path / "data")
     runs = [

@@ -54,6 +54,7 @@ def test_a_launcher_that_makes_no_sense_is_refused(overrides: list[str], told: s
         launcher(*overrides)
 
 
+@pytest.mark.long
 def test_a_job_of_this_machine_does_two_runs_and_one_that_fails_is_told_with_its_log(
     teacher_file: Path,
     tmp_path: Path,
@@ -91,6 +92,7 @@ def test_a_job_of_this_machine_does_two_runs_and_one_that_fails_is_told_with_its
     assert RunFolder(first.path).student.stat().st_mtime_ns == written
 
 
+@pytest.mark.long
 def test_a_job_of_this_machine_sees_no_other_gpus_than_its_shell(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

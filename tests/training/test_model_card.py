@@ -121,6 +121,7 @@ def test_a_card_says_what_the_run_says(run: RunFolder, tmp_path: Path) -> None:
         assert told in text, text
 
 
+@pytest.mark.long
 @needs_export
 def test_the_cards_own_lines_load_each_file_without_rlkd(run: RunFolder, tmp_path: Path) -> None:
     for name, file in (("torch_export", "a.pt2"), ("onnx", "b.onnx")):

@@ -22,6 +22,8 @@ from rlkd.training.launch import Launch, lost
 from rlkd.training.sync_norm import synchronised
 
 Ranks = list[dict[str, Any]]
+# In one process of the tests, so that the two ranks run once.
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("ranks")]
 
 
 @pytest.fixture(scope="module")

@@ -122,6 +122,18 @@ def test_a_second_signal_stops_at_once(
     assert_given_back(handlers)
 
 
+def test_a_schedulers_notice_after_a_signal_does_not_stop_at_once(
+    during: Callable[[During], None], handlers: object, teacher_file: Path, tmp_path: Path
+) -> None:
+    config = tiny_config(teacher_file, tmp_path / "run", *SOURCES["constant"])
+    during(send_at(5, signal.SIGTERM, signal.SIGUSR1))
+    with pytest.raises(Interrupted) as stopped:
+        running.run(config, console=silent())
+    assert stopped.value.exit_code == 143
+    assert RunFolder(tmp_path / "run").checkpoints.place(5).is_file()
+    assert_given_back(handlers)
+
+
 def test_a_run_that_stops_at_once_before_its_first_checkpoint_says_so(
     during: Callable[[During], None], teacher_file: Path, tmp_path: Path
 ) -> None:

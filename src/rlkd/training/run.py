@@ -213,9 +213,7 @@ def _trainer(
     )
 
 
-def _write(
-    folder: RunFolder, prepared: Prepared, result: Result, policy: PolicyMap | None
-) -> None:
+def _write(folder: RunFolder, prepared: Prepared, result: Result, policy: PolicyMap | None) -> None:
     module = prepared.module
     models.save_weights(module.student, folder.student)
     write_metrics(folder.metrics, module.history)

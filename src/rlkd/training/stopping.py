@@ -32,7 +32,7 @@ class Interrupted(Exception):  # noqa: N818  an order, not an error
 
 
 class StopSignals:
-    """Notes the first signal that asks to stop; a second one stops at once.
+    """Notes the first signal that asks to stop; a second one stops at once, but for SIGUSR1.
 
     Args:
         resumption: says where the run goes on if it stops now.
@@ -71,6 +71,8 @@ class StopSignals:
         now = monotonic()
         if self.asked is None:
             self.asked, self._asked_at = signal.Signals(number), now
+        elif number == signal.SIGUSR1:
+            return  # a scheduler's notice, which asks for what was asked for already
         elif ranks.here().world == 1 or now - self._asked_at > _FORWARDED:
             # Lightning turns a KeyboardInterrupt into an exit with code 1.
             raise Interrupted(self.asked, self._resumption())
