@@ -87,14 +87,13 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
 @pytest.mark.long
 def test_a_run_is_the_same_with_workers_and_without(tmp_path: Path, teacher: Path) -> None:
     root = write_folder(tmp_path / "data")
-    runs = [
-        distilled(
-            "imagenet", root, teacher, tmp_path / f"run{count}", f"data.workers={count}", *LEARNING
-        )
-        for count in (0, 2)
-    ]
+
+    runs: list[RunFolder] = []
+    for count in (0, 2):
+        words = (f"data.workers={count}", *LEARNING)
+        runs.append(distilled("imagenet", root, teacher, tmp_path / f"run{count}", *words))
     one, other = (load_file(run.student) for run in runs)
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert all(torch.equal(each, other[name]) for name, each in one.items())
     assert runs[0].policy.read_text() == runs[1].policy.read_text()
     assert json.loads((runs[0].path / "class_names.json").read_text()) == list(CLASSES)
     assert not (runs[0].path / "unreadable.json").exists()
