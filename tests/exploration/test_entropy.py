@@ -139,3 +139,10 @@ def test_the_record_is_part_of_a_checkpoint() -> None:
     other.load_state_dict(record.state_dict())
     assert torch.equal(other.entropy, record.entropy)
     assert other.entropy.abs().sum() > 0
+
+
+def test_entropies_are_float32_in_mixed_precision_too() -> None:
+    logits = torch.randn(4, 7, generator=torch.Generator().manual_seed(0))
+    expected = predictive_entropy(logits)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(predictive_entropy(logits), expected)

@@ -17,8 +17,9 @@ def predictive_entropy(logits: Float[Tensor, "batch classes"]) -> Float[Tensor, 
 
     From 0 (certain) to log k (knows nothing of k classes); a probability of 0 contributes 0.
     """
-    log_p = torch.log_softmax(logits.float(), dim=1)
-    return -torch.linalg.vecdot(log_p.exp(), log_p)
+    with torch.autocast(logits.device.type, enabled=False):  # which would round the products
+        log_p = torch.log_softmax(logits.float(), dim=1)
+        return -torch.linalg.vecdot(log_p.exp(), log_p)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
