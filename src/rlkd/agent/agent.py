@@ -261,8 +261,9 @@ class TemperatureAgent(TemperatureSource):
         performance, unpaid = mean_score(self._tally), self._unpaid
         self._unpaid = self._tally = None
         self._window.performance_before = performance
-        pays = self.reward.after_from_batch and unpaid is not None
-        return (unpaid, performance) if pays and unpaid is not None else None
+        if unpaid is None or not self.reward.after_from_batch:
+            return None
+        return unpaid, performance
 
     def _act(
         self, state: Float[Tensor, "batch 3"], learn_from: Bool[Tensor, " batch"] | None

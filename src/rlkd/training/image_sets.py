@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -93,39 +94,23 @@ def train_loader(
 
     A last batch that would have one image a rank and pass is left out.
     """
-    part, passes, images, dataset = ranks.here(), options.accumulate, sets.train, sets.dataset
-    drop_last = leaves_one(len(images), options.batch_size, part.world * passes)
+    part, images, dataset = ranks.here(), sets.train, sets.dataset
+    shared: dict[str, Any] = {
+        "batch_size": options.batch_size,
+        "mean": dataset.mean,
+        "std": dataset.std,
+        "shuffle": True,
+        "seed": seed,
+        "drop_last": leaves_one(len(images), options.batch_size, part.world * options.accumulate),
+        "strong_view": strong_view,
+        "memory_format": options.memory_format,
+        "device": options.device,
+        "part": part,
+        "passes": options.accumulate,
+    }
     if not isinstance(images, ImageSet):
-        return StreamLoader(
-            images,
-            batch_size=options.batch_size,
-            mean=dataset.mean,
-            std=dataset.std,
-            shuffle=True,
-            seed=seed,
-            drop_last=drop_last,
-            strong_view=strong_view,
-            memory_format=options.memory_format,
-            device=options.device,
-            part=part,
-            passes=passes,
-        )
-    return MemoryLoader(
-        images,
-        batch_size=options.batch_size,
-        mean=dataset.mean,
-        std=dataset.std,
-        shuffle=True,
-        seed=seed,
-        crop_padding=dataset.crop_padding,
-        flip=dataset.flip,
-        drop_last=drop_last,
-        strong_view=strong_view,
-        memory_format=options.memory_format,
-        device=options.device,
-        part=part,
-        passes=passes,
-    )
+        return StreamLoader(images, **shared)
+    return MemoryLoader(images, crop_padding=dataset.crop_padding, flip=dataset.flip, **shared)
 
 
 def plain_loader(
