@@ -43,6 +43,7 @@ class StopSignals:
         """The first signal that came."""
         self._resumption = resumption
         self._asked_at = 0.0
+        self._at_once: Interrupted | None = None
         self._listening = False
 
     @contextmanager
@@ -56,6 +57,10 @@ class StopSignals:
         self.answer()
         try:
             yield
+        except BaseException as error:
+            if self._at_once is None or error is self._at_once:
+                raise
+            raise self._at_once from error  # what it was raised in may have made another of it
         finally:
             self._listening = False
             for each, handler in before.items():
@@ -75,4 +80,5 @@ class StopSignals:
             return  # a scheduler's notice, which asks for what was asked for already
         elif ranks.here().world == 1 or now - self._asked_at > _FORWARDED:
             # Lightning turns a KeyboardInterrupt into an exit with code 1.
-            raise Interrupted(self.asked, self._resumption())
+            self._at_once = Interrupted(self.asked, self._resumption())
+            raise self._at_once
