@@ -117,6 +117,7 @@ def test_the_plain_loop_runs_and_its_agent_learns(capsys: pytest.CaptureFixture[
     assert updates_told(capsys.readouterr().out) > 0
 
 
+@pytest.mark.long
 def test_dkd_runs_in_a_plain_loop_and_leaves_a_plain_student(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -127,6 +128,7 @@ def test_dkd_runs_in_a_plain_loop_and_leaves_a_plain_student(
     torch.testing.assert_close(found, student(image))
 
 
+@pytest.mark.long
 def test_a_lightning_module_of_ones_own_distils_and_leaves_a_plain_student(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -138,6 +140,7 @@ def test_a_lightning_module_of_ones_own_distils_and_leaves_a_plain_student(
     torch.testing.assert_close(found, model(image))
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true but no accelerator")
 def test_a_hugging_face_trainer_distils_and_leaves_a_plain_student(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -151,6 +154,7 @@ def test_a_hugging_face_trainer_distils_and_leaves_a_plain_student(
     torch.testing.assert_close(found, student.eval()(input_ids=words).logits)
 
 
+@pytest.mark.long
 def test_an_image_folder_of_ones_own_leaves_a_student_that_timm_loads(tmp_path: Path) -> None:
     pytest.importorskip("timm", reason="timm is not installed")
     result = load("image_folder").main(output=tmp_path, epochs=2)

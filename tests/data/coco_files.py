@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from rlkd.data.coco import CocoSet, read_coco
+from rlkd.data.coco import read_coco
+from rlkd.data.coco_set import CocoSet
 
 CONTENT: dict[str, Any] = {
     "images": [

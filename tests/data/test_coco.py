@@ -15,7 +15,8 @@ from tests.data.coco_files import content, noise, read, write
 from torchvision.transforms.functional import pil_to_tensor
 
 import rlkd.configs
-from rlkd.data.coco import CocoSet, DetectionSets, coco, read_coco
+from rlkd.data.coco import DetectionSets, coco, read_coco
+from rlkd.data.coco_set import CocoSet
 from rlkd.errors import UserError
 
 
@@ -215,9 +216,9 @@ def test_two_sets_of_different_categories_are_refused(tmp_path: Path) -> None:
     given["categories"].append({"id": 11, "name": "k"})
     train, test = read(tmp_path), read(tmp_path, given)
     with pytest.raises(UserError, match="category k with the id 11 is in the test annotations but"):
-        DetectionSets(train, test)
+        _ = DetectionSets(train, test).train
     with pytest.raises(UserError, match="category k with the id 11 is in the training annotations"):
-        DetectionSets(test, train)
+        _ = DetectionSets(test, train).train
     assert DetectionSets(train, train).num_classes == 4
     assert DetectionSets(train, train).class_names == ("b", "d", "i")
 
@@ -237,7 +238,8 @@ def test_a_set_of_ones_own_needs_its_root_alone_or_with_its_paths(tmp_path: Path
     assert (len(sets.train), len(sets.test), sets.num_classes) == (3, 3, 4)
     shutil.move(tmp_path / "train2017", tmp_path / "mine")
     with pytest.raises(UserError, match=r"has no train2017: mend .*or give data\.train_images=PA"):
-        coco(tmp_path)
+        _ = coco(tmp_path).train
+    assert len(coco(tmp_path).test) == 3  # what only scores needs no training images
     assert len(coco(tmp_path, train_images="mine").train) == 3
     with pytest.raises(UserError, match=r"no folder .*/nowhere: mend data\.root"):
         coco(tmp_path / "nowhere")

@@ -6,9 +6,10 @@ import pytest
 import torch
 from tests.data.coco_files import noise, read
 
-from rlkd.data.coco import CocoSet, coco
+from rlkd.data.coco import coco
 from rlkd.data.coco_checks import AnnotationTable, ImageTable
 from rlkd.data.coco_images import MemoryImages
+from rlkd.data.coco_set import CocoSet
 from rlkd.data.detection_loader import DetectionLoader, mirrored
 from rlkd.errors import UserError
 from rlkd.types import Boxes, DetectionBatch

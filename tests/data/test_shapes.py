@@ -10,7 +10,8 @@ from torchvision.ops import box_iou
 
 import rlkd.configs
 from rlkd.data import shapes as generator
-from rlkd.data.coco import CocoSet, DetectionSets, coco
+from rlkd.data.coco import DetectionSets, coco
+from rlkd.data.coco_set import CocoSet
 from rlkd.data.shapes import CLASS_NAMES, shapes, write_shapes
 from rlkd.errors import UserError
 

@@ -137,6 +137,7 @@ def test_a_copy_is_a_teacher_of_its_own(
     assert not other.train().network.training
 
 
+@pytest.mark.long
 def test_fusing_folds_batch_norms_and_keeps_the_logits() -> None:
     program = """
 import torch

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN
 
-from rlkd.data.coco import CocoSet
+from rlkd.data.coco_set import CocoSet
 from rlkd.data.detection_loader import DetectionLoader
 from rlkd.data.shapes import shapes
 from rlkd.models import create_detector

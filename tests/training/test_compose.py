@@ -1,6 +1,7 @@
 """From overrides to a configuration, and what the packaged numbers come to."""
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -157,6 +158,12 @@ def test_a_choice_that_does_not_build_is_refused_by_validation() -> None:
         validation.validate(["temperature.max_temperature=0"])
     with pytest.raises(UserError, match="scheduler does not build"):
         validation.validate(["scheduler.gamma=abc"])
+
+
+@pytest.mark.parametrize("given", ["experiment=null", "method=null", "method=[kd,dkd]"])
+def test_what_is_no_name_of_a_choice_is_refused_in_the_users_words(given: str) -> None:
+    with pytest.raises(UserError, match=rf"^{re.escape(given)}: one of "):
+        configure([given])
 
 
 def test_a_folder_of_ones_own_groups_is_searched_and_may_not_shadow(tmp_path: Path) -> None:

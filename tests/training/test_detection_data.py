@@ -10,9 +10,9 @@ import torch
 from tests.training.detection_parts import make_detector
 from tests.training.detection_runs import tiny_detection, without_shapes, write_own
 
-from rlkd.data.coco import CocoSet
 from rlkd.data.coco_checks import AnnotationTable, ImageTable
 from rlkd.data.coco_images import MemoryImages
+from rlkd.data.coco_set import CocoSet
 from rlkd.errors import UserError
 from rlkd.training import build
 from rlkd.training.compose import configure

@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from rlkd.data.coco import CocoSet, read_coco
+from rlkd.data.coco import read_coco
+from rlkd.data.coco_set import CocoSet
 from rlkd.errors import UserError
 from rlkd.training.detection_measure import (
     Detection,

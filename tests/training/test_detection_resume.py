@@ -19,7 +19,7 @@ from rlkd.training import run as running
 from rlkd.training.compose import configure
 from rlkd.training.run_folder import RunFolder
 
-pytestmark = pytest.mark.usefixtures("plainly")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("plainly")]
 
 MIMIC = (
     "+method.terms.mimic._target_=rlkd.losses.Term",
@@ -118,7 +118,6 @@ def test_these_runs_draw_learn_explore_and_imitate(
     assert len(set(ends.values())) == len(ends)
 
 
-@pytest.mark.slow
 def test_a_run_killed_within_an_epoch_ends_in_the_weights_of_one_that_was_not(
     detector_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

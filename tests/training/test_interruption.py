@@ -16,6 +16,8 @@ from tests.training.runs import SOURCES, command, metrics_but_time, tiny
 
 from rlkd.training.run_folder import RunFolder
 
+pytestmark = pytest.mark.long
+
 PATIENCE = 60.0
 """Seconds until a process counts as stuck."""
 PRELOADED = ["rlkd.cli", "rlkd.training.verbs", "sklearn.datasets", "torch.utils.tensorboard"]

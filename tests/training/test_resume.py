@@ -38,7 +38,7 @@ def put_back(folder: RunFolder, archive: Path, step: int) -> None:
     (store.folder / "SHA256SUMS").write_text(f"{sha256}  step-{step}.ckpt\n")
 
 
-pytestmark = pytest.mark.usefixtures("plainly")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("plainly")]
 
 
 def weights(folder: RunFolder) -> dict[str, torch.Tensor]:

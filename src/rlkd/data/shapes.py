@@ -14,9 +14,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from rlkd.data.coco import CocoSet, DetectionSets
+from rlkd.data.coco import DetectionSets
 from rlkd.data.coco_checks import AnnotationTable, ImageTable
 from rlkd.data.coco_images import MemoryImages
+from rlkd.data.coco_set import CocoSet
 from rlkd.errors import UserError
 
 CLASS_NAMES = ("circle", "square", "triangle", "cross", "star")

@@ -12,7 +12,8 @@ from torchvision.ops import Conv2dNormActivation
 
 from rlkd.errors import UserError
 from rlkd.models.factories import timm_factory
-from rlkd.models.pyramid import DRY_SIZE, evaluating, one_line, stride_of
+from rlkd.models.modes import evaluating
+from rlkd.models.pyramid import DRY_SIZE, one_line, stride_of
 
 STRIDES = (4, 8, 16, 32)
 """Pixels of the image a cell of each level, finest first."""

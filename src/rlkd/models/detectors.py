@@ -16,7 +16,8 @@ from rlkd.errors import UserError
 from rlkd.models.backbones import packaged_body, timm_body, torchvision_body
 from rlkd.models.factories import built, imported, unknown_name
 from rlkd.models.faster_rcnn import pyramid_detector, torchvision_detector
-from rlkd.models.pyramid import dry_maps, evaluating
+from rlkd.models.modes import evaluating
+from rlkd.models.pyramid import dry_maps
 
 _PREFIX = "fasterrcnn_"
 _SET_HERE = {

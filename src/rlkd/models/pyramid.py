@@ -1,7 +1,5 @@
 """Feature pyramids for detectors, over any network that gives maps of several strides."""
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,6 +9,7 @@ from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from rlkd.errors import UserError
+from rlkd.models.modes import evaluating
 
 DRY_SIZE = (64, 96)
 """Height and width of the image of a dry run: two cells or more at stride 32, and not square, so
@@ -132,18 +131,6 @@ def _frozen(norm: nn.BatchNorm2d) -> nn.Module:
     from timm.layers.norm_act import freeze_batch_norm_2d
 
     return freeze_batch_norm_2d(norm)
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Generator[None]:
-    """Put a module and its parts into evaluation mode, and back each into its own."""
-    modes = [(each, each.training) for each in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for each, training in modes:
-            each.training = training
 
 
 def one_line(error: Exception) -> str:

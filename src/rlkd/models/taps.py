@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rlkd.errors import UserError
+from rlkd.models.modes import evaluating
 
 _NO_MAPS = (nn.Linear, nn.LayerNorm, nn.Dropout, nn.Softmax, nn.Identity)
 INPUT = ":input"
@@ -158,15 +159,12 @@ def named_taps(
         for path, module in network.named_modules()
         if path
     ]
-    modes = [(each, each.training) for each in network.modules()]
     try:
-        with torch.no_grad():
-            network.eval()(image)
+        with evaluating(network), torch.no_grad():
+            network(image)
     finally:
         for hook in hooks:
             hook.remove()
-        for each, training in modes:
-            each.training = training
     by_size: dict[int, str] = {}
     for size, path in maps:
         if calls[path] == 1 and size <= min(by_size, default=size):

@@ -245,12 +245,11 @@ def _options(group: str, own: list[str] | None = None) -> list[str]:
 def _check_choice(override: Override, own: list[str]) -> None:
     value = override.value()
     known = _options(override.key_or_group, own)
-    if value is not None and value not in known:
-        further = backbone_detector_names() if override.key_or_group in _NETWORKS else []
-        raise UserError(
-            f"{override.key_or_group}={value}: {_nearest(str(value), [*known, *further])}one of "
-            f"{', '.join(known)}"
-        )
+    if value in known or override.is_delete():
+        return
+    further = backbone_detector_names() if override.key_or_group in _NETWORKS else []
+    hint = _nearest(value, [*known, *further]) if isinstance(value, str) else ""
+    raise UserError(f"{override.input_line}: {hint}one of {', '.join(known)}")
 
 
 def _check_key(key: str, known: set[str]) -> None:

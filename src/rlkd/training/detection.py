@@ -10,7 +10,7 @@ from torch import nn
 from torchvision.models.detection import FasterRCNN
 
 from rlkd import models
-from rlkd.data.coco import CocoSet
+from rlkd.data.coco_set import CocoSet
 from rlkd.data.detection_loader import DetectionLoader
 from rlkd.errors import UserError
 from rlkd.models import Teacher, create_detector

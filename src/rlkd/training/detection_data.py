@@ -8,7 +8,8 @@ import torch
 from omegaconf import DictConfig
 from torchvision.models.detection import FasterRCNN
 
-from rlkd.data.coco import CocoSet, DetectionSets
+from rlkd.data.coco import DetectionSets
+from rlkd.data.coco_set import CocoSet
 from rlkd.data.detection_loader import DetectionLoader
 from rlkd.errors import UserError
 from rlkd.reporting.provenance import counted

@@ -4,7 +4,7 @@ import io
 import json
 import math
 from collections.abc import Generator, Iterable, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -14,8 +14,9 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
-from rlkd.data.coco import CocoSet
+from rlkd.data.coco_set import CocoSet
 from rlkd.errors import UserError
+from rlkd.models.modes import evaluating
 from rlkd.reporting import DetectionScores
 from rlkd.reporting.files import write_text
 
@@ -43,19 +44,6 @@ class Found:
     """In [0, 1]."""
 
 
-@contextmanager
-def evaluating(network: nn.Module) -> Generator[None]:
-    """Put a network into evaluation mode without gradients, and leave it as it was."""
-    modes = [(each, each.training) for each in network.modules()]
-    network.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for each, training in modes:
-            each.training = training
-
-
 def find(
     detector: nn.Module,
     image: Sequence[Float[Tensor, "channels _ _"]],
@@ -78,7 +66,7 @@ def find(
         enabled=autocast is not None,
         cache_enabled=False,  # casts of weights from before an update would be found in it
     )
-    with evaluating(detector), casting:
+    with evaluating(detector), torch.no_grad(), casting:
         found = detector(list(image))
     return [
         Found(each["boxes"].float().cpu(), each["labels"].cpu(), each["scores"].float().cpu())

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import draw_bounding_boxes
 
-from rlkd.data.coco import CocoSet
+from rlkd.data.coco_set import CocoSet
 from rlkd.errors import UserError
 from rlkd.reporting.files import write_text
 from rlkd.reporting.prediction_page import DrawnBox, PredictionRow

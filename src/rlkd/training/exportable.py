@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rlkd.data import first_readable
-from rlkd.data.coco import CocoSet
+from rlkd.data.coco_set import CocoSet
 from rlkd.data.imagenet_names import readable
 from rlkd.data.sets import Dataset
 from rlkd.training.detection_measure import as_input

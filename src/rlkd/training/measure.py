@@ -12,6 +12,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from rlkd import ranks
 from rlkd.errors import UserError
+from rlkd.models.modes import evaluating
 from rlkd.reporting import Scores
 from rlkd.types import Batch
 
@@ -37,16 +38,13 @@ def evaluate(network: nn.Module, batches: Iterable[Batch], *, num_classes: int) 
     top1 = MulticlassAccuracy(num_classes, average="micro").to(device)
     top5 = MulticlassAccuracy(num_classes, top_k=min(5, num_classes), average="micro").to(device)
     loss, count = torch.zeros(2, dtype=torch.float64, device=device)
-    modes = [(each, each.training) for each in network.modules()]
-    network.eval()
-    for batch in batches:
-        logits = network(batch.image).float()
-        top1.update(logits, batch.target)
-        top5.update(logits, batch.target)
-        loss += F.cross_entropy(logits, batch.target, reduction="sum")
-        count += len(batch.target)
-    for each, training in modes:
-        each.training = training
+    with evaluating(network):
+        for batch in batches:
+            logits = network(batch.image).float()
+            top1.update(logits, batch.target)
+            top5.update(logits, batch.target)
+            loss += F.cross_entropy(logits, batch.target, reduction="sum")
+            count += len(batch.target)
     loss, count = ranks.summed(torch.stack((loss, count)))
     if not count:
         raise UserError(

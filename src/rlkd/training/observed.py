@@ -1,8 +1,7 @@
 """What the losses are given: both networks' logits, and features where a loss asks for them."""
 
 import copy
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +13,7 @@ from rlkd.errors import UserError
 from rlkd.losses import LossInputs, Objective, Pair
 from rlkd.losses.inputs import FEATURE, FEATURES, HEAD
 from rlkd.models import Teacher
+from rlkd.models.modes import evaluating
 from rlkd.models.taps import EMBEDDING as EMBEDDING_TAP
 from rlkd.models.taps import Taps, module_at, named_taps
 from rlkd.temperature import TemperatureSource
@@ -128,7 +128,7 @@ def observe(
             or a loss does not fit.
     """
     observed, pairs = _tapped(objective, student, teacher, batch.image)
-    with _evaluating(student):
+    with evaluating(student):
         seen = observed(batch)
     for role, logits in (("student", seen.student_logits), ("teacher", seen.teacher_logits)):
         if logits is not None:
@@ -139,17 +139,6 @@ def observe(
     if mixes:
         objective.rehearse(replace(seen, target=one_hot(seen.target, num_classes).float()))
     return observed
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Generator[None]:
-    modes = [(each, each.training) for each in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for each, training in modes:
-            each.training = training
 
 
 def _check_logits(role: str, logits: Any, rows: int, num_classes: int) -> None:
@@ -166,7 +155,7 @@ def _check_logits(role: str, logits: Any, rows: int, num_classes: int) -> None:
 def rehearsed_temperatures(source: TemperatureSource, seen: LossInputs) -> Temperatures:
     """Return the temperatures that a source gives in evaluation mode, where it learns nothing."""
     assert seen.teacher_logits is not None
-    with _evaluating(source), torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with evaluating(source), torch.no_grad(), torch.random.fork_rng(devices=[]):
         chosen = source(seen.student_logits, seen.teacher_logits, seen.target)
     shapes = [tuple(each.shape) for each in (chosen.student, chosen.teacher)]
     if any(shape != (len(seen.target),) for shape in shapes):

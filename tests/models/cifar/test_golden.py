@@ -141,6 +141,7 @@ def test_a_checkpoint_of_the_public_implementation_loads(
     assert all(torch.equal(weights[key], each) for key, each in model.state_dict().items())
 
 
+@pytest.mark.long
 def test_fusing_a_teacher_keeps_the_logits_of_every_family() -> None:
     program = """
 import torch
