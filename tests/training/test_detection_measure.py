@@ -18,7 +18,7 @@ from rlkd.data.coco import read_coco
 from rlkd.data.coco_set import CocoSet
 from rlkd.errors import UserError
 from rlkd.training.detection_measure import (
-    Detection,
+    CocoResult,
     detect,
     detection_scores,
     evaluate_detector,
@@ -68,7 +68,7 @@ def make_set(folder: Path, objects: Sequence[Object], *, crowd: Sequence[int] = 
     return read_coco(folder, write_set(folder, objects, crowd=crowd))
 
 
-def detection(row: int, category: int, box: list[float], score: float) -> Detection:
+def detection(row: int, category: int, box: list[float], score: float) -> CocoResult:
     return {"image_id": 100 + row, "category_id": category, "bbox": box, "score": score}
 
 
@@ -188,10 +188,10 @@ def test_an_object_of_number_nought_is_an_object(tmp_path: Path) -> None:
     assert scores.ap == pytest.approx(1)
 
 
-def noisy(objects: Sequence[Object]) -> list[Detection]:
+def noisy(objects: Sequence[Object]) -> list[CocoResult]:
     """Objects, moved and scored by chance, every second one twice, some of a wrong class."""
     generator = torch.Generator().manual_seed(0)
-    found: list[Detection] = []
+    found: list[CocoResult] = []
     for number, (row, category, box) in enumerate(objects):
         for _ in range(1 + number % 2):
             moved = torch.tensor(box) + 3 * torch.randn(4, generator=generator)
@@ -291,7 +291,7 @@ def test_the_truth_of_real_images_scores_one() -> None:
         pytest.skip("RLKD_DATA names no folder with coco128")
     images = read_coco(root / "val2017", root / "annotations" / "instances_val2017.json")
     truth = [
-        Detection(
+        CocoResult(
             image_id=each["image_id"], category_id=each["category_id"], bbox=each["bbox"], score=1.0
         )
         for each in images.ground_truth()["annotations"]

@@ -21,7 +21,7 @@ from rlkd.reporting import DetectionScores
 from rlkd.reporting.files import write_text
 
 
-class Detection(TypedDict):
+class CocoResult(TypedDict):
     """One object found, as COCO's result files hold it."""
 
     image_id: int
@@ -88,7 +88,7 @@ def detect(
     device: torch.device | str,
     batch_size: int = 4,
     autocast: torch.dtype | None = None,
-) -> list[Detection]:
+) -> list[CocoResult]:
     """Return all that a detector finds in a set, every image once, in the set's order.
 
     A label that is no category of the data, which the classifiers of COCO's 91 numbers have, is
@@ -104,7 +104,7 @@ def detect(
     """
     numbered = enumerate(images.category_ids, start=1)
     category = {label: each for label, each in numbered if each in images.categories}
-    of_row: dict[int, list[Detection]] = {}
+    of_row: dict[int, list[CocoResult]] = {}
     for rows in _alike(images.sizes, batch_size):
         batch = [as_input(images.image(row), device) for row in rows]
         for row, found in zip(rows, find(detector, batch, autocast=autocast), strict=True):
@@ -112,7 +112,7 @@ def detect(
     return [each for row in sorted(of_row) for each in of_row[row]]
 
 
-def detection_scores(images: CocoSet, detections: Iterable[Detection]) -> DetectionScores:
+def detection_scores(images: CocoSet, detections: Iterable[CocoResult]) -> DetectionScores:
     """Return COCO's average precision, of a set and of each of its classes, by pycocotools.
 
     Args:
@@ -149,7 +149,7 @@ def evaluate_detector(
     device: torch.device | str,
     batch_size: int = 4,
     autocast: torch.dtype | None = None,
-) -> tuple[DetectionScores, list[Detection]]:
+) -> tuple[DetectionScores, list[CocoResult]]:
     """Score a detector on a set, and return what it found: see `detect`, `detection_scores`.
 
     Raises:
@@ -160,7 +160,7 @@ def evaluate_detector(
     return detection_scores(images, found), found
 
 
-def write_detections(path: str | Path, detections: Iterable[Detection]) -> None:
+def write_detections(path: str | Path, detections: Iterable[CocoResult]) -> None:
     """Write a result file that `COCO(annotations).loadRes(path)` reads, whole or not at all.
 
     Raises:
@@ -231,9 +231,9 @@ def _or_nan(value: float) -> float:
     return math.nan if value < 0 else float(value)
 
 
-def _as_coco(found: Found, image_id: int, category: dict[int, int]) -> list[Detection]:
+def _as_coco(found: Found, image_id: int, category: dict[int, int]) -> list[CocoResult]:
     return [
-        Detection(
+        CocoResult(
             image_id=image_id,
             category_id=category[label],
             bbox=[x1, y1, x2 - x1, y2 - y1],
