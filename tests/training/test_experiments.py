@@ -115,7 +115,7 @@ def test_the_papers_methods_have_their_published_weights(pair: Pair, method: str
     assert weights(composed(pair, method)) == METHODS[method]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @each_pair
 def test_every_pair_composes_with_each_of_the_papers_methods(pair: Pair) -> None:
     for method, expected in METHODS.items():

@@ -157,7 +157,7 @@ def test_a_job_that_is_put_back_does_the_same_again() -> None:
     assert again.args == (["seed: 0"],)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_job_that_is_preempted_goes_on_by_itself(teacher_file: Path, tmp_path: Path) -> None:
     more = ("temperature=constant", "trainer.epochs=60", "trainer.evaluate_every=60")
     (planned,) = plan(tiny(teacher_file, tmp_path / "out", *more))

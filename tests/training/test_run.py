@@ -147,7 +147,7 @@ def test_ls_lists_groups_and_their_options(command: Command) -> None:
     assert command("ls", "optimizer") == ["optimizer: adamw, sgd"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_validate_builds_everything_that_is_packaged(command: Command) -> None:
     printed = command("validate")
     assert "experiment=cifar100_resnet56_resnet20: ok" in printed
