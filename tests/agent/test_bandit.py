@@ -2,6 +2,7 @@ import pytest
 from benchmarks.bandit import Outcome, in_words, run
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("seed", range(2))
 def test_additive_calibration_needs_at_most_half_of_the_batches_of_evenly_spread(seed: int) -> None:
@@ -10,6 +11,7 @@ def test_additive_calibration_needs_at_most_half_of_the_batches_of_evenly_spread
     assert run("independent", "even", 0.0, seed, 2 * additive - 8).batches is None
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("unchecked")
 def test_coherent_exploration_lets_additive_learn_through_noise_as_large_as_the_signal() -> None:
     assert run("coherent", "additive", 0.1, 0, 320).batches is not None

@@ -25,6 +25,7 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.long
 def test_every_combination_is_run_once_and_told(teacher_file: Path, tmp_path: Path) -> None:
     swept = grid(teacher_file, tmp_path / "out", "temperature=constant,ctkd", "seed=0,1")
     compared = compare(swept, console=silent())
@@ -99,6 +100,7 @@ def test_when_every_run_fails_the_comparison_fails(teacher_file: Path, tmp_path:
         compare(swept, console=silent())
 
 
+@pytest.mark.long
 def test_a_multirun_does_what_a_comparison_then_finds_done(
     teacher_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

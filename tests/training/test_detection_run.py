@@ -191,6 +191,7 @@ def test_a_folder_of_ones_own_images_needs_two_options(
     assert "sea star" in (tmp_path / "run" / "predictions.html").read_text()
 
 
+@pytest.mark.long
 def test_two_temperatures_are_compared_by_average_precision(
     command: Command, detector_file: Path, tmp_path: Path
 ) -> None:

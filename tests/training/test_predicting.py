@@ -165,7 +165,7 @@ def test_imagenets_weights_are_not_fetched_only_to_be_replaced(
         (("images=.", "run=nowhere"), r"nowhere has no config\.yaml: give run=FOLDER"),
         (
             ("images=.", "data=coco", "data.root=.", "student.checkpoint=a"),
-            "has no annotations|no train",
+            "data=coco has no label for each image",
         ),
     ],
 )
