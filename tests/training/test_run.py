@@ -147,13 +147,6 @@ def test_ls_lists_groups_and_their_options(command: Command) -> None:
     assert command("ls", "optimizer") == ["optimizer: adamw, sgd"]
 
 
-@pytest.mark.long
-def test_validate_builds_everything_that_is_packaged(command: Command) -> None:
-    printed = command("validate")
-    assert "experiment=cifar100_resnet56_resnet20: ok" in printed
-    assert "temperature: every option ok" in printed
-
-
 def test_an_epoch_is_scored_when_it_is_due_and_at_the_end(
     command: Command, teacher_file: Path, tmp_path: Path
 ) -> None:
