@@ -22,7 +22,7 @@ from rich.table import Table
 
 from rlkd.reporting import hardware, versions
 from rlkd.training.compose import options
-from steps import Steps, keep_memory, peak_of_process, print_peak, take_turns
+from steps import Steps, peak_of_process, print_peak, take_turns
 
 INTERVAL = 8
 """Steps from one learning of the agent to the next."""
@@ -49,7 +49,6 @@ def main() -> None:
         Steps(sys.argv[2:])(4)
         print_peak()
         return
-    keep_memory()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=6 * INTERVAL, help="a multiple of 8")
     parser.add_argument("--precision", default="bf16-mixed")

@@ -1,6 +1,5 @@
 """Training steps without a Trainer around them, for timing: the module's own step and loader."""
 
-import os
 import random
 import resource
 import statistics
@@ -26,23 +25,6 @@ from rlkd.training.distiller import Distiller
 from rlkd.training.module import StudentModule
 from rlkd.training.observed import observe
 from rlkd.types import Batch
-
-_KEEPING = {
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(2**34),
-    "MALLOC_TOP_PAD_": str(2**28),
-}
-"""To glibc's malloc: keep what was freed. Others do not read them."""
-
-
-def keep_memory() -> None:
-    """Start this script again with a malloc that gives no memory back, if it has not yet.
-
-    How often a step otherwise asks the system for pages is luck: two variants that are the same
-    differed by half, which is 2 % of their time.
-    """
-    if not _KEEPING.keys() <= os.environ.keys():
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | _KEEPING)
 
 
 def without_trainer(module: StudentModule, optimizer: torch.optim.Optimizer) -> None:
@@ -115,8 +97,7 @@ def take_turns(steps: Mapping[str, Step], rounds: int) -> dict[str, float]:
 def peak_of_process(script: str, overrides: Sequence[str]) -> float:
     """Return what `script --peak OVERRIDES` prints, in a process of its own: MiB."""
     command = [sys.executable, script, "--peak", *overrides]
-    usual = {name: value for name, value in os.environ.items() if name not in _KEEPING}
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=usual)
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(done.stdout.split()[-1])
 
 
