@@ -21,7 +21,8 @@ from rich.table import Table
 from rlkd.reporting import hardware, versions
 from rlkd.training.compiling import compiled
 from rlkd.training.options import TrainerOptions
-from steps import Steps, take_turns
+from steps import Steps
+from timing import take_turns
 
 VARIANTS: dict[str, bool | str] = {"plain": False, "plain again": False, "compiled": True}
 

@@ -3,11 +3,15 @@
 R56 -> R20, batch 64, random images of CIFAR's size. All variants take turns step by step, in a new
 order every round, so that what else the machine does falls on all alike. Steps in which the agent
 learns or measures are told from plain ones; the figure is the mean of the medians of the kinds, in
-their shares, over that of constant KD, and `kd again` tells the error of it. Each method is also
-timed with the agent (`rlkd_paper`, over whole intervals of its learning), relative to itself at
-constant temperature. A teacher that is tapped for features is not fused, which is part of the cost.
-Memory is the peak of a process of its own that does 4 steps; on a GPU, what torch allocated at
-most.
+their shares, over that of constant KD, and `kd again` tells the error of it.
+
+What the agent adds to a method is timed within one training: its steps are taken in turns with the
+agent (`rlkd_paper`, over whole intervals of its learning) and at constant temperature, by the same
+networks, optimiser and loader, so that only the agent differs. With it stands the standard error,
+by the bootstrap, and for KD the same with a second constant source in the agent's place.
+
+A teacher that is tapped for features is not fused, which is part of the cost. Memory is the peak
+of a process of its own that does 4 steps; on a GPU, what torch allocated at most.
 
     python benchmarks/cost.py
 """
@@ -15,33 +19,89 @@ most.
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from rlkd.reporting import hardware, versions
-from rlkd.training.compose import options
-from steps import Steps, peak_of_process, print_peak, take_turns
+from rlkd.training import build
+from rlkd.training.compose import configure, options
+from steps import Steps, peak_of_process, print_peak
+from timing import Using, standard_error, take_turns, time_in_turns
 
+Rows = dict[str, dict[str, float | None]]
 INTERVAL = 8
 """Steps from one learning of the agent to the next."""
+CONSTANT = ["temperature=constant"]
 AGENT = ["temperature=rlkd_paper", "temperature.warmup_epochs=0"]
-BASE = ["method=kd", "temperature=constant"]
+METHODS = [each for each in options("method") if each != "alone"]
 
 
 def variants() -> dict[str, list[str]]:
-    """Name what is timed, and its overrides."""
-    found = {"kd": BASE, "kd again": BASE}
-    methods = [each for each in options("method") if each != "alone"]
-    for method in methods:
-        found[method] = [f"method={method}", "temperature=constant"]
-        found[f"{method} + agent"] = [f"method={method}", *AGENT]
+    """Name what is timed against constant KD, and its overrides."""
+    found = {name: ["method=kd", *CONSTANT] for name in ("kd", "kd again")}
+    found |= {method: [f"method={method}", *CONSTANT] for method in METHODS}
     for source in options("temperature"):
-        if source not in ("constant", "rlkd_paper"):
-            warm = ["temperature.warmup_epochs=0"] if source in ("random", "rlkd") else []
+        if source != "constant":
+            warm = (
+                ["temperature.warmup_epochs=0"]
+                if source in ("random", "rlkd", "rlkd_paper")
+                else []
+            )
             found[f"kd, {source}"] = ["method=kd", f"temperature={source}", *warm]
     return found
+
+
+def what_the_agent_adds(
+    method: str, common: list[str], rounds: int, source: Sequence[str] = AGENT
+) -> dict[str, float | None]:
+    """Time one training with the agent and at constant temperature, in turns.
+
+    Returns:
+        The milliseconds of a step at constant temperature, those that the agent adds, the ratio
+        of the two and its standard error.
+    """
+    training = Steps([f"method={method}", *source, *common])
+    module, agent = training.distiller, training.distiller.temperature
+    assert agent is not None
+    constant = build.temperature(configure(CONSTANT))
+    seconds = time_in_turns(
+        {
+            "constant": Using(training, module, constant, None),
+            "agent": Using(training, module, agent, module.explorer),
+        },
+        rounds,
+    )
+    base, added = (1e3 * seconds[name].typical() for name in ("constant", "agent"))
+    return {
+        "constant_ms": base,
+        "added_ms": added - base,
+        "ratio": added / base,
+        "standard_error": standard_error(seconds["agent"], seconds["constant"]),
+    }
+
+
+def against_kd(
+    names: Sequence[str] | None, common: list[str], rounds: int, *, memory: bool
+) -> Rows:
+    """Time variants in turns, and have the peak memory of each from a process of its own."""
+    chosen = {
+        name: [*overrides, *common]
+        for name, overrides in variants().items()
+        if names is None or name in ("kd", "kd again", *names)
+    }
+    peaks = {name: peak_of_process(__file__, chosen[name]) for name in chosen if memory}
+    means = take_turns({name: Steps(overrides) for name, overrides in chosen.items()}, rounds)
+    return {
+        name: {
+            "ms": 1e3 * mean,
+            "over_kd": mean / means["kd"],
+            "peak_mib": peaks.get(name),
+        }
+        for name, mean in means.items()
+    }
 
 
 def main() -> None:
@@ -50,58 +110,41 @@ def main() -> None:
         print_peak()
         return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=6 * INTERVAL, help="a multiple of 8")
+    parser.add_argument("--rounds", type=int, default=8 * INTERVAL, help="a multiple of 8")
     parser.add_argument("--precision", default="bf16-mixed")
-    parser.add_argument("--only", nargs="+", default=None, help="variants; kd is always there")
+    parser.add_argument("--only", nargs="*", default=None, help="variants; kd is always there")
+    parser.add_argument("--methods", nargs="*", default=METHODS, help="to which the agent adds")
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/cost.json"))
     arguments = parser.parse_args()
     common = [f"trainer.precision={arguments.precision}", "trainer.channels_last=true"]
-    chosen = {
-        name: overrides
-        for name, overrides in variants().items()
-        if arguments.only is None or name in ("kd", "kd again", *arguments.only)
-    }
-    memory = (
-        {}
-        if arguments.no_memory
-        else {name: peak_of_process(__file__, [*o, *common]) for name, o in chosen.items()}
+    rounds = arguments.rounds
+    print_rows(
+        rows := against_kd(arguments.only, common, rounds // 2, memory=not arguments.no_memory),
+        f"R56 -> R20, {arguments.precision}, {hardware()}",
     )
-    steps = {name: Steps([*overrides, *common]) for name, overrides in chosen.items()}
-    means = take_turns(steps, arguments.rounds)
-    rows = {
-        name: {
-            "ms": 1e3 * means[name],
-            "over_kd": means[name] / means["kd"],
-            "over_itself_constant": means[name] / means[name.removesuffix(" + agent")]
-            if name.endswith(" + agent")
-            else None,
-            "peak_mib": memory.get(name),
-        }
-        for name in steps
-    }
-    table = Table(title=f"R56 -> R20, {arguments.precision}, {hardware()}")
-    for column in ("variant", "ms a step", "x KD", "x the same at constant T", "peak, MiB"):
-        table.add_column(column)
-    for name, row in rows.items():
-        itself, used = row["over_itself_constant"], row["peak_mib"]
-        table.add_row(
-            name,
-            f"{row['ms']:.1f}",
-            f"{row['over_kd']:.3f}",
-            f"{itself:.3f}" if itself else "",
-            f"{used:.0f}" if used else "",
-        )
-    Console().print(table)
+    adds = {"nothing (constant T, kd)": what_the_agent_adds("kd", common, rounds, CONSTANT)}
+    for method in arguments.methods:
+        adds[method] = what_the_agent_adds(method, common, rounds)
+    print_rows(adds, "what the agent adds")
     report = {
         "command": " ".join(["python benchmarks/cost.py", *sys.argv[1:]]),
         "hardware": hardware(),
         "versions": versions(),
-        "rounds": arguments.rounds,
+        "rounds": rounds,
         "rows": rows,
+        "the_agent_adds": adds,
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def print_rows(rows: Rows, title: str) -> None:
+    """Print a table."""
+    table = Table("", *next(iter(rows.values())), title=title)
+    for name, row in rows.items():
+        table.add_row(name, *("" if each is None else f"{each:.4g}" for each in row.values()))
+    Console().print(table)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ from rlkd.reporting import hardware, versions
 from rlkd.training import build
 from rlkd.training.compose import configure
 from rlkd.types import DetectionBatch
-from steps import Kinds, peak_of_process, print_peak, take_turns, without_trainer
+from steps import peak_of_process, print_peak, without_trainer
+from timing import Kinds, take_turns
 
 VARIANTS = {
     "no distillation": ["method=alone", "teacher=none"],

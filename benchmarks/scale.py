@@ -28,7 +28,8 @@ from rlkd.agent import TemperatureAgent
 from rlkd.exploration import Bands, Explored, Explorer
 from rlkd.reporting import hardware, versions
 from rlkd.training.measure import scored_logits
-from steps import Steps, take_turns
+from steps import Steps
+from timing import take_turns
 
 BATCHES, CLASSES, IMAGES = (16, 64, 256), (10, 100, 1_000, 21_000), (4_096, 50_000, 1_300_000)
 SETTINGS: list[dict[str, int]] = [

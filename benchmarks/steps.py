@@ -1,14 +1,11 @@
 """Training steps without a Trainer around them, for timing: the module's own step and loader."""
 
-import random
 import resource
-import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,13 +15,13 @@ from rlkd.data import ImageSet, MemoryLoader
 from rlkd.data.cifar import CIFAR100_MEAN, CIFAR100_STD
 from rlkd.exploration import Bands, Explorer
 from rlkd.models import Teacher
-from rlkd.temperature import TemperatureSource
 from rlkd.training import build
 from rlkd.training.compose import configure
 from rlkd.training.distiller import Distiller
 from rlkd.training.module import StudentModule
 from rlkd.training.observed import observe
 from rlkd.types import Batch
+from timing import Kinds
 
 
 def without_trainer(module: StudentModule, optimizer: torch.optim.Optimizer) -> None:
@@ -36,62 +33,6 @@ def without_trainer(module: StudentModule, optimizer: torch.optim.Optimizer) -> 
     vars(module)["optimizers"] = lambda: optimizer
     vars(module)["manual_backward"] = backward
     vars(module)["_trainer"] = SimpleNamespace(strategy=None, global_step=0)
-
-
-class Kinds:
-    """Tells the kinds of steps apart: the source learns in some and measures in some.
-
-    Args:
-        source: whose steps are told apart.
-    """
-
-    def __init__(self, source: TemperatureSource | None) -> None:
-        self._source = source
-        self._observed, self._seen = 0, (0, 0)
-        if source is not None:
-            observe = source.observe
-
-            def counting(performance_after: Tensor) -> None:
-                self._observed += 1
-                observe(performance_after)
-
-            vars(source)["observe"] = counting
-
-    def last(self) -> tuple[int, int]:
-        """Return how often the source has learnt and measured since the last call."""
-        now = (0 if self._source is None else self._source.updates, self._observed)
-        before, self._seen = self._seen, now
-        return now[0] - before[0], now[1] - before[1]
-
-
-class Step(Protocol):
-    """Training steps that can be told apart."""
-
-    kinds: Kinds
-
-    def __call__(self, count: int) -> None:
-        """Do some steps."""
-
-
-def take_turns(steps: Mapping[str, Step], rounds: int) -> dict[str, float]:
-    """Let variants take turns step by step, in a new order every round.
-
-    Returns:
-        The typical seconds of a step of each.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    kinds: dict[str, list[tuple[int, int]]] = {name: [] for name in steps}
-    for one in steps.values():
-        one(2)
-        one.kinds.last()
-    order = random.Random(0)
-    for _ in range(rounds):
-        for name in order.sample(list(steps), len(steps)):
-            began = time.perf_counter()
-            steps[name](1)
-            seconds[name].append(time.perf_counter() - began)
-            kinds[name].append(steps[name].kinds.last())
-    return {name: typical(seconds[name], kinds[name]) for name in steps}
 
 
 def peak_of_process(script: str, overrides: Sequence[str]) -> float:
@@ -107,15 +48,6 @@ def print_peak() -> None:
         print(torch.cuda.max_memory_allocated() / 2**20)
     else:
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
-
-
-def typical(seconds: list[float], kinds: list[tuple[int, int]]) -> float:
-    """Return the mean of steps, those of each kind taken at their median: no outlier counts."""
-    by_kind: dict[tuple[int, int], list[float]] = {}
-    for kind, value in zip(kinds, seconds, strict=True):
-        by_kind.setdefault(kind, []).append(value)
-    total = sum(len(values) * statistics.median(values) for values in by_kind.values())
-    return total / len(seconds)
 
 
 _DRAWN = 4096

@@ -54,7 +54,7 @@ def test_ctrl_c_outside_of_training_ends_with_130(
     assert capsys.readouterr().err == "rlkd: interrupted\n"
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["help"]])
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["help"], ["export", "--help"]])
 def test_help_names_every_verb(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 0
     assert capsys.readouterr().out.strip() == HELP

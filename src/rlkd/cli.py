@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in given
     given = [each for each in given if each != "--debug"]
     errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
-    if not given or given[0] in ("-h", "--help", "help"):
+    if not given or given[0] == "help" or not {"-h", "--help"}.isdisjoint(given):
         print(HELP)
         return 0
     try:
