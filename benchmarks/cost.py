@@ -29,7 +29,7 @@ from rlkd.reporting import hardware, versions
 from rlkd.training import build
 from rlkd.training.compose import configure, options
 from steps import Steps, peak_of_process, print_peak
-from timing import Using, standard_error, take_turns, time_in_turns
+from timing import take_turns, what_the_source_adds
 
 Rows = dict[str, dict[str, float | None]]
 INTERVAL = 8
@@ -52,35 +52,6 @@ def variants() -> dict[str, list[str]]:
             )
             found[f"kd, {source}"] = ["method=kd", f"temperature={source}", *warm]
     return found
-
-
-def what_the_agent_adds(
-    method: str, common: list[str], rounds: int, source: Sequence[str] = AGENT
-) -> dict[str, float | None]:
-    """Time one training with the agent and at constant temperature, in turns.
-
-    Returns:
-        The milliseconds of a step at constant temperature, those that the agent adds, the ratio
-        of the two and its standard error.
-    """
-    training = Steps([f"method={method}", *source, *common])
-    module, agent = training.distiller, training.distiller.temperature
-    assert agent is not None
-    constant = build.temperature(configure(CONSTANT))
-    seconds = time_in_turns(
-        {
-            "constant": Using(training, module, constant, None),
-            "agent": Using(training, module, agent, module.explorer),
-        },
-        rounds,
-    )
-    base, added = (1e3 * seconds[name].typical() for name in ("constant", "agent"))
-    return {
-        "constant_ms": base,
-        "added_ms": added - base,
-        "ratio": added / base,
-        "standard_error": standard_error(seconds["agent"], seconds["constant"]),
-    }
 
 
 def against_kd(
@@ -119,13 +90,16 @@ def main() -> None:
     arguments = parser.parse_args()
     common = [f"trainer.precision={arguments.precision}", "trainer.channels_last=true"]
     rounds = arguments.rounds
-    print_rows(
-        rows := against_kd(arguments.only, common, rounds // 2, memory=not arguments.no_memory),
-        f"R56 -> R20, {arguments.precision}, {hardware()}",
-    )
-    adds = {"nothing (constant T, kd)": what_the_agent_adds("kd", common, rounds, CONSTANT)}
-    for method in arguments.methods:
-        adds[method] = what_the_agent_adds(method, common, rounds)
+    rows = against_kd(arguments.only, common, rounds // 2, memory=not arguments.no_memory)
+    print_rows(rows, f"R56 -> R20, {arguments.precision}, {hardware()}")
+    adds: Rows = {}
+    for name, overrides in {
+        "nothing (constant T, kd)": ["method=kd", *CONSTANT],
+        **{method: [f"method={method}", *AGENT] for method in arguments.methods},
+    }.items():
+        training = Steps([*overrides, *common])
+        plain = build.temperature(configure(CONSTANT))
+        adds[name] = {**what_the_source_adds(training, training.distiller, plain, rounds)}
     print_rows(adds, "what the agent adds")
     report = {
         "command": " ".join(["python benchmarks/cost.py", *sys.argv[1:]]),

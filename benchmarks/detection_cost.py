@@ -3,9 +3,15 @@
 Generated shapes, random weights, batch 8: what a step costs does not depend on what was learnt.
 All variants take turns step by step, in a new order every round. Steps in which the source learns
 or measures are told from plain ones, and the figure is the mean of the medians of the kinds, in
-their shares in the run. Memory is the peak of a process of its own that does 260 steps, in which
-every agent learns; on a GPU, what torch allocated at most. `rlkd` learns once in 256 rounds, which
-must be a multiple of that where it takes part; `rlkd_paper` learns in every eighth.
+their shares in the run.
+
+What the agent adds is timed within one training besides, by its own temperatures and by a constant
+one in turns: all but the agent is then the same objects. With it stands its standard error, by the
+bootstrap. `rlkd` learns once in 256 rounds, which must be a multiple of that where it takes part;
+`rlkd_paper` learns in every eighth.
+
+Memory is the peak of a process of its own that does 260 steps, in which every agent learns; on a
+GPU, what torch allocated at most.
 
     python benchmarks/detection_cost.py
     python benchmarks/detection_cost.py --teacher fasterrcnn_resnet50 \
@@ -30,7 +36,7 @@ from rlkd.training import build
 from rlkd.training.compose import configure
 from rlkd.types import DetectionBatch
 from steps import peak_of_process, print_peak, without_trainer
-from timing import Kinds, take_turns
+from timing import Kinds, take_turns, what_the_source_adds
 
 VARIANTS = {
     "no distillation": ["method=alone", "teacher=none"],
@@ -40,6 +46,7 @@ VARIANTS = {
     "rlkd": ["temperature=rlkd", "temperature.warmup_epochs=0"],
     "rlkd_paper": ["temperature=rlkd_paper", "temperature.warmup_epochs=0"],
 }
+AGENTS = ("rlkd", "rlkd_paper")
 _CYCLE = 256
 """Steps from one learning of `rlkd` to the next."""
 
@@ -120,7 +127,12 @@ def main() -> None:
             else {name: peak_of_process(__file__, given) for name, given in overrides.items()}
         )
         steps = {name: DetectionSteps(given) for name, given in overrides.items()}
-    means = take_turns(steps, arguments.rounds)
+        means = take_turns(steps, arguments.rounds)
+        adds: dict[str, dict[str, float]] = {}
+        for name in (each for each in AGENTS if each in overrides):
+            training = DetectionSteps(overrides[name])
+            plain = build.temperature(configure(["task=detection", "temperature=constant"]))
+            adds[name] = what_the_source_adds(training, training.module, plain, arguments.rounds)
     rows = {
         name: {
             "ms": 1e3 * means[name],
@@ -143,12 +155,18 @@ def main() -> None:
             "" if used is None else f"{used:.0f}",
         )
     Console().print(table)
+    for name, row in adds.items():
+        print(
+            f"{name} adds {row['added_ms']:.1f} ms to {row['plain_ms']:.1f}: x {row['ratio']:.4f}"
+        )
+        print(f"    with a standard error of {row['standard_error']:.4f}")
     report = {
         "command": " ".join(["python benchmarks/detection_cost.py", *sys.argv[1:]]),
         "hardware": hardware(),
         "versions": versions(),
         "rounds": arguments.rounds,
         "rows": rows,
+        "the_agent_adds": adds,
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -134,3 +134,35 @@ def standard_error(numerator: Seconds, denominator: Seconds, *, resamples: int =
         numerator.resampled(generator) / denominator.resampled(generator) for _ in range(resamples)
     )
     return statistics.stdev(ratios)
+
+
+def what_the_source_adds(
+    training: Callable[[int], None], module: StudentModule, plain: TemperatureSource, rounds: int
+) -> dict[str, float]:
+    """Time one training by its own source and by a plain one, in turns.
+
+    Args:
+        training: the steps.
+        module: what is trained in them, with a source.
+        plain: the source to compare with.
+        rounds: steps of each.
+
+    Returns:
+        The milliseconds of a plain step, those that the source adds, the ratio of a step by it to
+        a plain one, and the standard error of the ratio.
+    """
+    assert module.temperature is not None
+    seconds = time_in_turns(
+        {
+            "plain": Using(training, module, plain, None),
+            "own": Using(training, module, module.temperature, module.explorer),
+        },
+        rounds,
+    )
+    plain_ms, own_ms = (1e3 * seconds[name].typical() for name in ("plain", "own"))
+    return {
+        "plain_ms": plain_ms,
+        "added_ms": own_ms - plain_ms,
+        "ratio": own_ms / plain_ms,
+        "standard_error": standard_error(seconds["own"], seconds["plain"]),
+    }

@@ -187,6 +187,7 @@ def test_a_download_without_a_network_is_told(
         load_cifar(tmp_path, num_classes=10, download=True)
 
 
+@pytest.mark.long
 @pytest.mark.skipif("RLKD_DATA" not in os.environ, reason="RLKD_DATA names no folder of real data")
 def test_the_real_cifar100_has_its_published_sizes_and_channel_means() -> None:
     train, test = load_cifar(Path(os.environ["RLKD_DATA"]) / "cifar100", num_classes=100)
