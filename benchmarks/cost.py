@@ -7,8 +7,11 @@ their shares, over that of constant KD, and `kd again` tells the error of it.
 
 What the agent adds to a method is timed within one training: its steps are taken in turns with the
 agent (`rlkd_paper`, over whole intervals of its learning) and at constant temperature, by the same
-networks, optimiser and loader, so that only the agent differs. With it stands the standard error,
-by the bootstrap, and for KD the same with a second constant source in the agent's place.
+networks, optimiser and loader. `ratio` is from the time in the parts of a step that know of the
+source, relative to the rest of the very step, where the machine's pace falls on both;
+`whole_ratio` is from whole steps, which also sees what the agent may cost elsewhere, and is far
+noisier. Standard errors are of the bootstrap. For KD the same is done with a second constant source
+in the agent's place.
 
 A teacher that is tapped for features is not fused, which is part of the cost. Memory is the peak
 of a process of its own that does 4 steps; on a GPU, what torch allocated at most.

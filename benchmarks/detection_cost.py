@@ -6,9 +6,10 @@ or measures are told from plain ones, and the figure is the mean of the medians 
 their shares in the run.
 
 What the agent adds is timed within one training besides, by its own temperatures and by a constant
-one in turns: all but the agent is then the same objects. With it stands its standard error, by the
-bootstrap. `rlkd` learns once in 256 rounds, which must be a multiple of that where it takes part;
-`rlkd_paper` learns in every eighth.
+one in turns: the time in the parts of a step that know of the source, relative to the rest of the
+very step; and whole steps, which are far noisier. Standard errors are of the bootstrap. `rlkd`
+learns once in 256 rounds, which must be a multiple of that where it takes part; `rlkd_paper` learns
+in every eighth.
 
 Memory is the peak of a process of its own that does 260 steps, in which every agent learns; on a
 GPU, what torch allocated at most.
@@ -157,9 +158,10 @@ def main() -> None:
     Console().print(table)
     for name, row in adds.items():
         print(
-            f"{name} adds {row['added_ms']:.1f} ms to {row['plain_ms']:.1f}: x {row['ratio']:.4f}"
+            f"to {row['plain_ms']:.1f} ms {name} adds x {row['ratio']:.4f} ± "
+            f"{row['standard_error']:.4f}, seen from whole steps x {row['whole_ratio']:.4f} ± "
+            f"{row['whole_standard_error']:.4f}"
         )
-        print(f"    with a standard error of {row['standard_error']:.4f}")
     report = {
         "command": " ".join(["python benchmarks/detection_cost.py", *sys.argv[1:]]),
         "hardware": hardware(),

@@ -5,13 +5,21 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from rlkd.exploration import Explorer
 from rlkd.temperature import TemperatureSource
 from rlkd.training.module import StudentModule
+
+
+def now() -> float:
+    """Return the time in seconds, when all that was asked of a GPU is done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 class Kinds:
@@ -49,6 +57,28 @@ class Step(Protocol):
         """Do some steps."""
 
 
+class Inside:
+    """Seconds of a module's steps in which its temperature source is asked, paid and told.
+
+    Args:
+        module: whose steps are watched from now on.
+    """
+
+    def __init__(self, module: StudentModule) -> None:
+        self.seconds = 0.0
+        for part in ("_temperatures", "_measure", "_record"):
+            vars(module)[part] = self._timed(getattr(module, part))
+
+    def _timed(self, part: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            began = now()
+            result = part(*args, **kwargs)
+            self.seconds += now() - began
+            return result
+
+        return timed
+
+
 class Using:
     """The steps of one training, by one of the sources that take turns in it.
 
@@ -57,6 +87,7 @@ class Using:
     Args:
         training: the steps.
         module: what is trained in them.
+        inside: watches them.
         temperature: the source.
         explorer: None where the source has none.
     """
@@ -65,31 +96,37 @@ class Using:
         self,
         training: Callable[[int], None],
         module: StudentModule,
+        inside: Inside,
         temperature: TemperatureSource,
         explorer: Explorer | None,
     ) -> None:
-        self._training, self._module = training, module
+        self._training, self._module, self._inside = training, module, inside
         self._temperature, self._explorer = temperature, explorer
         self.kinds = Kinds(temperature)
+        self.over_the_rest: list[float] = []
+        """What each call took, relative to what it took outside of the source's parts."""
 
     def __call__(self, count: int) -> None:
         """Do some steps."""
         self._module.temperature, self._module.explorer = self._temperature, self._explorer
         vars(self._module)["_source_updates"] = self._temperature.updates
+        began, before = now(), self._inside.seconds
         self._training(count)
+        taken = now() - began
+        self.over_the_rest.append(taken / (taken - (self._inside.seconds - before)))
 
 
 @dataclass(frozen=True)
-class Seconds:
-    """What steps took, and the kind of each."""
+class Measured:
+    """A figure of each step, such as its seconds, and the step's kind."""
 
-    taken: list[float] = field(default_factory=list[float])
+    figures: list[float] = field(default_factory=list[float])
     kinds: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
 
     def typical(self) -> float:
         """Return the mean, steps of each kind taken at their median: no outlier counts."""
         medians = [len(each) * statistics.median(each) for each in self._by_kind()]
-        return sum(medians) / len(self.taken)
+        return sum(medians) / len(self.figures)
 
     def resampled(self, generator: random.Random) -> float:
         """Return `typical` of as many steps of each kind, drawn from them with replacement."""
@@ -97,27 +134,27 @@ class Seconds:
             len(each) * statistics.median(generator.choices(each, k=len(each)))
             for each in self._by_kind()
         ]
-        return sum(medians) / len(self.taken)
+        return sum(medians) / len(self.figures)
 
     def _by_kind(self) -> list[list[float]]:
         found: dict[tuple[int, int], list[float]] = {}
-        for kind, value in zip(self.kinds, self.taken, strict=True):
+        for kind, value in zip(self.kinds, self.figures, strict=True):
             found.setdefault(kind, []).append(value)
         return list(found.values())
 
 
-def time_in_turns(steps: Mapping[str, Step], rounds: int) -> dict[str, Seconds]:
+def time_in_turns(steps: Mapping[str, Step], rounds: int) -> dict[str, Measured]:
     """Let variants take turns step by step, in a new order every round."""
-    seconds = {name: Seconds() for name in steps}
+    seconds = {name: Measured() for name in steps}
     for one in steps.values():
         one(2)
         one.kinds.last()
     order = random.Random(0)
     for _ in range(rounds):
         for name in order.sample(list(steps), len(steps)):
-            began = time.perf_counter()
+            began = now()
             steps[name](1)
-            seconds[name].taken.append(time.perf_counter() - began)
+            seconds[name].figures.append(now() - began)
             seconds[name].kinds.append(steps[name].kinds.last())
     return seconds
 
@@ -127,8 +164,8 @@ def take_turns(steps: Mapping[str, Step], rounds: int) -> dict[str, float]:
     return {name: each.typical() for name, each in time_in_turns(steps, rounds).items()}
 
 
-def standard_error(numerator: Seconds, denominator: Seconds, *, resamples: int = 500) -> float:
-    """Return the standard error of the ratio of two typical steps, by the bootstrap."""
+def standard_error(numerator: Measured, denominator: Measured, *, resamples: int = 500) -> float:
+    """Return the standard error of the ratio of two typical figures, by the bootstrap."""
     generator = random.Random(0)
     ratios = (
         numerator.resampled(generator) / denominator.resampled(generator) for _ in range(resamples)
@@ -148,21 +185,26 @@ def what_the_source_adds(
         rounds: steps of each.
 
     Returns:
-        The milliseconds of a plain step, those that the source adds, the ratio of a step by it to
-        a plain one, and the standard error of the ratio.
+        `plain_ms`, the milliseconds of a plain step; `ratio`, of a step by its own source to it,
+        from the time in the parts of the step that know of the source, relative to the rest of
+        the very step, where the machine's pace falls on both; `whole_ratio`, from whole steps,
+        which also sees what the source may cost outside of those parts, and is far noisier. With
+        the standard error of each.
     """
     assert module.temperature is not None
-    seconds = time_in_turns(
-        {
-            "plain": Using(training, module, plain, None),
-            "own": Using(training, module, module.temperature, module.explorer),
-        },
-        rounds,
-    )
-    plain_ms, own_ms = (1e3 * seconds[name].typical() for name in ("plain", "own"))
+    inside = Inside(module)
+    steps = {
+        "plain": Using(training, module, inside, plain, None),
+        "own": Using(training, module, inside, module.temperature, module.explorer),
+    }
+    whole = time_in_turns(steps, rounds)
+    parts = {
+        name: Measured(steps[name].over_the_rest[-rounds:], whole[name].kinds) for name in steps
+    }
     return {
-        "plain_ms": plain_ms,
-        "added_ms": own_ms - plain_ms,
-        "ratio": own_ms / plain_ms,
-        "standard_error": standard_error(seconds["own"], seconds["plain"]),
+        "plain_ms": 1e3 * whole["plain"].typical(),
+        "ratio": parts["own"].typical() / parts["plain"].typical(),
+        "standard_error": standard_error(parts["own"], parts["plain"]),
+        "whole_ratio": whole["own"].typical() / whole["plain"].typical(),
+        "whole_standard_error": standard_error(whole["own"], whole["plain"]),
     }
