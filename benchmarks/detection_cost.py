@@ -1,6 +1,6 @@
 """What the agent costs a detector: step time and memory relative to constant T and to none.
 
-Generated shapes, random weights, batch 8: what a step costs does not depend on what was learnt.
+Generated shapes, random weights: what a step costs does not depend on what was learnt.
 All variants take turns step by step, in a new order every round. Steps in which the source learns
 or measures are told from plain ones, and the figure is the mean of the medians of the kinds, in
 their shares in the run.
