@@ -84,7 +84,9 @@ def main() -> None:
         print_peak()
         return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=8 * INTERVAL, help="a multiple of 8")
+    parser.add_argument(
+        "--rounds", type=int, default=8 * INTERVAL, help="a multiple of 8, half of it against KD"
+    )
     parser.add_argument("--precision", default="bf16-mixed")
     parser.add_argument("--only", nargs="*", default=None, help="variants; kd is always there")
     parser.add_argument("--methods", nargs="*", default=METHODS, help="to which the agent adds")
