@@ -6,6 +6,7 @@ seeds, and differ in the overrides below and nothing else. Complete runs are not
 script resumes. The schedule was found on shapes of another seed (data.seed=7).
 
     python benchmarks/detection_arms.py
+    python benchmarks/detection_arms.py --teacher-epochs 10 trainer.epochs=6  # under 10 minutes
 """
 
 import argparse
@@ -36,7 +37,6 @@ COMMON = ["experiment=shapes_small_tiny", "trainer.threads=1"]
 TEACHER = [
     *ALONE,
     "student=fasterrcnn_small",
-    "trainer.epochs=16",
     "optimizer.lr=0.001",
     "task.detector.regions_per_image=64",
 ]
@@ -62,6 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", default=list(ARMS)[:4], choices=list(ARMS))
+    parser.add_argument("--teacher-epochs", type=int, default=16)
     parser.add_argument("--processes", type=int, default=2, help="runs side by side")
     parser.add_argument("--runs", type=Path, default=Path("runs/detection_arms"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/detection_arms.json"))
@@ -82,7 +83,8 @@ def main() -> None:
         return [*COMMON, *ARMS[arm], *taught, f"seed={seed}", place, *arguments.overrides]
 
     with ProcessPoolExecutor(arguments.processes, mp_context=get_context("spawn")) as pool:
-        taught = pool.submit(run, [*COMMON, *TEACHER, f"output={teacher}"])
+        longer = f"trainer.epochs={arguments.teacher_epochs}"
+        taught = pool.submit(run, [*COMMON, *TEACHER, longer, f"output={teacher}"])
         alone = [each for each in folders if "teacher=none" in ARMS[each[0]]]
         running = [pool.submit(run, overrides(*each)) for each in alone]
         taught.result()
