@@ -10,8 +10,8 @@ agent (`rlkd_paper`, over whole intervals of its learning) and at constant tempe
 networks, optimiser and loader. `ratio` is from the time in the parts of a step that know of the
 source, relative to the rest of the very step, where the machine's pace falls on both;
 `whole_ratio` is from whole steps, which also sees what the agent may cost elsewhere, and is far
-noisier. Standard errors are of the bootstrap. For KD the same is done with a second constant source
-in the agent's place.
+noisier. Neither holds exploration. Standard errors are of the bootstrap. For KD the same is done
+with a second constant source in the agent's place. Of its rounds, half are taken against KD.
 
 A teacher that is tapped for features is not fused, which is part of the cost. Memory is the peak
 of a process of its own that does 4 steps; on a GPU, what torch allocated at most.
@@ -85,7 +85,7 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--rounds", type=int, default=8 * INTERVAL, help="a multiple of 8, half of it against KD"
+        "--rounds", type=int, default=8 * INTERVAL, help="a multiple of 16, half of it against KD"
     )
     parser.add_argument("--precision", default="bf16-mixed")
     parser.add_argument("--only", nargs="*", default=None, help="variants; kd is always there")
@@ -93,6 +93,8 @@ def main() -> None:
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/cost.json"))
     arguments = parser.parse_args()
+    if arguments.rounds % (2 * INTERVAL):
+        parser.error(f"--rounds={arguments.rounds}: give a multiple of {2 * INTERVAL}")
     common = [f"trainer.precision={arguments.precision}", "trainer.channels_last=true"]
     rounds = arguments.rounds
     rows = against_kd(arguments.only, common, rounds // 2, memory=not arguments.no_memory)

@@ -56,7 +56,8 @@ class DetectionSteps:
     """Endless training steps of a detector; see `steps.Steps`."""
 
     def __init__(self, overrides: list[str]) -> None:
-        config = configure(["task=detection", "task.group_by_aspect=false", *overrides])
+        plain = ["task=detection", "task.group_by_aspect=false", "exploration.epochs=0"]
+        config = configure([*plain, *overrides])
         self.options = build.trainer_options(config)
         torch.manual_seed(0)
         module = build.task(config).prepare(config, self.options).module.to(self.options.device)
@@ -100,6 +101,9 @@ def main() -> None:
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/detection_cost.json"))
     arguments = parser.parse_args()
+    cycle = _CYCLE if "rlkd" in arguments.only else 8
+    if arguments.rounds % cycle:
+        parser.error(f"--rounds={arguments.rounds}: give a multiple of {cycle}")
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "teacher.safetensors"
         classes = 6  # those of the shapes, and the background

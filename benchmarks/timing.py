@@ -43,9 +43,9 @@ class Kinds:
 
     def last(self) -> tuple[int, int]:
         """Return how often the source has learnt and measured since the last call."""
-        now = (0 if self._source is None else self._source.updates, self._observed)
-        before, self._seen = self._seen, now
-        return now[0] - before[0], now[1] - before[1]
+        counted = (0 if self._source is None else self._source.updates, self._observed)
+        before, self._seen = self._seen, counted
+        return counted[0] - before[0], counted[1] - before[1]
 
 
 class Step(Protocol):
@@ -125,22 +125,18 @@ class Measured:
 
     def typical(self) -> float:
         """Return the mean, steps of each kind taken at their median: no outlier counts."""
-        medians = [len(each) * statistics.median(each) for each in self._by_kind()]
-        return sum(medians) / len(self.figures)
+        return self._mean_of_medians(lambda figures: figures)
 
     def resampled(self, generator: random.Random) -> float:
         """Return `typical` of as many steps of each kind, drawn from them with replacement."""
-        medians = [
-            len(each) * statistics.median(generator.choices(each, k=len(each)))
-            for each in self._by_kind()
-        ]
-        return sum(medians) / len(self.figures)
+        return self._mean_of_medians(lambda figures: generator.choices(figures, k=len(figures)))
 
-    def _by_kind(self) -> list[list[float]]:
-        found: dict[tuple[int, int], list[float]] = {}
+    def _mean_of_medians(self, sample: Callable[[list[float]], list[float]]) -> float:
+        by_kind: dict[tuple[int, int], list[float]] = {}
         for kind, value in zip(self.kinds, self.figures, strict=True):
-            found.setdefault(kind, []).append(value)
-        return list(found.values())
+            by_kind.setdefault(kind, []).append(value)
+        medians = (len(each) * statistics.median(sample(each)) for each in by_kind.values())
+        return sum(medians) / len(self.figures)
 
 
 def time_in_turns(steps: Mapping[str, Step], rounds: int) -> dict[str, Measured]:
@@ -188,14 +184,16 @@ def what_the_source_adds(
         `plain_ms`, the milliseconds of a plain step; `ratio`, of a step by its own source to it,
         from the time in the parts of the step that know of the source, relative to the rest of
         the very step, where the machine's pace falls on both; `whole_ratio`, from whole steps,
-        which also sees what the source may cost outside of those parts, and is far noisier. With
-        the standard error of each.
+        which also sees what the source may cost in a step outside of those parts, and is far
+        noisier. With the standard error of each, in which a kind of step that was seen once has
+        no part. Exploration and what is done once an epoch are in neither. On a GPU the parts are
+        waited for one by one, which a training does not.
     """
     assert module.temperature is not None
     inside = Inside(module)
     steps = {
-        "plain": Using(training, module, inside, plain, None),
         "own": Using(training, module, inside, module.temperature, module.explorer),
+        "plain": Using(training, module, inside, plain, None),
     }
     whole = time_in_turns(steps, rounds)
     parts = {
