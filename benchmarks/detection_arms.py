@@ -83,8 +83,8 @@ def main() -> None:
         return [*COMMON, *ARMS[arm], *taught, f"seed={seed}", place, *arguments.overrides]
 
     with ProcessPoolExecutor(arguments.processes, mp_context=get_context("spawn")) as pool:
-        longer = f"trainer.epochs={arguments.teacher_epochs}"
-        taught = pool.submit(run, [*COMMON, *TEACHER, longer, f"output={teacher}"])
+        epochs = f"trainer.epochs={arguments.teacher_epochs}"
+        taught = pool.submit(run, [*COMMON, *TEACHER, epochs, f"output={teacher}"])
         alone = [each for each in folders if "teacher=none" in ARMS[each[0]]]
         running = [pool.submit(run, overrides(*each)) for each in alone]
         taught.result()
