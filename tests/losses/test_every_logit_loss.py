@@ -15,8 +15,11 @@ from rlkd.losses.dist import dist
 from rlkd.losses.logits import kd
 from rlkd.losses.multilevel import batch_correlation, class_correlation, mlkd
 from rlkd.losses.nkd import nkd
+from rlkd.losses.rld import rld
 from rlkd.losses.softened import Temperature
+from rlkd.losses.standardise import standardise
 from rlkd.losses.ttm import ttm, wttm
+from rlkd.temperature import LogitStandardisation
 from rlkd.types import Temperatures
 
 TARGET = [0, 3, 2, 2, 1]
@@ -137,6 +140,22 @@ def test_equal_temperatures_equal_the_constant_form(
         torch.testing.assert_close(loss, constant, rtol=1e-6, atol=0)
         (found,) = torch.autograd.grad(loss, student)
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES.keys() - {"mlkd_strong"} | {"rld"}))
+def test_the_source_that_standardises_is_the_loss_on_standardised_logits(
+    logits: tuple[Tensor, Tensor], name: str
+) -> None:
+    loss = LOSSES.get(name, lambda student, teacher, t: rld(student, teacher, HARD, t))
+    student, teacher = logits
+    source = LogitStandardisation(base_temperature=2.0)
+    as_source = loss(student, teacher, source(student, teacher, HARD))
+    transformed = loss(standardise(student), standardise(teacher), 2.0)
+    torch.testing.assert_close(as_source, transformed, rtol=1e-9, atol=1e-12)
+    (found,), (expected,) = (
+        torch.autograd.grad(each, student) for each in (as_source, transformed)
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", LOSSES)

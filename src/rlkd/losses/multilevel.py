@@ -78,8 +78,8 @@ def mlkd(
     r"""Return the sum of instance, batch and class level over the temperatures f T_i, f in factors.
 
     The instance level is KD, on the strong view too where it is given; the relations are compared
-    on the weak view. An instance has the same temperature in both views, and what steers it steers
-    all five.
+    on the weak view. An instance has the same temperature in both views, logit standardisation's
+    own too, and what steers it steers all five.
 
     Args:
         student_logits: the student's logits of the plain, weakly augmented view.
@@ -125,6 +125,7 @@ def _scaled(temperatures: Temperatures, factor: float) -> Temperatures:
         student=temperatures.student * factor,
         teacher=temperatures.teacher * factor,
         weight=None if weight is None else weight * factor**2,
+        one=temperatures.one,
     )
 
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from rlkd.losses.decoupled import refuse_two_classes, without_class
 from rlkd.losses.logits import Reduction, reduced
 from rlkd.losses.softened import Temperature, as_temperatures, log_softened
-from rlkd.types import Temperatures, class_index
+from rlkd.types import class_index
 
 
 def nkd(
@@ -44,7 +44,7 @@ def nkd(
     refuse_two_classes("NKD", student_logits)
     temperatures = as_temperatures(temperature, like=student_logits)
     index = class_index(target)
-    one = Temperatures.constant(1.0, like=student_logits)
+    one = temperatures.at_one
     log_p_student = log_softened(student_logits, one.student).gather(1, index[:, None])[:, 0]
     log_p_teacher = log_softened(teacher_logits, one.teacher).gather(1, index[:, None])[:, 0]
     of_target = -log_p_teacher.exp() * log_p_student

@@ -64,7 +64,7 @@ def wttm(
     """
     temperatures = as_temperatures(temperature, like=student_logits)
     divergence = _divergence(student_logits, teacher_logits, temperatures)
-    return reduced(_power_sum(teacher_logits, temperatures.teacher) * divergence, reduction)
+    return reduced(_power_sum(teacher_logits, temperatures) * divergence, reduction)
 
 
 def _divergence(
@@ -72,20 +72,19 @@ def _divergence(
     teacher_logits: Float[Tensor, "batch classes"],
     temperatures: Temperatures,
 ) -> Float[Tensor, " batch"]:
-    one = Temperatures.constant(1.0, like=student_logits)
-    student = log_softened(student_logits, one.student)
+    student = log_softened(student_logits, temperatures.at_one.student)
     return kl_divergence(student, log_softened(teacher_logits, temperatures.teacher))
 
 
 def _power_sum(
-    logits: Float[Tensor, "batch classes"], temperature: Float[Tensor, " batch"]
+    logits: Float[Tensor, "batch classes"], temperatures: Temperatures
 ) -> Float[Tensor, " batch"]:
     """Return sum_j p_j^(1/T), by what it does to any one class: here the likeliest.
 
     softmax(z / T)_j is p_j^(1/T) over that sum.
     """
-    one = Temperatures.constant(1.0, like=logits)
+    one, softening = temperatures.at_one.teacher, temperatures.teacher
     top = logits.argmax(dim=1, keepdim=True)
-    log_p = log_softened(logits, one.teacher).gather(1, top)[:, 0]
-    log_transformed = log_softened(logits, temperature).gather(1, top)[:, 0]
-    return (log_p / temperature - log_transformed).exp()
+    log_p = log_softened(logits, one).gather(1, top)[:, 0]
+    log_transformed = log_softened(logits, softening).gather(1, top)[:, 0]
+    return (log_p * one / softening - log_transformed).exp()

@@ -24,7 +24,9 @@ class LogitDriven(TemperatureSource):
     ) -> Temperatures:
         """Apply the formula to every row."""
         found = self.formula(_precise(student_logits), _precise(teacher_logits), target)
-        return Temperatures(_floored(found.student), _floored(found.teacher), found.weight)
+        return Temperatures(
+            _floored(found.student), _floored(found.teacher), found.weight, found.one
+        )
 
     def formula(
         self,
@@ -112,8 +114,9 @@ class LogitStandardisation(LogitDriven):
     r"""T of each network = tau (std(z_i) + 1e-7), its own, and a weight of tau^2.
 
     The paper standardises each network's logits, z' = (z - mean(z)) / std(z), and distils at
-    tau. A shift changes no softmax, so this is a temperature for each network, and works with
-    any loss on logits. Known for freeing the student from having to match the teacher's range of
+    tau. A shift changes no softmax, so this is a temperature for each network; a loss that leaves
+    logits at temperature 1 somewhere (NKD, TTM, WTTM) divides them by std(z_i) + 1e-7 there. So
+    any loss on logits at these temperatures is that loss on `losses.standardise` of both. Known for freeing the student from having to match the teacher's range of
     logits: +0.8 to +3.3 points over KD on CIFAR-100, with the weight of the KD term raised to 9.
     The gradient passes through the student's own deviation, as in the public code; the deviation
     is that of a sample (divisor k - 1).
@@ -139,9 +142,13 @@ class LogitStandardisation(LogitDriven):
         target: Int[Tensor, " batch"] | Float[Tensor, "batch classes"],
     ) -> Temperatures:
         """Scale tau by each network's standard deviation."""
-        student = self.base_temperature * (student_logits.std(dim=1) + 1e-7)
-        teacher = self.base_temperature * (teacher_logits.std(dim=1) + 1e-7)
-        return Temperatures(student, teacher, torch.full_like(teacher, self.base_temperature**2))
+        one = Temperatures(student_logits.std(dim=1) + 1e-7, teacher_logits.std(dim=1) + 1e-7)
+        return Temperatures(
+            student=self.base_temperature * one.student,
+            teacher=self.base_temperature * one.teacher,
+            weight=torch.full_like(one.teacher, self.base_temperature**2),
+            one=one,
+        )
 
 
 class NormKD(LogitDriven):
