@@ -105,7 +105,7 @@ def main() -> None:
         **{method: [f"method={method}", *AGENT] for method in arguments.methods},
     }.items():
         training = Steps([*overrides, *common])
-        plain = build.temperature(configure(CONSTANT))
+        plain = build.temperature(configure(CONSTANT), num_classes=100)
         adds[name] = {**what_the_source_adds(training, training.distiller, plain, rounds)}
     print_rows(adds, "what the agent adds")
     report = {

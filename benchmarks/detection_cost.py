@@ -136,7 +136,8 @@ def main() -> None:
         adds: dict[str, dict[str, float]] = {}
         for name in (each for each in AGENTS if each in overrides):
             training = DetectionSteps(overrides[name])
-            plain = build.temperature(configure(["task=detection", "temperature=constant"]))
+            constant = configure(["task=detection", "temperature=constant"])
+            plain = build.temperature(constant, num_classes=classes)
             adds[name] = what_the_source_adds(training, training.module, plain, arguments.rounds)
     rows = {
         name: {

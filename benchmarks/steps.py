@@ -120,7 +120,7 @@ class Steps:
             bands=Bands(),
         )
         student = models.create(config.student.name, num_classes=classes)
-        temperature = build.temperature(config)
+        temperature = build.temperature(config, num_classes=classes)
         some = next(iter(loader))
         observed = observe(
             objective,

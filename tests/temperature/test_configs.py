@@ -33,7 +33,7 @@ def test_no_packaged_source_is_left_out() -> None:
 def test_every_packaged_source_composes_builds_and_sets_temperatures(name: str) -> None:
     config = configure([f"temperature={name}", "trainer.epochs=6"])
     assert "???" not in as_yaml(config)
-    source = build.temperature(config)
+    source = build.temperature(config, num_classes=100)
     source.start_epoch(6)
     student, teacher = torch.randn(8, 100, requires_grad=True), 4 * torch.randn(8, 100)
     temperatures = source(student, teacher, torch.arange(8))
@@ -47,13 +47,15 @@ def test_every_packaged_source_composes_builds_and_sets_temperatures(name: str) 
 
 @pytest.mark.parametrize(("epochs", "lambda_epochs"), [(240, 10), (24, 1), (3, 1)])
 def test_the_curriculum_keeps_its_share_of_a_run(epochs: int, lambda_epochs: int) -> None:
-    source = build.temperature(configure(["temperature=ctkd", f"trainer.epochs={epochs}"]))
+    config = configure(["temperature=ctkd", f"trainer.epochs={epochs}"])
+    source = build.temperature(config, num_classes=100)
     assert isinstance(source, GlobalCTKD)
     assert source.lambda_epochs == lambda_epochs
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine"])
 def test_a_schedule_ends_with_the_run(name: str) -> None:
-    source = build.temperature(configure([f"temperature={name}", "trainer.epochs=7"]))
+    config = configure([f"temperature={name}", "trainer.epochs=7"])
+    source = build.temperature(config, num_classes=100)
     assert isinstance(source, ScheduledTemperature)
     assert source.epochs == 7

@@ -44,7 +44,8 @@ def batch() -> Batch:
 def test_three_steps_are_finite_and_fall(method: str, source: str, batch: Batch) -> None:
     torch.manual_seed(0)
     objective = build.objective(composed(f"method={method}"))
-    temperature = build.temperature(composed(f"temperature={source}", *SOURCES[source]))
+    chosen_source = composed(f"temperature={source}", *SOURCES[source])
+    temperature = build.temperature(chosen_source, num_classes=CLASSES)
     student = models.create("convnet_tiny", num_classes=CLASSES, in_channels=1)
     teacher = models.create("convnet_small", num_classes=CLASSES, in_channels=1)
     teacher.eval().requires_grad_(False)

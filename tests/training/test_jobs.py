@@ -65,21 +65,21 @@ def test_a_job_of_this_machine_does_two_runs_and_one_that_fails_is_told_with_its
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-6")
     out = tmp_path / "out"
     small = ("seed=0", "data.limit=16", "trainer.epochs=1")
-    # ctkd_instance is made for 100 classes and says so at its first batch; digits have 10
-    swept = grid(teacher_file, out, "temperature=constant,ctkd_instance", *small)
+    fits_or_not = "trainer.validation_size=0,99"
+    swept = grid(teacher_file, out, "temperature=constant", fits_or_not, *small)
     as_jobs = ["launcher=submitit_local", "launcher.cells_per_job=2"]
-    assert main(["compare", *swept, *as_jobs]) == 0
+    assert main(["compare", *swept, *as_jobs]) == 2
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"jobs to submit: 1, their logs in {out / 'jobs'}"
     ended = sorted(each for each in lines if re.search(",seed=0: (done|failed)", each))
-    assert ended[0] == "temperature=constant,seed=0: done"
+    assert ended[0] == "trainer.validation_size=0,seed=0: done"
     assert_told(
-        ended[1], r"temperature=ctkd_instance,seed=0: failed: .*num_classes.* \(log: (.*)\)"
+        ended[1], r"trainer.validation_size=99,seed=0: failed: .*validation_size.* \(log: (.*)\)"
     )
     log = Path(ended[1].rpartition("log: ")[2].rstrip(")"))
     assert log.parent == out / "jobs"
-    assert re.search(r"^Traceback .*num_classes", log.read_text(), flags=re.MULTILINE | re.DOTALL)
-    assert RunFolder(out / "temperature=constant,seed=0").student.is_file()
+    assert re.search(r"^Traceback .*validation_size", log.read_text(), flags=re.MULTILINE | re.DOTALL)
+    assert RunFolder(out / "trainer.validation_size=0,seed=0").student.is_file()
     assert "1 of 2" not in (out / "compare.md").read_text()
     (submitted,) = log.parent.glob("*_submitted.pkl")
     assert submitit.core.utils.DelayedSubmission.load(submitted).function == RunCells(gpus="5")

@@ -199,8 +199,7 @@ def test_every_packaged_method_runs_or_is_refused_in_one_line(name: str) -> None
 
 @pytest.mark.parametrize("name", options("temperature"))
 def test_every_packaged_source_takes_regions_whose_background_is_not_scored(name: str) -> None:
-    classes = ["temperature.num_classes=6"] if name == "ctkd_instance" else []
-    source = build.temperature(configure(["task=detection", f"temperature={name}", *classes]))
+    source = build.temperature(configure(["task=detection", f"temperature={name}"]), num_classes=6)
     ready(Objective({"kd": Term(losses.kd)}), temperature=source)
 
 

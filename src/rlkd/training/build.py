@@ -137,9 +137,19 @@ def given_checkpoints(
     return given
 
 
-def temperature(config: DictConfig) -> TemperatureSource:
-    """Make the temperature source."""
-    source = make(config.temperature, "temperature")
+def temperature(config: DictConfig, *, num_classes: int) -> TemperatureSource:
+    """Make the temperature source.
+
+    Args:
+        config: the whole configuration.
+        num_classes: columns of the logits, for a source whose own setting of the name is null.
+
+    Raises:
+        UserError: if its values do not fit, or it measures its reward on images that there are not.
+    """
+    node = config.temperature
+    of_the_data = {"num_classes": num_classes} if node.get("num_classes", 0) is None else {}
+    source = make(node, "temperature", **of_the_data)
     if (
         getattr(getattr(source, "reward", None), "source", None) == "probe"
         and not probe_options(config.probe).size
@@ -208,15 +218,15 @@ def explorer(
     )
 
 
-def make(node: DictConfig, name: str) -> Any:
-    """Instantiate a node by its `_target_`.
+def make(node: DictConfig, name: str, **given: Any) -> Any:
+    """Instantiate a node by its `_target_`, with these values in place of its own.
 
     Raises:
         UserError: if its values do not fit what it names.
     """
     try:
         with _mendable(node, name):
-            return instantiate(node, _convert_="all")
+            return instantiate(node, _convert_="all", **given)
     except OmegaConfBaseException as error:
         raise unresolved(error) from None
 

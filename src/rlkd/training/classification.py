@@ -128,7 +128,7 @@ class Classification:
 
     def validate(self, config: DictConfig) -> None:
         """Build all parts but the data, on small stand-ins."""
-        made, source = build.objective(config), build.temperature(config)
+        made, source = build.objective(config), build.temperature(config, num_classes=100)
         student, teacher = (
             None if config[role].name is None else models.create(config[role].name, num_classes=100)
             for role in ("student", "teacher")
@@ -198,7 +198,7 @@ def _distiller(config: DictConfig, sets: Sets, options: build.TrainerOptions) ->
     teacher, temperature = None, None
     if objective.needs_teacher:
         teacher = build.teacher(config.teacher, sets.dataset, options, fuse=not objective.taps)
-        temperature = build.temperature(config)
+        temperature = build.temperature(config, num_classes=sets.dataset.num_classes)
         if teacher is None:
             raise UserError("this method needs a teacher: give teacher=resnet56, or method=alone")
     first_epoch = getattr(temperature, "warmup_epochs", 0) + 1

@@ -23,6 +23,7 @@ from rlkd.training.planning import (
     launcher_and_others,
     plan,
     require_one_process,
+    require_trainable,
     told,
 )
 from rlkd.training.run_folder import RunFolder
@@ -52,7 +53,8 @@ def compare(overrides: Iterable[str], *, console: Console) -> Comparison:
         compare.html.
 
     Raises:
-        UserError: if nothing is swept, or a combination does not compose; or if every run failed.
+        UserError: if nothing is swept, or a combination does not compose or does not fit its
+            networks and data, before any is trained; or, with the table written, if runs failed.
         Interrupted: after Ctrl-C; the same call goes on.
     """
     require_one_process()
@@ -69,14 +71,15 @@ def compare(overrides: Iterable[str], *, console: Console) -> Comparison:
     command = shlex.join(["rlkd", "compare", *given])
     cells = [_cell(each) for each in planned]
     comparison = compare_cells(cells, baseline, implied=IMPLIED)  # refused before any of them runs
+    if launcher.cluster is None:  # a job has its own machine to find out on
+        require_trainable(planned)
     for number, failure in _outcomes(planned, launcher, console):
         cells[number] = _ended(cells[number], planned[number], failure)
         comparison = compare_cells(cells, baseline, implied=IMPLIED)
         write_comparison(folder, comparison, title=title, command=command)
     console.print(comparison_table(comparison, title=title))
     console.print(f"everything is in {folder}", soft_wrap=True)
-    if all(cell.failure for cell in cells):
-        raise UserError(f"every run failed, the first with: {cells[0].failure}")
+    _require_no([cell.failure for cell in cells])
     return comparison
 
 
@@ -90,8 +93,8 @@ def multirun(overrides: Iterable[str], *, console: Console) -> None:
         console: where to show progress, and a line as each run ends.
 
     Raises:
-        UserError: if nothing is swept, or a combination does not compose; or, when all have
-            ended, if some failed.
+        UserError: if nothing is swept, or a combination does not compose or does not fit its
+            networks and data, before any is trained; or, when all have ended, if some failed.
         Interrupted: after Ctrl-C; the same call goes on.
     """
     require_one_process()
@@ -99,11 +102,18 @@ def multirun(overrides: Iterable[str], *, console: Console) -> None:
     planned = plan(others)
     if len(planned) == 1:
         raise UserError("--multirun is for several runs: give a setting several values, seed=0,1,2")
-    failures = [each for _, each in _outcomes(planned, launcher, console) if each is not None]
+    if launcher.cluster is None:
+        require_trainable(planned)
+    outcomes = [failure for _, failure in _outcomes(planned, launcher, console)]
     console.print(f"everything is in {planned[0].path.parent}", soft_wrap=True)
-    if failures:
+    _require_no(outcomes)
+
+
+def _require_no(failures: Sequence[str | None]) -> None:
+    found = [each for each in failures if each is not None]
+    if found:
         raise UserError(
-            f"{len(failures)} of {len(planned)} runs failed, the first with: {failures[0]}"
+            f"{len(found)} of {len(failures)} runs failed, the first with: {found[0]}"
         )
 
 

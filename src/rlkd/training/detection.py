@@ -119,7 +119,7 @@ class Detection(DetectionOptions):
     def validate(self, config: DictConfig) -> None:
         """Build all parts but the data."""
         build.objective(config)
-        build.temperature(config)
+        build.temperature(config, num_classes=3)
         for role in _ROLES:
             if config[role].name is not None:
                 create_detector(config[role].name, num_classes=3, **self.detector_options)
@@ -207,7 +207,7 @@ class Detection(DetectionOptions):
         teacher, temperature = None, None
         if objective.needs_teacher:
             teacher = self._teacher(config, held)
-            temperature = build.temperature(config)
+            temperature = build.temperature(config, num_classes=held.train.num_classes)
             self._check_reward(temperature)
         first_epoch = getattr(temperature, "warmup_epochs", 0) + 1
         explorer = build.explorer(

@@ -10,10 +10,12 @@ from rich.console import Console
 
 from rlkd import ranks
 from rlkd.errors import UserError
+from rlkd.training import build
 from rlkd.training.compose import LAUNCHER, choice, configure, configure_launcher, sweep
 from rlkd.training.launch import Launch
 from rlkd.training.options import read_options
 from rlkd.training.run import run
+from rlkd.training.run_folder import RunFolder
 from rlkd.training.stopping import Interrupted
 
 
@@ -127,6 +129,25 @@ def attempt(config: DictConfig, console: Console) -> Exception | None:
             raise  # but other ranks may still be in this one
         return error
     return None
+
+
+def require_trainable(planned: Iterable[Planned]) -> None:
+    """Get ready to train what is not complete yet, each combination once, and leave it at that.
+
+    Raises:
+        UserError: for the first combination that does not fit its networks or its data.
+    """
+    checked: list[dict[str, str]] = []
+    for each in planned:
+        if each.labels in checked or RunFolder(each.path).result.is_file():
+            continue
+        checked.append(each.labels)
+        try:
+            build.task(each.config).prepare(each.config, build.trainer_options(each.config))
+        except UserError as error:
+            labels = [f"{key}={value}" for key, value in each.labels.items()]
+            which = f"{' '.join(labels)} cannot be trained, so nothing was: " if labels else ""
+            raise UserError(f"{which}{error}") from None
 
 
 def told(error: Exception) -> str:
