@@ -48,13 +48,15 @@ def comparison(cells: list[Cell]) -> Comparison:
 def test_markdown_shows_points_and_verdicts(comparison: Comparison) -> None:
     # Half the interval is 0.01 tan(0.475 pi) = 0.1271; p = 1 - 2 atan(3) / pi = 0.205.
     assert comparison_markdown(comparison).splitlines()[:6] == [
-        "| method | n | top-1, % | sd | difference | 95 % interval | p (Holm) | verdict | speed |",
-        "| :-- | --: | --: | --: | --: | --: | --: | :-- | --: |",
-        "| a | 2 | 70.00 | 0.00 |  |  |  | baseline | 1.00 |",
-        "| b | 2 | 73.00 | 1.41 | +3.00 | -9.71 to +15.71 | 0.205 | inside the noise | 1.00 |",
+        "| method | n | top-1, % | sd | difference | 95 % interval | p (Holm) | verdict | images/s "
+        "| speed |",
+        "| :-- | --: | --: | --: | --: | --: | --: | :-- | --: | --: |",
+        "| a | 2 | 70.00 | 0.00 |  |  |  | baseline | 1,000 | 1.00 |",
+        "| b | 2 | 73.00 | 1.41 | +3.00 | -9.71 to +15.71 | 0.205 | inside the noise | 1,000 "
+        "| 1.00 |",
         "| c\\|[red] | 1 | 65.00 | n/a | -5.00 | n/a | n/a | one shared seed, no interval; 1 of 2 "
-        "failed | 1.00 |",
-        "| d | 0 | n/a | n/a | n/a | n/a | n/a | not run | n/a |",
+        "failed | 1,000 | 1.00 |",
+        "| d | 0 | n/a | n/a | n/a | n/a | n/a | not run | n/a | n/a |",
     ]
 
 

@@ -18,7 +18,7 @@ def table_words(comparison: Comparison) -> Cells:
     """Put the rows in words, one combination a row."""
     measure = f"{comparison.kind.headline_name}, %"
     header = [*(comparison.keys or ("runs",)), "n", measure, "sd", "difference"]
-    header += ["95 % interval", "p (Holm)", VERDICT, "speed"]
+    header += ["95 % interval", "p (Holm)", VERDICT, "images/s", "speed"]
     return Cells(header, [_row(row) for row in comparison.rows])
 
 
@@ -33,8 +33,8 @@ def caption(comparison: Comparison) -> str:
         f"{sentence(comparison.kind.headline_words)} on the test split after the last epoch, not "
         "the best; the test split selects nothing. Mean and sample standard deviation (sd) over n "
         f"seeds, {_seeds(comparison)}. Differences are to {_baseline(comparison)}, in percentage "
-        f"points, paired by seed. {_tests(comparison)} Speed: median of the training images a "
-        "second, as a multiple of the baseline's."
+        f"points, paired by seed. {_tests(comparison)} Images/s: median over the seeds of "
+        "the images trained on in a second; speed: that as a multiple of the baseline's."
     )
 
 
@@ -75,8 +75,9 @@ def _row(row: Combination) -> list[str]:
     words = [*(row.labels.values() or [row.name]), str(row.n)]
     words += [UNKNOWN if value is None else percent(value) for value in (row.mean, row.std)]
     words += ["", "", ""] if row.is_baseline else _difference(row.difference)
+    images = UNKNOWN if row.images_per_second is None else f"{row.images_per_second:,.0f}"
     speed = UNKNOWN if row.relative_speed is None else f"{row.relative_speed:.2f}"
-    return [*words, row.verdict, speed]
+    return [*words, row.verdict, images, speed]
 
 
 def _difference(gap: PairedDifference | None) -> list[str]:
