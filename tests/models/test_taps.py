@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from rlkd.errors import UserError
 from rlkd.models.taps import Taps, module_at, named_taps
@@ -129,11 +130,12 @@ def test_a_module_called_twice_is_no_stage_and_cannot_be_tapped(image: Tensor) -
         Taps(Shared(), ["relu"])(image)
 
 
-def test_maps_of_attention_and_of_channels_last_are_no_stages() -> None:
-    from torchvision.models import vit_b_16
+def test_maps_of_attention_and_of_channels_last_are_no_stages_nor_are_its_patches() -> None:
+    from torchvision.models import swin_t, vit_b_16
 
-    found = named_taps(vit_b_16(image_size=32), torch.randn(1, 3, 32, 32))
-    assert [name for name in found if name != "embedding"] == ["stage1"]  # the patches, 2 x 2
+    for network in (vit_b_16(image_size=32), swin_t()):
+        (name,) = named_taps(network, torch.randn(1, 3, 32, 32))
+        assert name == "embedding"
 
 
 def test_what_is_changed_in_place_afterwards_is_refused(image: Tensor) -> None:
@@ -141,3 +143,28 @@ def test_what_is_changed_in_place_afterwards_is_refused(image: Tensor) -> None:
     with pytest.raises(UserError, match="'0' gives is changed in place"):
         Taps(network, ["0"])(image)
     assert Taps(network, ["1"])(image)[1]["1"].min() >= 0
+
+
+def test_a_map_that_is_changed_in_place_by_no_module_is_no_stage(image: Tensor) -> None:
+    class Dense(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+            self.fc = nn.Linear(4, 5)
+
+        def forward(self, image: Tensor) -> Tensor:
+            normed = self.norm(self.one(image))
+            return self.fc(functional.relu(normed, inplace=True).mean((2, 3)))
+
+    assert named_taps(Dense(), image) == {"stage1": "one", "embedding": "fc:input"}
+
+
+def test_the_stages_of_a_torchvision_densenet_can_be_tapped() -> None:
+    from torchvision.models import densenet121
+
+    network, image = densenet121(), torch.randn(2, 3, 64, 64)
+    found = named_taps(network, image)
+    stages = [path for name, path in found.items() if name != "embedding"]
+    assert stages[-1] == "features.denseblock4"
+    kept = Taps(network, stages)(image)[1]
+    assert [len(each.shape) for each in kept.values()] == [4] * len(stages)

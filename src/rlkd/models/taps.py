@@ -126,8 +126,9 @@ def named_taps(
 
     A network's own `taps`, as the packaged ones have, come first. Otherwise the network is called
     once, in evaluation mode: a stage is the last map of its resolution, as long as maps shrink, and
-    the embedding is what goes into the last linear layer. Modules that are called more than once
-    are left out, and so are those that give no maps of channels first, as attention does.
+    the embedding is what goes into the last linear layer. Left out are modules that are called more
+    than once, maps that the network changes in place afterwards, and whatever gives no maps of
+    channels first, as attention does; the map of patches that attention starts from is no stage.
 
     Args:
         network: any network.
@@ -136,21 +137,26 @@ def named_taps(
     own = getattr(network, "taps", None)
     if isinstance(own, Mapping):
         return {str(name): str(path) for name, path in own.items()}
-    maps: list[tuple[int, str]] = []
+    maps: list[tuple[int, str, tuple[Tensor, int]]] = []
+    tokens = False
     calls: Counter[str] = Counter()
     linear: list[str] = []
     height, width = image.shape[2:]
 
     def noting(path: str) -> Callable[..., None]:
         def note(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+            nonlocal tokens
             if isinstance(module, nn.Linear):
                 linear.append(path)
             calls[path] += 1
-            if isinstance(module, _NO_MAPS) or not isinstance(output, Tensor) or output.dim() != 4:
+            if not isinstance(output, Tensor) or output.dim() not in (3, 4):
                 return
-            high, wide = output.shape[2:]
-            if 1 < high <= height and high * width == wide * height:
-                maps.append((high, path))
+            high, wide = output.shape[-2:]
+            shrunk = high * width == wide * height
+            if output.dim() == 3 or (high > 1 and not shrunk):
+                tokens = True
+            elif 1 < high <= height and not isinstance(module, _NO_MAPS):
+                maps.append((high, path, _versioned(output)))
 
         return note
 
@@ -166,9 +172,11 @@ def named_taps(
         for hook in hooks:
             hook.remove()
     by_size: dict[int, str] = {}
-    for size, path in maps:
-        if calls[path] == 1 and size <= min(by_size, default=size):
+    for size, path, (given, version) in maps:
+        kept = calls[path] == 1 and given._version == version
+        if kept and size <= min(by_size, default=size):
             by_size[size] = path
-    stages = list(by_size.values())
+    # One map, and rows of tokens or maps of channels last: the one is that of the patches.
+    stages = [] if tokens and len(by_size) == 1 else list(by_size.values())
     named = {f"stage{number}": path for number, path in enumerate(stages, start=1)}
     return named | ({EMBEDDING: linear[-1] + INPUT} if linear else {})
