@@ -84,3 +84,14 @@ def test_an_objective_without_terms_is_refused() -> None:
 def test_inputs_cannot_be_changed_between_losses(inputs: LossInputs) -> None:
     with pytest.raises(FrozenInstanceError):
         inputs.temperature = None  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_an_objective_that_cannot_move_the_student_is_refused(inputs: LossInputs) -> None:
+    def detached(student_logits: Tensor) -> Tensor:
+        return student_logits.detach().square().mean()
+
+    with pytest.raises(UserError, match=r"^loss own: nothing reaches the student"):
+        Objective({"own": Term(detached)}).prepare(inputs)
+    with pytest.raises(UserError, match=r"^loss own, ce: nothing reaches the student"):
+        Objective({"own": Term(detached), "ce": Term(cross_entropy, 0.0)}).prepare(inputs)
+    Objective({"own": Term(detached), "ce": Term(cross_entropy, 0.1)}).prepare(inputs)

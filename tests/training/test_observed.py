@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from rlkd import models
 from rlkd.errors import UserError
-from rlkd.losses import Objective, Term, cross_entropy, kd
+from rlkd.losses import Objective, Term, cross_entropy, kd, pkt
 from rlkd.models import Teacher
 from rlkd.temperature import ConstantTemperature
 from rlkd.training.observed import observe
@@ -165,6 +165,32 @@ def test_a_layer_that_does_not_exist_lists_paths_and_names(ready: Ready) -> None
     expected = r"loss gap: there is no module 'layr2' .*layer2.*by name there are .*stage1"
     with pytest.raises(UserError, match=expected):
         ready(gap=Term(gap, layers="layr2"))
+
+
+def test_a_network_without_maps_or_a_linear_classifier_is_refused_for_the_losses_that_want_them(
+    batch: Batch,
+) -> None:
+    def refusal(network: nn.Module, loss: Callable[..., Tensor]) -> str:
+        objective = Objective({"ce": Term(cross_entropy), "own": Term(loss)})
+        with pytest.raises(UserError) as refused:
+            observe(
+                objective,
+                network,
+                network,
+                batch=batch,
+                train_targets=torch.arange(10),
+                num_classes=10,
+                temperature=None,
+            )
+        return str(refused.value)
+
+    flat = nn.Sequential(nn.Flatten(), nn.LazyLinear(10))
+    flat(batch.image)
+    assert refusal(flat, gap).startswith("loss own: it needs feature maps, and Sequential has no")
+    maps = nn.Sequential(
+        nn.Conv2d(batch.image.shape[1], 10, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    assert refusal(maps, pkt).startswith("loss own: the student has no linear classifier")
 
 
 def test_other_numbers_of_classes_are_refused(student: nn.Module, batch: Batch) -> None:

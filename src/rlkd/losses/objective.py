@@ -127,15 +127,26 @@ class Objective(nn.Module):
                 f"the teacher gives {taught.shape[1]} logits and the student "
                 f"{example.student_logits.shape[1]}: both must know the same classes"
             )
+        differentiable = False
         for name in self.terms:
             for need in sorted(self.asked[name].needed):
                 if example.named(need, self.pairs[name]) is None:
-                    raise UserError(f"loss {name} needs {need}, which this run does not have")
+                    raise UserError(
+                        f"loss {name} needs {need}, which this run does not have: choose another "
+                        f"method, or leave it out by ~method.terms.{name}"
+                    )
             with _naming(name):
                 if self.asked[name].builds:
                     made = [self._build(name, one, example) for one in self._each(name)]
                     self.losses[name] = nn.ModuleList(made)
-            self._rehearse(name, example)
+            value = self._rehearse(name, example)
+            differentiable |= value.requires_grad and self.terms[name].weight != 0
+        if example.student_logits.requires_grad and not differentiable:
+            raise UserError(
+                f"loss {', '.join(self.terms)}: nothing reaches the student, for what it returned "
+                "has no gradient: compute it from the student's tensors, without detaching them, "
+                "and give it a weight"
+            )
 
     def rehearse(self, example: LossInputs) -> None:
         """Call each loss once, with its weights and all random generators left as they were.
@@ -172,7 +183,7 @@ class Objective(nn.Module):
             values.append(loss(**{each: inputs.named(each, pairs) for each in called}))
         return sum(values[1:], start=values[0])
 
-    def _rehearse(self, name: str, example: LossInputs) -> None:
+    def _rehearse(self, name: str, example: LossInputs) -> Tensor:
         held = copy.deepcopy(self.losses[name]) if name in self.losses else None
         with torch.random.fork_rng(devices=[]), _naming(name):
             try:
@@ -185,6 +196,7 @@ class Objective(nn.Module):
             raise UserError(
                 f"loss {name} returned {shape}: return one number, the mean over instances"
             )
+        return value
 
     def _build(self, name: str, pairs: list[Pair], example: LossInputs) -> nn.Module:
         given = {each: example.named(each, pairs) for each in self.asked[name].when_built}

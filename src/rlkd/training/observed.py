@@ -11,6 +11,7 @@ from torch.nn.functional import one_hot
 
 from rlkd.errors import UserError
 from rlkd.losses import LossInputs, Objective, Pair
+from rlkd.losses.inputs import EMBEDDING as EMBEDDING_INPUTS
 from rlkd.losses.inputs import FEATURE, FEATURES, HEAD
 from rlkd.models import Teacher
 from rlkd.models.modes import evaluating
@@ -20,6 +21,10 @@ from rlkd.temperature import TemperatureSource
 from rlkd.types import Batch, Temperatures
 
 _STAGE = "stage"
+_NO_MAPS = (
+    "it needs feature maps, and {network} has no stages of them that were found: give its term "
+    "layers, a list of module paths"
+)
 
 
 class Observed:
@@ -187,9 +192,12 @@ def _tapped(
         asked = f"{role}_embedding" in objective.names or (role == "teacher" and needs_head)
         embedding[role] = named[role].get(EMBEDDING_TAP) if asked else None
         if asked and embedding[role] is None:
+            wanting = EMBEDDING_INPUTS | {HEAD}
+            asking = [name for name, each in objective.asked.items() if each.names & wanting]
             raise UserError(
-                f"the {role} has no linear classifier whose input is an embedding: choose a "
-                "method without embeddings, or give the network `taps` of its own"
+                f"loss {', '.join(asking)}: the {role} has no linear classifier whose input is an "
+                "embedding: choose a method without embeddings, or give the network `taps` of its "
+                "own"
             )
     return Observed(
         student,
@@ -223,9 +231,9 @@ def _pairs(
         student, teacher = (_stages(named[role]) for role in ("student", "teacher"))
         count = min(len(student), len(teacher))
         if not count:
-            raise UserError(
-                f"loss {name} needs feature maps: give its term layers, a list of module paths"
-            )
+            role = "teacher" if student else "student"
+            told = _NO_MAPS.format(network=type(networks[role]).__name__)
+            raise UserError(f"loss {name}: {told}")
         # From the deepest: that is where networks of different depths correspond.
         both = zip(student[-count:], teacher[-count:], strict=True)
         listed = [{"student": one, "teacher": other} for one, other in both]
@@ -257,6 +265,8 @@ def _path(place: str, named: Mapping[str, str], network: nn.Module) -> str:
     try:
         module_at(network, place)
     except UserError as error:
+        if place == "last":
+            raise UserError(_NO_MAPS.format(network=type(network).__name__)) from None
         raise UserError(f"{error}; by name there are {', '.join(named) or 'none'}") from None
     return place
 
