@@ -5,7 +5,13 @@ import torch
 from tests.reference.kd_rows import kd_slowly
 from torch import Tensor
 
-from rlkd.losses import as_temperatures, cross_entropy, kd, log_softened
+from rlkd.losses import (
+    as_temperatures,
+    cross_entropy,
+    cross_entropy_strong,
+    kd,
+    log_softened,
+)
 from rlkd.types import Temperatures, class_index
 
 
@@ -145,6 +151,8 @@ def test_cross_entropy_by_hand() -> None:
     target = torch.tensor([0, 1])
     torch.testing.assert_close(cross_entropy(logits, target, reduction="none"), expected)
     torch.testing.assert_close(cross_entropy(logits, target), expected.mean())
+    strong = cross_entropy_strong(student_logits_strong=logits, target=target)
+    torch.testing.assert_close(strong, expected.mean())
 
 
 def test_cross_entropy_with_a_distribution_is_the_mean_over_it() -> None:

@@ -3,10 +3,14 @@
 from dataclasses import dataclass
 
 import pytest
+import torch
 from omegaconf import DictConfig
+from torch.nn import functional as F
 
 from rlkd import models
 from rlkd.errors import UserError
+from rlkd.losses import LossInputs, kd
+from rlkd.training import build
 from rlkd.training.compose import as_yaml, configure, options
 
 pytestmark = pytest.mark.usefixtures("plainly")
@@ -131,6 +135,58 @@ def test_reviewkd_has_the_weight_of_its_pair() -> None:
     assert weights(configure(["method=reviewkd"]))["reviewkd"] == 1
 
 
+MLKD_STANDARDISED = {"vgg13_vgg8": 6, "vgg13_mobilenetv2": 6, "resnet32x4_shufflev2": 6}
+"""Where the name of a log in logs/MLKD of logit-standardization-KD has another weight than 9."""
+
+
+@each_pair
+def test_mlkd_has_a_cross_entropy_on_either_view_and_its_own_weight_when_standardised(
+    pair: Pair,
+) -> None:
+    assert weights(composed(pair, "mlkd")) == {
+        "cross_entropy": 0.1,
+        "cross_entropy_strong": 0.1,
+        "mlkd": 0.9,
+    }
+    standardised = composed(pair, "mlkd", "standardised")
+    assert standardised.temperature.base_temperature == 4
+    expected = MLKD_STANDARDISED.get(pair.name.removeprefix("cifar100_"), 9)
+    assert weights(standardised)["mlkd"] == expected
+
+
+@pytest.mark.parametrize(("method", "temperature"), [("nkd", 3), ("wttm", 5), ("dkd", 4)])
+def test_a_method_starts_from_the_temperature_that_its_weights_were_published_with(
+    method: str, temperature: float
+) -> None:
+    for source, name in (("constant", "temperature"), ("rlkd", "base_temperature")):
+        config = configure([f"method={method}", f"temperature={source}"])
+        assert config.temperature[name] == temperature
+
+
+def test_dtkd_adds_kd_at_a_constant_temperature_to_the_term_that_its_source_steers() -> None:
+    config = configure(["method=dtkd", "temperature=dtkd", "trainer.epochs=240"])
+    assert weights(config) == {"cross_entropy": 1, "kd": 3, "kd_constant": 1}
+    assert config.method.terms.kd_constant.loss.temperature == 4
+    assert [term.get("warmup_epochs", 0) for term in config.method.terms.values()] == [0, 20, 20]
+    objective = build.objective(config)
+    objective.start_epoch(20)
+    student, teacher = torch.randn(4, 10), 3 * torch.randn(4, 10)
+    target = torch.arange(4)
+    both = build.temperature(config, num_classes=10)(student, teacher, target)
+    total, _ = objective(LossInputs(student, target, teacher, both))
+    expected = F.cross_entropy(student, target) + kd(student, teacher, 4.0)
+    torch.testing.assert_close(total, expected + 3 * kd(student, teacher, both))
+
+
+def test_of_a_pair_dtkd_has_its_own_weights() -> None:
+    assert weights(composed(PAIRS[0], "dtkd")) == {"cross_entropy": 1, "kd": 1, "kd_constant": 0.5}
+
+
+def test_rld_has_its_own_weight_when_standardised() -> None:
+    config = configure(["method=rld", "temperature=standardised"])
+    assert (config.temperature.base_temperature, weights(config)["rld"]) == (2, 9)
+
+
 def test_without_an_experiment_the_settings_are_the_general_ones() -> None:
     assert configure(["method=dkd"]).method.terms.dkd.loss.beta == 8
     standardised = configure(["method=srrl", "temperature=standardised"])
@@ -146,3 +202,31 @@ def test_what_is_given_wins_over_what_is_published() -> None:
     assert config.method.terms.dkd.weight == 15
     with pytest.raises(UserError, match=r"did you mean published\.plain"):
         configure([*given, "published.plane=1"])
+
+
+@pytest.mark.parametrize(
+    ("experiment", "networks", "published"),
+    [
+        ("imagenet_resnet34_resnet18", ("torchvision:resnet34", "torchvision:resnet18"), (0.5, 1)),
+        ("imagenet_resnet50_mobilenetv1", ("torchvision:resnet50", "timm:mobilenetv1_100"), (2, 8)),
+    ],
+)
+def test_imagenets_pairs_have_their_published_recipe(
+    experiment: str, networks: tuple[str, str], published: tuple[float, float]
+) -> None:
+    # megvii-research/mdistiller configs/imagenet: reviewkd.yaml of either pair, DKD's beta of dkd.
+    config = configure([f"experiment={experiment}", "data.root=."])
+    assert (config.teacher.name, config.student.name) == networks
+    assert (config.optimizer.lr, config.optimizer.momentum) == (0.1, 0.9)
+    assert config.optimizer.weight_decay == 1e-4
+    assert (config.trainer.epochs, config.trainer.batch_size) == (100, 256)
+    assert list(config.scheduler.milestones) == [30, 60, 90]
+    assert config.scheduler.gamma == 0.1
+    assert (config.data.image_size, config.data.resize) == (224, 256)
+    assert (config.published.plain.dkd_beta, config.published.reviewkd_weight) == published
+    terms = configure([f"experiment={experiment}", "data.root=.", "method=kd"]).method.terms
+    assert (terms.cross_entropy.weight, terms.kd.weight) == (0.5, 0.5)
+    for method in ("dkd", "nkd"):
+        chosen = [f"method={method}", "temperature=constant"]
+        temperature = configure([f"experiment={experiment}", "data.root=.", *chosen]).temperature
+        assert temperature.temperature == 1

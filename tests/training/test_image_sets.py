@@ -269,28 +269,6 @@ def test_a_student_of_imagenets_classes_names_them_as_people_do(
     assert "resized to 18" in facts["input"]["values"]
 
 
-@pytest.mark.parametrize(
-    ("experiment", "networks", "published"),
-    [
-        ("imagenet_resnet34_resnet18", ("torchvision:resnet34", "torchvision:resnet18"), (0.5, 1)),
-        ("imagenet_resnet50_mobilenetv1", ("torchvision:resnet50", "timm:mobilenetv1_100"), (2, 8)),
-    ],
-)
-def test_imagenets_pairs_have_their_published_recipe(
-    experiment: str, networks: tuple[str, str], published: tuple[float, float]
-) -> None:
-    # megvii-research/mdistiller configs/imagenet: reviewkd.yaml of either pair, DKD's beta of dkd.
-    config = configure([f"experiment={experiment}", "data.root=."])
-    assert (config.teacher.name, config.student.name) == networks
-    assert (config.optimizer.lr, config.optimizer.momentum) == (0.1, 0.9)
-    assert config.optimizer.weight_decay == 1e-4
-    assert (config.trainer.epochs, config.trainer.batch_size) == (100, 256)
-    assert list(config.scheduler.milestones) == [30, 60, 90]
-    assert config.scheduler.gamma == 0.1
-    assert (config.data.image_size, config.data.resize) == (224, 256)
-    assert (config.published.plain.dkd_beta, config.published.reviewkd_weight) == published
-
-
 @pytest.mark.skipif("RLKD_DATA" not in os.environ, reason="RLKD_DATA names no folder of real data")
 def test_the_classes_of_imagenets_folders_are_torchvisions_categories() -> None:
     root = Path(os.environ["RLKD_DATA"]) / "imagenet_sample"

@@ -78,7 +78,9 @@ def test_a_job_of_this_machine_does_two_runs_and_one_that_fails_is_told_with_its
     )
     log = Path(ended[1].rpartition("log: ")[2].rstrip(")"))
     assert log.parent == out / "jobs"
-    assert re.search(r"^Traceback .*validation_size", log.read_text(), flags=re.MULTILINE | re.DOTALL)
+    assert re.search(
+        r"^Traceback .*validation_size", log.read_text(), flags=re.MULTILINE | re.DOTALL
+    )
     assert RunFolder(out / "trainer.validation_size=0,seed=0").student.is_file()
     assert "1 of 2" not in (out / "compare.md").read_text()
     (submitted,) = log.parent.glob("*_submitted.pkl")

@@ -1,6 +1,7 @@
 """Distillation losses: functions of logits and features, modules where they have weights.
 
-A loss is called by its parameters' names: see `losses.inputs.NAMES` for what training offers.
+A loss is called by its parameters' names: see `losses.inputs.NAMES` for what training offers. The
+teacher is not detached here: call it under `torch.no_grad()`, as training does.
 """
 
 from rlkd.losses.attention import at, nst
@@ -10,7 +11,7 @@ from rlkd.losses.dist import dist
 from rlkd.losses.factor_transfer import FT, ft
 from rlkd.losses.hints import VID, FitNet, fitnet, vid
 from rlkd.losses.inputs import LossInputs, Pair
-from rlkd.losses.logits import cross_entropy, kd, supervised
+from rlkd.losses.logits import cross_entropy, cross_entropy_strong, kd, supervised
 from rlkd.losses.multilevel import mlkd
 from rlkd.losses.nkd import nkd
 from rlkd.losses.objective import Objective, Term
@@ -44,6 +45,7 @@ __all__ = [
     "cc",
     "crd",
     "cross_entropy",
+    "cross_entropy_strong",
     "dist",
     "dkd",
     "fitnet",

@@ -44,6 +44,19 @@ def cross_entropy(
     return F.cross_entropy(logits, target, reduction=reduction)
 
 
+def cross_entropy_strong(
+    student_logits_strong: Float[Tensor, "batch classes"],
+    target: Int[Tensor, " batch"] | Float[Tensor, "batch classes"],
+) -> Float[Tensor, ""]:
+    """Return the cross-entropy of the strongly augmented view with the labels, in nats.
+
+    Args:
+        student_logits_strong: the student's logits of the strongly augmented view.
+        target: class indices, or a distribution over classes a row.
+    """
+    return cross_entropy(student_logits_strong, target)
+
+
 def supervised(
     student_logits: Float[Tensor, "batch classes"],
     target: Int[Tensor, " batch"] | Float[Tensor, "batch classes"],

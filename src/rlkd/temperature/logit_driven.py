@@ -193,7 +193,7 @@ class DTKD(LogitDriven):
     softened more, so that both come out about equally smooth. Known for levelling the sharpness
     of student and teacher, and for an erratum of its author: the derivation (equations 4 and 5)
     is wrong, the results are real. The method adds, to 3 times this KD term, once the KD term at
-    the constant T_0, and warms both up over 20 epochs (`method` sets that). The gradient passes
+    the constant T_0, and warms both up over 20 epochs: `method=dtkd` is that. The gradient passes
     through the student's maximum, as in the public code.
 
     As published the formula breaks for maxima that are not positive: negative temperatures, or a

@@ -29,9 +29,12 @@ from rlkd.training.planning import (
 from rlkd.training.run_folder import RunFolder
 
 _BASELINE = "baseline="
-IMPLIED = ("probe", "exploration", "published", "method.terms")
-"""Settings that a swept choice may bring along: a learnt temperature its probe, a published one
-its weight. The table says where they differ."""
+IMPLIED = (
+    *("probe", "exploration", "published", "method.terms", "task.base_temperature"),
+    *("temperature.temperature", "temperature.base_temperature"),
+)
+"""Settings that a swept choice may bring along: a learnt temperature its probe, a published method
+its weights and the temperature that they are for. The table says where they differ."""
 
 
 def compare(overrides: Iterable[str], *, console: Console) -> Comparison:
@@ -112,9 +115,7 @@ def multirun(overrides: Iterable[str], *, console: Console) -> None:
 def _require_no(failures: Sequence[str | None]) -> None:
     found = [each for each in failures if each is not None]
     if found:
-        raise UserError(
-            f"{len(found)} of {len(failures)} runs failed, the first with: {found[0]}"
-        )
+        raise UserError(f"{len(found)} of {len(failures)} runs failed, the first with: {found[0]}")
 
 
 def _outcomes(
