@@ -8,9 +8,9 @@ from torch import Tensor
 from rlkd.losses import (
     as_temperatures,
     cross_entropy,
-    cross_entropy_strong,
     kd,
     log_softened,
+    supervised_views,
 )
 from rlkd.types import Temperatures, class_index
 
@@ -151,8 +151,10 @@ def test_cross_entropy_by_hand() -> None:
     target = torch.tensor([0, 1])
     torch.testing.assert_close(cross_entropy(logits, target, reduction="none"), expected)
     torch.testing.assert_close(cross_entropy(logits, target), expected.mean())
-    strong = cross_entropy_strong(student_logits_strong=logits, target=target)
-    torch.testing.assert_close(strong, expected.mean())
+    assert supervised_views(logits, target) == cross_entropy(logits, target)
+    both = supervised_views(logits, target, student_logits_strong=logits.flip(0))
+    strong = cross_entropy(logits.flip(0), target)
+    torch.testing.assert_close(both, expected.mean() + strong)
 
 
 def test_cross_entropy_with_a_distribution_is_the_mean_over_it() -> None:

@@ -95,3 +95,16 @@ def test_an_objective_that_cannot_move_the_student_is_refused(inputs: LossInputs
     with pytest.raises(UserError, match=r"^loss own, ce: nothing reaches the student"):
         Objective({"own": Term(detached), "ce": Term(cross_entropy, 0.0)}).prepare(inputs)
     Objective({"own": Term(detached), "ce": Term(cross_entropy, 0.1)}).prepare(inputs)
+
+
+def test_a_head_that_alone_would_learn_does_not_make_up_for_the_student(inputs: LossInputs) -> None:
+    class Detached(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(3, 1)
+
+        def forward(self, student_logits: Tensor) -> Tensor:
+            return self.head(student_logits.detach()).mean()
+
+    with pytest.raises(UserError, match=r"^loss own: nothing reaches the student"):
+        Objective({"own": Term(Detached())}).prepare(inputs)

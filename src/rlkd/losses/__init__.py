@@ -11,7 +11,7 @@ from rlkd.losses.dist import dist
 from rlkd.losses.factor_transfer import FT, ft
 from rlkd.losses.hints import VID, FitNet, fitnet, vid
 from rlkd.losses.inputs import LossInputs, Pair
-from rlkd.losses.logits import cross_entropy, cross_entropy_strong, kd, supervised
+from rlkd.losses.logits import cross_entropy, kd, supervised, supervised_views
 from rlkd.losses.multilevel import mlkd
 from rlkd.losses.nkd import nkd
 from rlkd.losses.objective import Objective, Term
@@ -45,7 +45,6 @@ __all__ = [
     "cc",
     "crd",
     "cross_entropy",
-    "cross_entropy_strong",
     "dist",
     "dkd",
     "fitnet",
@@ -64,6 +63,7 @@ __all__ = [
     "srrl",
     "standardise",
     "supervised",
+    "supervised_views",
     "ttm",
     "vid",
     "wttm",

@@ -44,19 +44,6 @@ def cross_entropy(
     return F.cross_entropy(logits, target, reduction=reduction)
 
 
-def cross_entropy_strong(
-    student_logits_strong: Float[Tensor, "batch classes"],
-    target: Int[Tensor, " batch"] | Float[Tensor, "batch classes"],
-) -> Float[Tensor, ""]:
-    """Return the cross-entropy of the strongly augmented view with the labels, in nats.
-
-    Args:
-        student_logits_strong: the student's logits of the strongly augmented view.
-        target: class indices, or a distribution over classes a row.
-    """
-    return cross_entropy(student_logits_strong, target)
-
-
 def supervised(
     student_logits: Float[Tensor, "batch classes"],
     target: Int[Tensor, " batch"] | Float[Tensor, "batch classes"],
@@ -70,6 +57,29 @@ def supervised(
         student_loss: the loss of a student that computes one from the labels itself.
     """
     return cross_entropy(student_logits, target) if student_loss is None else student_loss
+
+
+def supervised_views(
+    student_logits: Float[Tensor, "batch classes"],
+    target: Int[Tensor, " batch"] | Float[Tensor, "batch classes"],
+    student_loss: Float[Tensor, ""] | None = None,
+    student_logits_strong: Float[Tensor, "batch classes"] | None = None,
+) -> Float[Tensor, ""]:
+    """Return what the labels teach on the plain view and on the strong one, where there is one.
+
+    Args:
+        student_logits: the student's logits of the plain view.
+        target: class indices, or a distribution over classes a row.
+        student_loss: the loss of a student that computes one from the labels itself.
+        student_logits_strong: the student's logits of the strongly augmented view.
+
+    Source: the released code of Jin et al., "Multi-Level Logit Distillation" (CVPR 2023), which
+    adds the two cross-entropies.
+    """
+    plain = supervised(student_logits, target, student_loss)
+    if student_logits_strong is None:
+        return plain
+    return plain + cross_entropy(student_logits_strong, target)
 
 
 def kd(

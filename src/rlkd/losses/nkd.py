@@ -22,14 +22,16 @@ def nkd(
 
     p is the probability of the target at temperature 1; q is the softened distribution among the
     other classes alone, which makes those of student and teacher sum to the same. The temperature
-    is that of the second part only. It is a cross-entropy: its least value is not 0.
+    is that of the second part only, logit standardisation's scale apart. It is a cross-entropy: its
+    least value is not 0.
 
     Args:
         student_logits: the student's logits.
         teacher_logits: the teacher's logits.
         target: class indices; of a mixed target, its likeliest class counts.
         temperature: a number, a (batch,) tensor, or `Temperatures`; above 0.
-        gamma: weight of the part among the other classes.
+        gamma: weight of the part among the other classes; published as 1.5 at temperature 1 on
+            ImageNet, 3.5 at 3 on CIFAR-100.
         reduction: `mean` over the batch, or `none` for one value a row.
 
     Raises:

@@ -127,7 +127,7 @@ class Objective(nn.Module):
                 f"the teacher gives {taught.shape[1]} logits and the student "
                 f"{example.student_logits.shape[1]}: both must know the same classes"
             )
-        differentiable = False
+        moves = False
         for name in self.terms:
             for need in sorted(self.asked[name].needed):
                 if example.named(need, self.pairs[name]) is None:
@@ -140,8 +140,8 @@ class Objective(nn.Module):
                     made = [self._build(name, one, example) for one in self._each(name)]
                     self.losses[name] = nn.ModuleList(made)
             value = self._rehearse(name, example)
-            differentiable |= value.requires_grad and self.terms[name].weight != 0
-        if example.student_logits.requires_grad and not differentiable:
+            moves |= self.terms[name].weight != 0 and _reaches_student(value, example)
+        if example.student_logits.requires_grad and not moves:
             raise UserError(
                 f"loss {', '.join(self.terms)}: nothing reaches the student, for what it returned "
                 "has no gradient: compute it from the student's tensors, without detaching them, "
@@ -202,6 +202,18 @@ class Objective(nn.Module):
         given = {each: example.named(each, pairs) for each in self.asked[name].when_built}
         made: Any = self.terms[name].loss(**given)
         return made.to(example.student_logits.device)
+
+
+def _reaches_student(value: Tensor, example: LossInputs) -> bool:
+    """Say whether anything of the student that a loss was given has a gradient by it."""
+    maybe = (example.student_logits_strong, example.student_embedding, example.student_loss)
+    given = [example.student_logits, *example.student_maps.values()]
+    given += [each for each in maybe if each is not None]
+    wanted = [each for each in given if each.requires_grad]
+    if not wanted or not value.requires_grad:
+        return False
+    found = torch.autograd.grad(value, wanted, allow_unused=True, retain_graph=True)
+    return any(each is not None for each in found)
 
 
 @contextmanager

@@ -37,7 +37,7 @@ def rld(
         temperature: a number, a (batch,) tensor, or `Temperatures`; above 0, the same in both
             parts.
         alpha: weight of the sample's confidence.
-        beta: weight of the masked correlation; published as 8 on CIFAR-100, 0.5 on ImageNet.
+        beta: weight of the masked correlation; published as 8 on CIFAR-100, 0.5 or 2 on ImageNet.
         reduction: `mean` over the batch, or `none` for one value a row.
 
     Raises:

@@ -18,7 +18,8 @@ def ttm(
     r"""Return KL(p_t^(1/T_i) normalised || p_s), averaged over the batch.
 
     The power transform of a softmax is the softmax of z / T. The student stays at temperature 1,
-    so no factor T^2 is needed; of `Temperatures` only the teacher's is used.
+    so no factor T^2 is needed; of `Temperatures` only the teacher's is used, and either network's
+    `one`.
 
     Args:
         student_logits: the student's logits.

@@ -128,7 +128,8 @@ def named_taps(
     once, in evaluation mode: a stage is the last map of its resolution, as long as maps shrink, and
     the embedding is what goes into the last linear layer. Left out are modules that are called more
     than once, maps that the network changes in place afterwards, and whatever gives no maps of
-    channels first, as attention does; the map of patches that attention starts from is no stage.
+    channels first, as attention does. A lone map of patches, which attention starts from, is no
+    stage.
 
     Args:
         network: any network.
@@ -152,10 +153,10 @@ def named_taps(
             if not isinstance(output, Tensor) or output.dim() not in (3, 4):
                 return
             high, wide = output.shape[-2:]
-            shrunk = high * width == wide * height
-            if output.dim() == 3 or (high > 1 and not shrunk):
+            skew = abs(high * width - wide * height)
+            if output.dim() == 3 or skew > height + width:  # more than strides round off
                 tokens = True
-            elif 1 < high <= height and not isinstance(module, _NO_MAPS):
+            elif 1 < high <= height and not skew and not isinstance(module, _NO_MAPS):
                 maps.append((high, path, _versioned(output)))
 
         return note

@@ -134,7 +134,8 @@ class Classification:
             for role in ("student", "teacher")
         )
         if student is not None and teacher is not None:
-            batch = Batch(torch.randn(8, 3, 32, 32), torch.arange(8), torch.arange(8))
+            image, row = torch.randn(8, 3, 32, 32), torch.arange(8)
+            batch = Batch(image, row, row, image.flip(3) if made.strong else None)
             targets = torch.arange(100).repeat(2)
             observed = observe(
                 made,

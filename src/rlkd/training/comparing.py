@@ -75,7 +75,7 @@ def compare(overrides: Iterable[str], *, console: Console) -> Comparison:
     cells = [_cell(each) for each in planned]
     comparison = compare_cells(cells, baseline, implied=IMPLIED)  # refused before any of them runs
     if launcher.cluster is None:  # a job has its own machine to find out on
-        require_trainable(planned)
+        require_trainable(planned, console)
     for number, failure in _outcomes(planned, launcher, console):
         cells[number] = _ended(cells[number], planned[number], failure)
         comparison = compare_cells(cells, baseline, implied=IMPLIED)
@@ -106,7 +106,7 @@ def multirun(overrides: Iterable[str], *, console: Console) -> None:
     if len(planned) == 1:
         raise UserError("--multirun is for several runs: give a setting several values, seed=0,1,2")
     if launcher.cluster is None:
-        require_trainable(planned)
+        require_trainable(planned, console)
     outcomes = [failure for _, failure in _outcomes(planned, launcher, console)]
     console.print(f"everything is in {planned[0].path.parent}", soft_wrap=True)
     _require_no(outcomes)

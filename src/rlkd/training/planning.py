@@ -1,17 +1,18 @@
 """The runs of a sweep: every combination of the values given, and how each is started."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 
+import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
 from rlkd import ranks
 from rlkd.errors import UserError
 from rlkd.training import build
-from rlkd.training.compose import LAUNCHER, choice, configure, configure_launcher, sweep
+from rlkd.training.compose import LAUNCHER, as_yaml, choice, configure, configure_launcher, sweep
 from rlkd.training.launch import Launch
 from rlkd.training.options import read_options
 from rlkd.training.run import run
@@ -131,23 +132,37 @@ def attempt(config: DictConfig, console: Console) -> Exception | None:
     return None
 
 
-def require_trainable(planned: Iterable[Planned]) -> None:
+def require_trainable(planned: Sequence[Planned], console: Console) -> None:
     """Get ready to train what is not complete yet, each combination once, and leave it at that.
 
+    What fails here otherwise than by what the user can mend, as for want of memory, is left to the
+    run itself, which is told with the others.
+
     Raises:
-        UserError: for the first combination that does not fit its networks or its data.
+        UserError: for the first combination that does not fit its networks or its data, or whose
+            folder holds a different run.
     """
-    checked: list[dict[str, str]] = []
     for each in planned:
-        if each.labels in checked or RunFolder(each.path).result.is_file():
-            continue
-        checked.append(each.labels)
-        try:
-            build.task(each.config).prepare(each.config, build.trainer_options(each.config))
-        except UserError as error:
-            labels = [f"{key}={value}" for key, value in each.labels.items()]
-            which = f"{' '.join(labels)} cannot be trained, so nothing was: " if labels else ""
-            raise UserError(f"{which}{error}") from None
+        RunFolder(each.path).require_same(as_yaml(each.config))
+    waiting = [each for each in planned if not RunFolder(each.path).result.is_file()]
+    first = {tuple(each.labels.items()): each for each in reversed(waiting)}
+    with console.status(f"trying whether {len(first)} combinations fit their networks and data"):
+        for labels, each in first.items():
+            words = " ".join(f"{key}={value}" for key, value in labels)
+            try:
+                _prepare(each.config)
+            except UserError as error:
+                which = f"{words} cannot be trained, so no run was begun: " if labels else ""
+                raise UserError(f"{which}{error}") from None
+            except Exception:  # whatever a network of somebody's own raises
+                continue
+
+
+def _prepare(config: DictConfig) -> None:
+    options = build.trainer_options(config)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    build.task(config).prepare(config, options)
 
 
 def told(error: Exception) -> str:

@@ -64,7 +64,8 @@ class RunFolder:
         """Make the folder this run's own.
 
         A run that an earlier release began is the same run where it lacks settings of the trainer
-        that are new, and these have their defaults.
+        that are new, and these have their defaults; and whatever it had to choose from under
+        `published`, since what was chosen stands in its other settings.
 
         Args:
             config: the run's configuration, as YAML.
@@ -73,14 +74,7 @@ class RunFolder:
             UserError: if it holds a different run, or files that are no run's.
         """
         if self.config.is_file():
-            before = self.config.read_text(encoding="utf-8")
-            if before == config:
-                return
-            if not _same(before, config):
-                raise UserError(
-                    f"{self.path} already holds a different run (its config.yaml differs): give "
-                    "another folder with output=DIR, or remove that one"
-                )
+            self.require_same(config)
             if not self.result.is_file():
                 write_text(self.config, config)
             return
@@ -94,6 +88,19 @@ class RunFolder:
             )
         write_text(self.config, config)
 
+    def require_same(self, config: str) -> None:
+        """Refuse a run that the folder is not of, if it is of one.
+
+        Raises:
+            UserError: if it holds a different run.
+        """
+        before = self.config.read_text(encoding="utf-8") if self.config.is_file() else config
+        if before != config and not _same(before, config):
+            raise UserError(
+                f"{self.path} already holds a different run (its config.yaml differs): give "
+                "another folder with output=DIR, or remove that one"
+            )
+
     def require_space(self, mib: int = 64) -> None:
         """Refuse to begin where there is no room for a checkpoint.
 
@@ -106,13 +113,14 @@ class RunFolder:
 
 
 def _same(before: str, now: str) -> bool:
-    """Say whether two configurations differ in no more than defaults that the earlier one lacks."""
+    """Say whether two configurations differ in no more than what an earlier release lacks."""
     try:
         held: Any = yaml.safe_load(before)
         held["trainer"] = {**asdict(TrainerOptions()), **held["trainer"]}
     except (yaml.YAMLError, TypeError, KeyError):
         return False
-    return held == yaml.safe_load(now)
+    wanted: Any = yaml.safe_load(now)
+    return {**held, "published": None} == {**wanted, "published": None}
 
 
 def config_sha256(config: str) -> str:
