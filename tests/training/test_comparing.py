@@ -9,7 +9,7 @@ from tests.training.runs import fingerprint, silent, tiny
 
 from rlkd.cli import main
 from rlkd.errors import UserError
-from rlkd.training import planning
+from rlkd.training import comparing, planning
 from rlkd.training.comparing import compare, multirun
 from rlkd.training.run_folder import RunFolder
 
@@ -101,6 +101,7 @@ def test_each_combination_may_have_a_baseline_of_its_own(
         raise UserError("not run in this test")
 
     monkeypatch.setattr(planning, "run", fail)
+    monkeypatch.setattr(comparing, "require_trainable", lambda *_: None)
     swept = grid(teacher_file, tmp_path / "out", "method=kd,sp", "temperature=constant,ctkd")
     with pytest.raises(UserError, match="4 of 4 runs failed, the first with: not run in"):
         compare([*swept, "baseline=temperature=constant"], console=silent())
@@ -145,6 +146,7 @@ def test_a_multirun_over_seeds_alone_is_one_and_its_failures_end_it(
             raise UserError("a reason")
 
     monkeypatch.setattr(planning, "run", fail_once)
+    monkeypatch.setattr(comparing, "require_trainable", lambda *_: None)
     with pytest.raises(UserError, match="1 of 3 runs failed, the first with: a reason"):
         multirun(
             grid(teacher_file, tmp_path / "out", "temperature=constant", "seed=0,1,2"),

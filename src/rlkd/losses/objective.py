@@ -212,7 +212,7 @@ def _reaches_student(value: Tensor, example: LossInputs) -> bool:
     wanted = [each for each in given if each.requires_grad]
     if not wanted or not value.requires_grad:
         return False
-    found = torch.autograd.grad(value, wanted, allow_unused=True, retain_graph=True)
+    found: Any = torch.autograd.grad(value, wanted, allow_unused=True, retain_graph=True)
     return any(each is not None for each in found)
 
 

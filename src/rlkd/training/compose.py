@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Collection, Iterable, Iterator
+from functools import cache
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -168,14 +169,19 @@ _LISTED = tuple(
 def _hydra() -> initialize_config_module:
     GlobalHydra.instance().clear()
     if not OmegaConf.has_resolver("portion"):
-        OmegaConf.register_new_resolver("portion", portion)
-        OmegaConf.register_new_resolver("probe_interval", probe_interval)
+        _register()
+    return initialize_config_module("rlkd.configs", version_base=None)
+
+
+def _register() -> None:
+    """Tell Hydra of what is no file: resolvers, and a choice for each network."""
+    OmegaConf.register_new_resolver("portion", portion)
+    OmegaConf.register_new_resolver("probe_interval", probe_interval)
     store = ConfigStore.instance()
     for name in (*models.names(), *models.detector_names(), *_LISTED, "custom"):
         network = {"name": None if name == "custom" else name, "checkpoint": None}
         store.store(group="student", name=name, node=network)
         store.store(group="teacher", name=name, node=network | {"mean": None, "std": None})
-    return initialize_config_module("rlkd.configs", version_base=None)
 
 
 def _checked(name: str, given: list[str], known_groups: Collection[str]) -> DictConfig:
@@ -238,8 +244,17 @@ def _in_hydras_words(override: str) -> list[str]:
 
 
 def _options(group: str, own: list[str] | None = None) -> list[str]:
+    return _options_with(group, own) if own else list(_packaged_options(group))
+
+
+@cache
+def _packaged_options(group: str) -> tuple[str, ...]:
+    return tuple(_options_with(group, []))
+
+
+def _options_with(group: str, own: list[str]) -> list[str]:
     loader = GlobalHydra.instance().config_loader()
-    return loader.get_group_options(group, config_name="config", overrides=own or [])
+    return loader.get_group_options(group, config_name="config", overrides=own)
 
 
 def _check_choice(override: Override, own: list[str]) -> None:
