@@ -80,6 +80,34 @@ def test_a_combination_that_does_not_fit_is_told_before_any_is_trained(
     assert_told(told, "trainer.validation_size=99 cannot be trained, so no run was begun: ")
 
 
+def test_a_folder_of_another_run_is_refused_before_the_table_is_touched(
+    teacher_file: Path, tmp_path: Path, refuse: Refuse
+) -> None:
+    out = tmp_path / "out"
+    other = RunFolder(out / "temperature=ctkd,seed=0")
+    other.path.mkdir(parents=True)
+    other.config.write_text("trainer: {epochs: 1}\n")
+    other.result.write_text("{}")
+    (out / "compare.md").write_text("an earlier table")
+    swept = grid(teacher_file, out, "temperature=constant,ctkd", "seed=0")
+    assert_told(refuse("compare", *swept), "ctkd,seed=0 already holds a different run")
+
+
+def test_what_a_check_cannot_do_is_left_to_the_run(
+    teacher_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def break_down(*_: object, **__: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(planning, "run", break_down)
+    monkeypatch.setattr(planning, "_prepare", break_down)
+    swept = grid(teacher_file, tmp_path / "out", "temperature=constant,ctkd", "seed=0")
+    told = "2 of 2 runs failed, the first with: RuntimeError: out of memory"
+    with pytest.raises(UserError, match=told):
+        compare(swept, console=silent())
+    assert (tmp_path / "out" / "compare.md").is_file()
+
+
 def test_nothing_runs_when_one_combination_does_not_compose(
     teacher_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
