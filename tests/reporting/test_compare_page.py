@@ -105,7 +105,7 @@ def test_notes_name_what_is_missing_and_what_differs(
     cells[0] = replace(cells[0], result=elsewhere, config={"probe.size": 0})
     cells[2] = replace(cells[2], config={"probe.size": 256})
     told = notes(compare_cells(cells, implied=("probe",)))
-    assert any("because a choice brings its own: probe.size." in each for each in told)
+    assert any("because a choice brings its own: probe.size (0, 256)." in each for each in told)
     assert any("different hardware" in each for each in told)
 
 

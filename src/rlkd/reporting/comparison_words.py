@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from rlkd.reporting import provenance
+from rlkd.reporting.comparable import ABSENT
 from rlkd.reporting.comparison import DONE, NOT_RUN, Combination, Comparison
 from rlkd.reporting.paired import LEVEL, PairedDifference, t_quantile
 from rlkd.reporting.record import RunRecord
@@ -46,11 +47,19 @@ def notes(comparison: Comparison) -> list[str]:
         more = f"; and {len(absent) - LISTED:,} more" if len(absent) > LISTED else ""
         found.append(f"Not run: {'; '.join(absent[:LISTED])}{more}.")
     if comparison.implied:
+        differing = [_with_values(comparison, key) for key in comparison.implied]
         found.append(
             "Besides what was swept, these settings differ between combinations, because a choice "
-            f"brings its own: {', '.join(comparison.implied)}."
+            f"brings its own: {', '.join(differing)}."
         )
     return found + provenance.warnings(arms(comparison))
+
+
+def _with_values(comparison: Comparison, key: str) -> str:
+    configs = [cell.config for cell in comparison.cells if cell.config is not None]
+    values = list(dict.fromkeys(str(config.get(key, ABSENT)) for config in configs))
+    more = f" and {len(values) - LISTED:,} more" if len(values) > LISTED else ""
+    return f"{key} ({', '.join(values[:LISTED])}{more})"
 
 
 def arms(comparison: Comparison) -> dict[str, list[RunRecord]]:

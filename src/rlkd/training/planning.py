@@ -144,8 +144,10 @@ def require_trainable(planned: Sequence[Planned], console: Console) -> None:
     """
     for each in planned:
         RunFolder(each.path).require_same(as_yaml(each.config))
-    waiting = [each for each in planned if not RunFolder(each.path).result.is_file()]
-    first = {tuple(each.labels.items()): each for each in reversed(waiting)}
+    first: dict[tuple[tuple[str, str], ...], Planned] = {}
+    for each in planned:
+        if not RunFolder(each.path).result.is_file():
+            first.setdefault(tuple(each.labels.items()), each)
     with console.status(f"trying whether {len(first)} combinations fit their networks and data"):
         for labels, each in first.items():
             words = " ".join(f"{key}={value}" for key, value in labels)
