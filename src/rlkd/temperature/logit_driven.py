@@ -195,7 +195,8 @@ class DTKD(LogitDriven):
     of student and teacher, and for an erratum of its author: the derivation (equations 4 and 5)
     is wrong, the results are real. The method adds, to 3 times this KD term, once the KD term at
     the constant T_0, and warms both up over 20 epochs: `method=dtkd` is that. The gradient passes
-    through the student's maximum, as in the public code.
+    through the student's maximum, as in the public code. Beside a weak cross-entropy alone, as in
+    `method=kd`, a student then gains by shrinking its logits: use `method=dtkd` (docs/method.md).
 
     As published the formula breaks for maxima that are not positive: negative temperatures, or a
     division by zero. Here m is measured from the mean of the row's logits. That is never
@@ -236,8 +237,8 @@ class MaxLogitTemperature(LogitDriven):
     T, so holding that constant makes all targets about equally informative, and a T for each
     network frees the student from the teacher's scale. What was found of the paper is this much;
     its reweighting by the teacher's confidence and the student's difficulty is not part of this
-    source, which weights by T_s T_t. As in `DTKD`, m is measured from the row's mean, and the
-    gradient passes through the student's maximum.
+    source, which weights by T_s T_t. As in `DTKD`, m is measured from the row's mean, the gradient
+    passes through the student's maximum, and a student gains by shrinking its logits.
 
     Args:
         ratio: m / T; above 0. The default gives T = 4 on average for a CIFAR-100 teacher whose
