@@ -252,13 +252,13 @@ def test_imagenets_pairs_have_their_published_recipe(
     assert (config.published.plain.dkd_beta, config.published.reviewkd_weight) == published
     terms = configure([f"experiment={experiment}", "data.root=.", "method=kd"]).method.terms
     assert (terms.cross_entropy.weight, terms.kd.weight) == (0.5, 0.5)
-    # kd, dkd: mdistiller; nkd: yzd-v/cls_KD; rld: zju-SWJ/RLD; no other has a source for ImageNet
-    beta = {"imagenet_resnet34_resnet18": 0.5, "imagenet_resnet50_mobilenetv1": 2}[experiment]
+    # kd, dkd: mdistiller; nkd: yzd-v/cls_KD; rld, mlkd: zju-SWJ/RLD; wttm has none for ImageNet
+    term: dict[str, DictConfig] = {}
     for method, temperature in {"dkd": 1, "nkd": 1, "rld": 1, "wttm": 5, "mlkd": 4}.items():
         chosen = [f"method={method}", "temperature=constant"]
         composed = configure([f"experiment={experiment}", "data.root=.", *chosen])
         assert composed.temperature.temperature == temperature
-        term = composed.method.terms[method]
-        assert term.loss.get("beta", beta) == beta
-        assert term.loss.get("gamma", 1.5) == 1.5
-        assert term.get("warmup_epochs", 1) == 1
+        term[method] = composed.method.terms[method]
+    assert (term["dkd"].loss.beta, term["rld"].loss.beta) == (published[0], published[0])
+    assert (term["dkd"].warmup_epochs, term["rld"].warmup_epochs) == (1, 1)
+    assert (term["nkd"].loss.gamma, term["mlkd"].weight) == (1.5, 0.5)

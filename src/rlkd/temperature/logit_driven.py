@@ -117,9 +117,9 @@ class LogitStandardisation(LogitDriven):
     tau. A shift changes no softmax, so this is a temperature for each network; a loss that leaves
     logits at temperature 1 somewhere (NKD, TTM, WTTM) divides them by std(z_i) + 1e-7 there. So
     any loss on logits at these temperatures is that loss on `losses.standardise` of both, where
-    tau std(z_i) is not below the floor of 0.05. Known
-    for freeing the student from having to match the teacher's range of logits: +0.8 to +3.3 points
-    over KD on CIFAR-100, with the weight of the KD term raised to 9.
+    tau std(z_i) is not below the floor of 0.05. Known for freeing the student from having to match
+    the teacher's range of logits: +0.8 to +3.3 points over KD on CIFAR-100, with the weight of the
+    KD term raised to 9.
     The gradient passes through the student's own deviation, as in the public code; the deviation
     is that of a sample (divisor k - 1).
 
