@@ -26,7 +26,7 @@ FLOORS = {
     "__main__": 6,
 }
 STEP_ROOMS = ("agent", "losses", "temperature", "exploration")
-MAX_LINES = 300
+MAX_LINES = 450
 
 Imports = dict[str, set[str]]
 
@@ -120,7 +120,7 @@ def test_every_room_stands_on_a_floor() -> None:
 
 
 @pytest.mark.parametrize("folder", ["src", "tests", "benchmarks", "examples"])
-def test_no_file_is_longer_than_300_lines(folder: str) -> None:
+def test_no_file_is_longer_than_450_lines(folder: str) -> None:
     lengths = {path: len(path.read_text().splitlines()) for path in python_files(folder)}
     assert {str(path): n for path, n in lengths.items() if n > MAX_LINES} == {}
 
