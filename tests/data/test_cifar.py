@@ -1,5 +1,4 @@
 import hashlib
-import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +7,7 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
+from tests.conftest import RealData
 from torch import Tensor
 from torchvision import datasets
 
@@ -188,9 +188,8 @@ def test_a_download_without_a_network_is_told(
 
 
 @pytest.mark.long
-@pytest.mark.skipif("RLKD_DATA" not in os.environ, reason="RLKD_DATA names no folder of real data")
-def test_the_real_cifar100_has_its_published_sizes_and_channel_means() -> None:
-    train, test = load_cifar(Path(os.environ["RLKD_DATA"]) / "cifar100", num_classes=100)
+def test_the_real_cifar100_has_its_published_sizes_and_channel_means(real_data: RealData) -> None:
+    train, test = load_cifar(real_data("cifar100"), num_classes=100)
     assert (len(train), len(test)) == (50_000, 10_000)
     assert set(train.target.bincount().tolist()) == {500}
     assert set(test.target.bincount().tolist()) == {100}

@@ -1,7 +1,6 @@
 import contextlib
 import io
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
+from tests.conftest import RealData
 from tests.data.coco_files import content, noise, read, write
 from torchvision.transforms.functional import pil_to_tensor
 
@@ -245,9 +245,8 @@ def test_a_set_of_ones_own_needs_its_root_alone_or_with_its_paths(tmp_path: Path
         coco(tmp_path / "nowhere")
 
 
-@pytest.mark.skipif("RLKD_DATA" not in os.environ, reason="RLKD_DATA names no folder of real data")
-def test_real_images_and_boxes_are_those_that_pycocotools_counts() -> None:
-    root = Path(os.environ["RLKD_DATA"]) / "coco128"
+def test_real_images_and_boxes_are_those_that_pycocotools_counts(real_data: RealData) -> None:
+    root = real_data("coco128")
     sets = coco(root)
     learnt = crowds = 0
     for part, images in (("train", sets.train), ("val", sets.test)):

@@ -1,9 +1,9 @@
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.conftest import RealData
 from tests.data.coco_files import noise, read
 
 from rlkd.data.coco import coco
@@ -90,9 +90,8 @@ def test_a_mirrored_image_shows_each_object_in_its_mirrored_box() -> None:
     assert turned.count_nonzero() == 3 * 2 * 5
 
 
-@pytest.mark.skipif("RLKD_DATA" not in os.environ, reason="RLKD_DATA names no folder of real data")
-def test_two_flips_of_real_images_are_none() -> None:
-    images = coco(Path(os.environ["RLKD_DATA"]) / "coco128").test
+def test_two_flips_of_real_images_are_none(real_data: RealData) -> None:
+    images = coco(real_data("coco128")).test
     for row in range(4):
         image, boxes = images.image(row), images.boxes(row)
         again, twice = mirrored(*mirrored(image, boxes))

@@ -1,8 +1,7 @@
-import os
 from importlib.resources import files
-from pathlib import Path
 
 import pytest
+from tests.conftest import RealData
 
 from rlkd.data.imagenet_names import WNIDS, readable
 
@@ -36,7 +35,6 @@ def test_other_names_stay_as_they_are() -> None:
     assert readable(("cat", "n01440764")) == ("cat", "tench")
 
 
-@pytest.mark.skipif("RLKD_DATA" not in os.environ, reason="RLKD_DATA names no folder of real data")
-def test_the_folders_of_imagenet_are_the_ids() -> None:
-    root = Path(os.environ["RLKD_DATA"]) / "imagenet_sample" / "val"
+def test_the_folders_of_imagenet_are_the_ids(real_data: RealData) -> None:
+    root = real_data("imagenet_sample") / "val"
     assert tuple(sorted(each.name for each in root.iterdir())) == WNIDS

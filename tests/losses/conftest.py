@@ -1,11 +1,10 @@
-import os
 from collections.abc import Generator
-from pathlib import Path
 
 import jaxtyping
 import numpy as np
 import pytest
 import torch
+from tests.reference.golden_losses import GOLDEN
 from torch import Tensor
 
 
@@ -21,10 +20,7 @@ def seed() -> None:
 
 @pytest.fixture(scope="session")
 def golden() -> dict[str, Tensor]:
-    folder = os.environ.get("RLKD_DATA")
-    if not folder:
-        pytest.skip("RLKD_DATA is not set: it names the folder of the shared data")
-    with np.load(Path(folder).parent / "reference" / "losses.npz") as stored:
+    with np.load(GOLDEN / "losses.npz") as stored:
         return {name: torch.from_numpy(stored[name]) for name in stored.files}
 
 

@@ -1,5 +1,4 @@
 import json
-import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from numpy.lib.npyio import NpzFile
+from tests.conftest import RealData
+from tests.reference.golden_losses import GOLDEN
 from torch import Tensor, nn
 
 from rlkd.models import create
@@ -25,16 +26,8 @@ def seed() -> None:
 
 
 @pytest.fixture(scope="session")
-def shared_data() -> Path:
-    folder = os.environ.get("RLKD_DATA")
-    if not folder:
-        pytest.skip("RLKD_DATA is not set: it names the folder of the shared data")
-    return Path(folder)
-
-
-@pytest.fixture(scope="session")
-def teacher_file(shared_data: Path) -> Path:
-    return shared_data / "teachers" / "resnet56_cifar100.pth"
+def teacher_file(real_data: RealData) -> Path:
+    return real_data("teachers/resnet56_cifar100.pth")
 
 
 @pytest.fixture
@@ -80,7 +73,6 @@ class Golden:
 
 
 @pytest.fixture(scope="session")
-def golden(shared_data: Path) -> Golden:
-    reference = shared_data.parent / "reference"
-    models = json.loads((reference / "cifar_models.json").read_text())["models"]
-    return Golden(models=models, arrays=np.load(reference / "cifar_models.npz"))
+def golden() -> Golden:
+    models = json.loads((GOLDEN / "cifar_models.json").read_text())["models"]
+    return Golden(models=models, arrays=np.load(GOLDEN / "cifar_models.npz"))

@@ -1,11 +1,10 @@
-import os
 from collections.abc import Generator
-from pathlib import Path
 
 import jaxtyping
 import numpy as np
 import pytest
 import torch
+from tests.reference.golden_losses import GOLDEN
 from torch import Tensor
 
 Logits = tuple[Tensor, Tensor, Tensor]
@@ -30,10 +29,7 @@ def logits() -> Logits:
 
 @pytest.fixture(scope="session")
 def golden() -> dict[str, Tensor]:
-    folder = os.environ.get("RLKD_DATA")
-    if not folder:
-        pytest.skip("RLKD_DATA is not set: it names the folder of the shared data")
-    with np.load(Path(folder).parent / "reference" / "losses.npz") as stored:
+    with np.load(GOLDEN / "losses.npz") as stored:
         wanted = [name for name in stored.files if name.startswith("lskd_T2/")]
         return {name.removeprefix("lskd_T2/"): torch.from_numpy(stored[name]) for name in wanted}
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from tests.conftest import RealData
 from torch import Tensor, nn
 
 from rlkd.data.coco import read_coco
@@ -284,11 +284,8 @@ def test_without_pycocotools_the_extra_is_named(
     assert detector.batches == []
 
 
-def test_the_truth_of_real_images_scores_one() -> None:
-    data = os.environ.get("RLKD_DATA")
-    root = Path(data or "") / "coco128"
-    if not data or not root.is_dir():
-        pytest.skip("RLKD_DATA names no folder with coco128")
+def test_the_truth_of_real_images_scores_one(real_data: RealData) -> None:
+    root = real_data("coco128")
     images = read_coco(root / "val2017", root / "annotations" / "instances_val2017.json")
     truth = [
         CocoResult(

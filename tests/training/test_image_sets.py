@@ -1,13 +1,13 @@
 """Streamed images in whole runs: training, evaluation, prediction, export, and what is refused."""
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.conftest import RealData
 from tests.data.streams import CLASSES, colour, encoded, write_folder, write_parquet, write_tar
 from tests.training.refusal import Refuse, assert_told
 from tests.training.runs import silent
@@ -269,9 +269,10 @@ def test_a_student_of_imagenets_classes_names_them_as_people_do(
     assert "resized to 18" in facts["input"]["values"]
 
 
-@pytest.mark.skipif("RLKD_DATA" not in os.environ, reason="RLKD_DATA names no folder of real data")
-def test_the_classes_of_imagenets_folders_are_torchvisions_categories() -> None:
-    root = Path(os.environ["RLKD_DATA"]) / "imagenet_sample"
+def test_the_classes_of_imagenets_folders_are_torchvisions_categories(
+    real_data: RealData,
+) -> None:
+    root = real_data("imagenet_sample")
     sets, _ = sets_of(root, "data.train=val", "data.test=val")
     assert torch.equal(sets.test.target, torch.arange(1000))
     categories = ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
