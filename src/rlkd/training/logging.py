@@ -1,5 +1,6 @@
 """Figures of each epoch, into metrics.csv and TensorBoard."""
 
+import os
 from collections.abc import Callable
 
 import lightning as L
@@ -10,6 +11,22 @@ from rlkd.training.checkpoints import check_finite
 from rlkd.training.module import StudentModule
 from rlkd.training.progress import Clock
 from rlkd.training.run_folder import RunFolder
+
+
+class EventsLogger(TensorBoardLogger):
+    """TensorBoard's events in the folder of a run, whose path is taken as it stands.
+
+    Args:
+        folder: of the run.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        super().__init__(folder.path, name="", version="tensorboard")
+
+    @property
+    def log_dir(self) -> str:
+        """The folder of the events; Lightning's would replace `$NAME` and `~` in its path."""
+        return os.path.join(self.root_dir, str(self.version))
 
 
 class LogEpochs(L.Callback):

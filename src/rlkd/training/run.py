@@ -6,7 +6,6 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
 from rich.console import Console
 
@@ -28,7 +27,7 @@ from rlkd.training.checkpoints import KeepLast, StoredCheckpointIO, check_finite
 from rlkd.training.compiling import uncompiled
 from rlkd.training.compose import as_yaml, configure
 from rlkd.training.launch import Launch, lost
-from rlkd.training.logging import LogEpochs, WriteMetrics
+from rlkd.training.logging import EventsLogger, LogEpochs, WriteMetrics
 from rlkd.training.module import StudentModule
 from rlkd.training.progress import Clock, ShowProgress
 from rlkd.training.quiet import quiet_lightning
@@ -89,7 +88,7 @@ def _run(
     folder = RunFolder(Path(config.output))
     if ranks.first_alone(lambda: folder.result.is_file() and folder.report.is_file()):
         folder.claim(settings)
-        console.print(f"{folder.path} is complete already", soft_wrap=True)
+        console.print(f"{folder.path} is complete already", soft_wrap=True, markup=False)
         return Result.read(folder.result)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -112,7 +111,7 @@ def _run(
     )
     resumed = ranks.first_alone(lambda: folder.checkpoints.sound(tell))
     if resumed is not None:
-        console.print(f"resuming from {resumed}", soft_wrap=True)
+        console.print(f"resuming from {resumed}", soft_wrap=True, markup=False)
     taught_by = prepared.teacher_scores()
     if taught_by is not None:
         console.print(f"teacher: {taught_by.summary} on the test split", soft_wrap=True)
@@ -202,7 +201,7 @@ def _trainer(
         num_nodes=launch.nodes,
         strategy=launch.strategy(),
         precision=options.precision,  # pyright: ignore[reportArgumentType]
-        logger=TensorBoardLogger(folder.path, name="", version="tensorboard"),
+        logger=EventsLogger(folder),
         callbacks=list(callbacks),
         plugins=[StoredCheckpointIO(folder.checkpoints, keep=options.keep_checkpoints)],
         enable_progress_bar=False,
