@@ -1,10 +1,19 @@
 """Settings that are impossible or unknown: one line, exit code 2, nothing written."""
 
+import contextlib
 from pathlib import Path
 
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
 from tests.training.refusal import Refuse, assert_told, pictures
 from tests.training.runs import SOURCES, tiny
+
+from rlkd.errors import UserError
+from rlkd.training import build
+from rlkd.training.compose import as_yaml, configure, sweep
 
 pytestmark = pytest.mark.usefixtures("plainly")
 
@@ -81,6 +90,17 @@ UNKNOWN = {
     "student": "give overrides as key=value",
     "trainer.epochs=[": "give overrides as key=value",
     "~exploration": "exploration cannot be left out",
+    "~trainer.epoch": "no setting trainer.epoch: did you mean trainer.epochs",
+    "optimizer.nesterov=true": r"no setting optimizer.nesterov yet: give \+optimizer.nesterov=",
+    "trainer=5": r"trainer=5: trainer is a section; give single settings of it, such as trainer\.",
+    "exploration=null": "exploration=null: exploration is a section; give single settings",
+    "trainer={epoch: 3}": "no setting trainer.epoch: did you mean trainer.epochs",
+    "trainer.epochs.x=3": "no setting trainer.epochs.x: did you mean trainer.epochs",
+    "scheduler.milestones.7=3": r"^rlkd: scheduler\.milestones\.7=3: ",
+    "trainer.epochs=${portion:1}": "portion",
+    "seed=glob(*)": r"seed=glob\(\*\): several values are for `rlkd compare`",
+    "method@other=kd": "method@other",
+    "optimizer.lr@x=3": "there is no group optimizer.lr|optimizer.lr@x=3",
 }
 
 
@@ -94,3 +114,94 @@ def test_an_unknown_name_is_refused_with_the_nearest(
         settings.remove("data=digits")
         settings.remove("data.limit=48")
     assert_told(refuse("distill", *settings, setting), UNKNOWN[setting])
+
+
+UNREAD = {
+    "+student.pretrained=true": "nothing reads student.pretrained",
+    "+student.chekpoint=a": "nothing reads student.chekpoint: did you mean student.checkpoint",
+    "+teacher.head=new": "nothing reads teacher.head",
+    "++teacher.pretrained=true": "nothing reads teacher.pretrained",
+    "+early_stopping.patience=3": "nothing reads early_stopping.patience",
+    "+trainer.foo=1": "nothing reads trainer.foo",
+    "+trainer.epoch=1": "nothing reads trainer.epoch: did you mean trainer.epochs",
+    "+trainer.epochs.x=1": "nothing reads trainer.epochs.x",
+    "+patience=3": "nothing reads patience",
+    "+exploration.patience=3": "nothing reads exploration.patience",
+    "+published.temprature=3": "did you mean published.temperature",
+    "+optimizer.nestrov=true": "nothing reads optimizer.nestrov: did you mean optimizer.nesterov",
+    "+data.sampler=x": "nothing reads data.sampler",
+    "+data.root=x": "nothing reads data.root",
+    "+temperature.like=x": "nothing reads temperature.like",
+    "+method.term.x=1": "nothing reads method.term.x: did you mean method.terms",
+    "+method.terms.kd.wait=1": "did you mean method.terms.kd.weight",
+    "+task.probe_sise=3": "nothing reads task.probe_sise: did you mean task.probe_size",
+}
+
+
+@pytest.mark.parametrize("setting", UNREAD)
+def test_what_nothing_reads_is_refused_even_where_it_is_added(setting: str, refuse: Refuse) -> None:
+    given = ("data=digits", "temperature=constant", setting)
+    assert_told(refuse("show", *given), UNREAD[setting])
+
+
+READ = {
+    "+optimizer.nesterov=true": ("optimizer.nesterov", True),
+    "++optimizer.nesterov=true": ("optimizer.nesterov", True),
+    "++trainer.epochs=7": ("trainer.epochs", 7),
+    "+optimizer._convert_=all": ("optimizer._convert_", "all"),
+    "+method.terms.kd.layers=null": ("method.terms.kd.layers", None),
+    "+method.terms.mine={weight: 2}": ("method.terms.mine.weight", 2),
+    "+method.terms.mine._target_=rlkd.losses.Term": (
+        "method.terms.mine._target_",
+        "rlkd.losses.Term",
+    ),
+}
+
+
+@pytest.mark.parametrize("setting", READ)
+def test_what_something_reads_may_be_added(setting: str) -> None:
+    key, value = READ[setting]
+    assert OmegaConf.select(configure([setting]), key) == value
+
+
+def test_an_added_setting_reaches_what_reads_it() -> None:
+    made = build.optimizer(configure(["+optimizer.nesterov=true"]))([torch.zeros(1)])
+    assert made.defaults["nesterov"] is True
+
+
+def test_ones_own_groups_add_what_they_read(tmp_path: Path) -> None:
+    (tmp_path / "method").mkdir()
+    (tmp_path / "trainer").mkdir()
+    (tmp_path / "method" / "mine.yaml").write_text(
+        "_target_: rlkd.losses.Objective\nterms: {a: {weight: '${published.mine}'}}\n"
+    )
+    (tmp_path / "trainer" / "fast.yaml").write_text("epochs: 3\n")
+    own = (f"configs={tmp_path}", "method=mine", "+trainer=fast", "+published.mine=5")
+    config = configure(own)
+    assert (config.trainer.epochs, config.method.terms.a.weight) == (3, 5)
+    with pytest.raises(UserError, match=r"^\+trainer=fats: did you mean fast\? one of fast$"):
+        configure([f"configs={tmp_path}", "+trainer=fats"])
+
+
+KEYS = st.sampled_from(
+    (
+        *("seed", "output", "data.root", "student.name", "exploration.mixed", "method", "student"),
+        *("configs", "trainer", "published.plain", "scheduler.milestones.0", "task._target_"),
+        *("hydra.run.dir", "+trainer.x", "++a.b", "~seed", "chosen.data", "data@x", "", "+", "a b"),
+    )
+)
+PIECES = st.sampled_from(
+    (
+        *"{}[](),:='\"\\$~/7 ü",
+        *("${", "${seed}", "${a}", "${oc.env:NOPE}", "${portion:1}", "null", "true", "1e3", "???"),
+        *("choice(", "range(1,3)", "glob(*)", "int(", "kd", "timm:x"),
+    )
+)
+
+
+@settings(deadline=None)
+@given(KEYS, st.sampled_from(("=", "")), st.lists(PIECES, max_size=4).map("".join))
+def test_whatever_is_given_composes_or_is_refused(key: str, separator: str, value: str) -> None:
+    for compose in (lambda word: as_yaml(configure([word])), lambda word: sweep([word])):
+        with contextlib.suppress(UserError):
+            compose(f"{key}{separator}{value}")

@@ -142,6 +142,29 @@ def test_each_combination_may_have_a_baseline_of_its_own(
         compare([*swept, "baseline=optimizer=sgd"], console=silent())
 
 
+def test_a_baseline_is_written_as_any_setting_is(
+    teacher_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise UserError("not run in this test")
+
+    monkeypatch.setattr(planning, "run", fail)
+    monkeypatch.setattr(comparing, "require_trainable", lambda *_: None)
+    files = "teacher.checkpoint=choice(a.pth,'b, c=1.pth')"
+    bands = "exploration.mixed=[0.1,0.2],[0.0,0.1]"
+    swept = [*grid(teacher_file, tmp_path / "out", "temperature=constant"), files, bands]
+    for word in (
+        "baseline=exploration.mixed=[0.0, 0.1],teacher.checkpoint='b, c=1.pth'",
+        "baseline=teacher.checkpoint=b, c=1.pth,exploration.mixed=[0.0,0.1]",
+    ):
+        with pytest.raises(UserError, match="4 of 4 runs failed, the first with: not run in"):
+            compare([*swept, word], console=silent())
+        told = rows(tmp_path / "out" / "compare.csv")
+        (baseline,) = (row for row in told if row["verdict"].startswith("baseline"))
+        values = (baseline["teacher.checkpoint"], baseline["exploration.mixed"])
+        assert values == ("b, c=1.pth", "[0.0,0.1]")
+
+
 @pytest.mark.long
 def test_a_multirun_does_what_a_comparison_then_finds_done(
     teacher_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

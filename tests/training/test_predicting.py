@@ -176,8 +176,8 @@ def test_what_makes_no_sense_is_refused(words: tuple[str, ...], told: str, refus
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("data=coco", r"the run settles data; give values of it, such as data\.\w+="),
-        ("data.rot=DIR", r"the run has no setting data\.rot"),
+        ("data=coco", r"data is a section; give single settings of it, such as data\.\w+="),
+        ("data.rot=DIR", r"there is no setting data\.rot"),
         ("trainer.thread=1", r"did you mean trainer\.threads\?"),
         ("seed", "give overrides as key=value"),
         ("trainer.threads=[1", "trainer.threads="),

@@ -1,5 +1,6 @@
 """Whole sweeps: every combination of the swept settings run, and compared seed by seed."""
 
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -16,6 +17,7 @@ from rlkd.reporting.comparison import Cell, Comparison
 from rlkd.reporting.comparison_page import comparison_table, write_comparison
 from rlkd.training.compose import unresolved
 from rlkd.training.jobs import in_jobs
+from rlkd.training.overrides import as_swept, parse
 from rlkd.training.planning import (
     LauncherOptions,
     Planned,
@@ -81,7 +83,7 @@ def compare(overrides: Iterable[str], *, console: Console) -> Comparison:
         comparison = compare_cells(cells, baseline, implied=IMPLIED)
         write_comparison(folder, comparison, title=title, command=command)
     console.print(comparison_table(comparison, title=title))
-    console.print(f"everything is in {folder}", soft_wrap=True)
+    console.print(f"everything is in {folder}", soft_wrap=True, markup=False)
     _require_no([cell.failure for cell in cells])
     return comparison
 
@@ -108,7 +110,8 @@ def multirun(overrides: Iterable[str], *, console: Console) -> None:
     if launcher.cluster is None:
         require_trainable(planned, console)
     outcomes = [failure for _, failure in _outcomes(planned, launcher, console)]
-    console.print(f"everything is in {planned[0].path.parent}", soft_wrap=True)
+    folder = planned[0].path.parent
+    console.print(f"everything is in {folder}", soft_wrap=True, markup=False)
     _require_no(outcomes)
 
 
@@ -147,13 +150,16 @@ def _ended(cell: Cell, planned: Planned, failure: str | None) -> Cell:
 
 
 def _baseline(given: Iterable[str]) -> dict[str, str] | None:
-    values = [each for one in given for each in one.removeprefix(_BASELINE).split(",")]
-    found = {key: value for key, _, value in (each.partition("=") for each in values)}
-    if not all(found.values()):
-        raise UserError(
-            f"baseline={','.join(values)}: give values of swept settings, "
-            "baseline=temperature=constant"
-        )
+    found: dict[str, str] = {}
+    for one in given:
+        # A comma parts two settings where a key follows it: baseline=temperature=rlkd,method=kd.
+        for word in re.split(r",(?=[\w.+/@]+=)", one.removeprefix(_BASELINE)):
+            override = parse(word) if word.partition("=")[2] else None
+            if override is None or override.is_sweep_override():
+                raise UserError(
+                    f"{one}: give values of swept settings, baseline=temperature=constant"
+                )
+            (found[override.key_or_group],) = as_swept(override)
     return found or None
 
 

@@ -1,17 +1,15 @@
 """Configuration: Hydra groups and overrides in, one checked tree out."""
 
-import difflib
 import re
-from collections.abc import Collection, Iterable, Iterator
-from functools import cache
-from itertools import takewhile
+from collections.abc import Collection, Iterable
+from copy import deepcopy
+from functools import lru_cache
+from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -20,6 +18,8 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from rlkd import models
 from rlkd.errors import UserError
 from rlkd.models.detectors import backbone_detector_names
+from rlkd.training.overrides import as_swept, parse, path_value, quoted, require_one_value
+from rlkd.training.settings import apply, expand_paths, nearest
 
 GROUPS = (
     "data",
@@ -50,34 +50,44 @@ def probe_interval(probe: int, batch: int) -> int:
     return max(32, -(-8 * probe // max(batch, 1)))
 
 
-def options(group: str) -> list[str]:
-    """List what a group may be set to."""
-    with _hydra():
-        return _options(group)
+def options(group: str, folder: Path | None = None) -> list[str]:
+    """List what a group may be set to.
+
+    Args:
+        group: its name.
+        folder: of one's own groups, whose options are listed too.
+    """
+    folders = [_PACKAGED] if folder is None else [_PACKAGED, folder]
+    named = {path.stem for each in folders for path in (each / group).glob("*.yaml")}
+    return sorted(named.union(_network_names() if group in _NETWORKS else ()))
 
 
 def configure(overrides: Iterable[str] = ()) -> DictConfig:
-    """Compose the configuration.
+    """Compose the configuration: the choices of groups first, then single settings, in order.
 
     Args:
-        overrides: Hydra's, such as `student=resnet20` or `trainer.epochs=10`. A network may also
-            be `torchvision:NAME`, `timm:NAME`, `package.module:factory`, or a detector over any of
-            torchvision's classifiers, such as `fasterrcnn_resnet18`. `configs=DIR` adds a folder
-            of one's own groups: DIR/method/mine.yaml is then method=mine.
+        overrides: Hydra's, such as `student=resnet20` or `trainer.epochs=10`; paths as they are,
+            see `overrides.PATHS`. A network may also be `torchvision:NAME`, `timm:NAME`,
+            `package.module:factory`, or a detector over any of torchvision's classifiers, such as
+            `fasterrcnn_resnet18`. `configs=DIR` adds a folder of one's own groups:
+            DIR/method/mine.yaml is then method=mine.
 
     Raises:
         UserError: for a folder that is not there, an unknown key or group value (with the nearest
-            known), a value that does not parse, or one that is missing.
+            known), a setting that nothing reads, a value that does not parse, or one that is
+            missing.
     """
-    with _hydra():
-        given = [each for override in overrides for each in _in_hydras_words(override)]
-        config = _checked("config", given, GROUPS)
+    config = _composed("config", overrides, GROUPS)
     for key in _SECTIONS:
         if key not in config:
             raise UserError(f"{key} cannot be left out: override its settings instead")
-    if config.output is None:
-        choices = [choice(config, group) for group in _NAMED]
-        config.output = "runs/" + "_".join([*choices, f"seed{config.seed}"])
+    try:
+        expand_paths(config)
+        if config.output is None:
+            choices = [choice(config, group) for group in _NAMED]
+            config.output = "runs/" + "_".join([*choices, f"seed{config.seed}"])
+    except OmegaConfBaseException as error:
+        raise unresolved(error) from None
     return config
 
 
@@ -90,8 +100,7 @@ def configure_launcher(overrides: Iterable[str] = ()) -> DictConfig:
     Raises:
         UserError: as `configure` does.
     """
-    with _hydra():
-        return _checked("launching", list(overrides), (LAUNCHER,))[LAUNCHER]
+    return _composed("launching", overrides, (LAUNCHER,))[LAUNCHER]
 
 
 def choice(config: DictConfig, group: str) -> str:
@@ -117,15 +126,11 @@ def sweep(overrides: Iterable[str]) -> tuple[dict[str, list[str]], list[str]]:
     swept: dict[str, list[str]] = {}
     single: list[str] = []
     for given in overrides:
-        with _hydra():
-            (parsed,) = _parse([given])
-        if not parsed.is_sweep_override():
-            single.append(given)
-        elif not parsed.is_choice_sweep():
-            raise UserError(f"{given}: give the values one by one, {parsed.key_or_group}=a,b,c")
+        parsed = parse(given)
+        if parsed.is_sweep_override():
+            swept[given.partition("=")[0]] = as_swept(parsed)
         else:
-            values = [str(each) for each in parsed.sweep_string_iterator()]
-            swept[given.partition("=")[0]] = [each.replace("\\:", ":") for each in values]
+            single.append(given)
     return swept, single
 
 
@@ -155,60 +160,73 @@ def unresolved(error: OmegaConfBaseException, prefix: str = "") -> UserError:
     return UserError(f"{key}: {str(error).splitlines()[0]}")
 
 
+_PACKAGED = Path(str(files("rlkd.configs")))
 _SECTIONS = (*GROUPS[:-1], "trainer", "probe", "exploration", "published", "seed", "output")
-_SEARCH = "hydra.searchpath"
 _NAMED = ("data", "teacher", "student", "method", "temperature")
 _NETWORKS = ("teacher", "student")
 _LISTED = tuple(
     f"fasterrcnn_{each}"
     for each in ("resnet18", "resnet50", "resnet101", "mobilenet_v2", "mobilenet_v3_large")
 )
-"""Those of the detectors over torchvision's classifiers that are told among the options."""
+"""Those of the detectors over torchvision's classifiers that are listed among the options."""
 
 
-def _hydra() -> initialize_config_module:
-    GlobalHydra.instance().clear()
-    if not OmegaConf.has_resolver("portion"):
-        _register()
-    return initialize_config_module("rlkd.configs", version_base=None)
+def _network_names() -> tuple[str, ...]:
+    return (*models.names(), *models.detector_names(), *_LISTED, "custom")
 
 
 def _register() -> None:
-    """Tell Hydra of what is no file: resolvers, and a choice for each network."""
+    """Give Hydra what is no file: resolvers, and a choice for each network."""
     OmegaConf.register_new_resolver("portion", portion)
     OmegaConf.register_new_resolver("probe_interval", probe_interval)
     store = ConfigStore.instance()
-    for name in (*models.names(), *models.detector_names(), *_LISTED, "custom"):
+    for name in _network_names():
         network = {"name": None if name == "custom" else name, "checkpoint": None}
         store.store(group="student", name=name, node=network)
         store.store(group="teacher", name=name, node=network | {"mean": None, "std": None})
 
 
-def _checked(name: str, given: list[str], known_groups: Collection[str]) -> DictConfig:
-    """Compose a configuration by name, and tell what does not fit with the nearest that does."""
-    parsed = _parse(given)
-    for each in parsed:
-        if each.is_sweep_override():
-            raise UserError(
-                f"{each.input_line}: several values are for `rlkd compare`, or for --multirun"
-            )
-    own = [each for each in given if each.startswith(_SEARCH)]
-    groups = [each for each in parsed if each.key_or_group in known_groups]
-    for each in groups:
-        _check_choice(each, own)
-    try:
-        return _compose(name, given)
-    except UserError:
-        known = set(_keys(_compose(name, [*own, *(str(each.input_line) for each in groups)])))
-        for each in parsed:
-            if each not in groups and each.input_line not in own and not each.is_add():
-                _check_key(each.key_or_group, known)
-        raise
+def _composed(name: str, given: Iterable[str], known_groups: Collection[str]) -> DictConfig:
+    """Compose a configuration by name: what groups are set to, and then single settings."""
+    folder, groups, settings = None, list[Override](), list[Override]()
+    for each in map(parse, given):
+        require_one_value(each)
+        if each.key_or_group == "configs":
+            folder = _own_groups(each)
+        elif network := _network_from_elsewhere(each):
+            groups.append(parse(f"{each.key_or_group}=custom"))
+            settings.append(parse(f"{each.key_or_group}.name={quoted(network)}"))
+        else:
+            settings.append(each)
+    for each in list(settings):
+        own = folder is not None and (folder / each.key_or_group).is_dir()
+        if each.key_or_group in known_groups or each.package is not None or own:
+            _check_choice(each, options(each.key_or_group, folder))
+            settings.remove(each)
+            groups.append(each)
+    words = [str(each.input_line) for each in groups]
+    if folder is None:
+        config = deepcopy(_packaged(name, tuple(words)))
+    else:
+        config = _compose(name, [f"hydra.searchpath=[{quoted(f'file://{folder}')}]", *words])
+    for each in settings:
+        apply(config, each)
+    return config
+
+
+@lru_cache(maxsize=64)
+def _packaged(name: str, groups: tuple[str, ...]) -> DictConfig:
+    """Compose what no file of the user's is part of, once: a sweep asks for it again and again."""
+    return _compose(name, list(groups))
 
 
 def _compose(name: str, overrides: list[str]) -> DictConfig:
+    if not OmegaConf.has_resolver("portion"):
+        _register()
+    GlobalHydra.instance().clear()  # of a program of Hydra's that calls this one
     try:
-        composed = compose(name, overrides, return_hydra_config=True)
+        with initialize_config_module("rlkd.configs", version_base=None):
+            composed = compose(name, overrides, return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(" ".join(str(error).split())) from None
     chosen = {group: composed.hydra.runtime.choices.get(group) for group in GROUPS}
@@ -219,78 +237,29 @@ def _compose(name: str, overrides: list[str]) -> DictConfig:
     return composed
 
 
-def _parse(overrides: list[str]) -> list[Override]:
-    try:
-        return OverridesParser.create().parse_overrides(overrides)
-    except HydraException as error:
-        line = str(error).splitlines()[0]
-        raise UserError(f"{line}: give overrides as key=value") from None
+def _own_groups(override: Override) -> Path:
+    """Return the folder of groups of one's own that `configs=DIR` gives."""
+    given = path_value("configs", override.value())
+    folder = Path(given or "").resolve()
+    if given is None or not folder.is_dir():
+        raise UserError(f"configs={given}: there is no such folder; give one of your groups")
+    for path in sorted(folder.glob("*/*.yaml")):
+        if path.parent.name in GROUPS and path.stem in options(path.parent.name):
+            raise UserError(f"{path}: {path.stem} is packaged already; give it another name")
+    return folder
 
 
-def _in_hydras_words(override: str) -> list[str]:
-    key, _, value = override.partition("=")
-    elsewhere = value in backbone_detector_names() and value not in _LISTED
-    if key in _NETWORKS and (":" in value or elsewhere):
-        return [f"{key}=custom", f"{key}.name='{value}'"]
-    if key == "configs":
-        folder = Path(value)
-        if not folder.is_dir():
-            raise UserError(f"configs={value}: there is no such folder; give one of your groups")
-        for path in sorted(folder.glob("*/*.yaml")):
-            if path.parent.name in GROUPS and path.stem in _options(path.parent.name):
-                raise UserError(f"{path}: {path.stem} is packaged already; give it another name")
-        return [f"{_SEARCH}=['file://{folder.resolve()}']"]
-    return [override]
+def _network_from_elsewhere(override: Override) -> str | None:
+    """Return the name of a network that is none of the options, if an override gives one."""
+    name = str(override.input_line).partition("=")[2]
+    unlisted = name in backbone_detector_names() and name not in _LISTED
+    return name if override.key_or_group in _NETWORKS and (":" in name or unlisted) else None
 
 
-def _options(group: str, own: list[str] | None = None) -> list[str]:
-    return _options_with(group, own) if own else list(_packaged_options(group))
-
-
-@cache
-def _packaged_options(group: str) -> tuple[str, ...]:
-    return tuple(_options_with(group, []))
-
-
-def _options_with(group: str, own: list[str]) -> list[str]:
-    loader = GlobalHydra.instance().config_loader()
-    return loader.get_group_options(group, config_name="config", overrides=own)
-
-
-def _check_choice(override: Override, own: list[str]) -> None:
+def _check_choice(override: Override, known: Collection[str]) -> None:
     value = override.value()
-    known = _options(override.key_or_group, own)
     if value in known or override.is_delete():
         return
     further = backbone_detector_names() if override.key_or_group in _NETWORKS else []
-    hint = _nearest(value, [*known, *further]) if isinstance(value, str) else ""
+    hint = nearest(value, [*known, *further]) if isinstance(value, str) else ""
     raise UserError(f"{override.input_line}: {hint}one of {', '.join(known)}")
-
-
-def _check_key(key: str, known: set[str]) -> None:
-    if key not in known:
-        raise UserError(
-            f"there is no setting {key}: {_nearest(key, known)}see them all with `rlkd show`"
-        )
-
-
-def _nearest(value: str, known: Iterable[str]) -> str:
-    by_lower_case = {each.lower(): each for each in known}
-    found = difflib.get_close_matches(value.lower(), by_lower_case, cutoff=0.5)
-    near = [by_lower_case[each] for each in found]
-    # Several are often equally near: resnet21 is to mean resnet20 rather than resnet32.
-    near.sort(key=lambda each: _common_start(each.lower(), value.lower()), reverse=True)
-    return f"did you mean {near[0]}? " if near else ""
-
-
-def _common_start(one: str, other: str) -> int:
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
-
-
-def _keys(node: Any, prefix: str = "") -> Iterator[str]:
-    for key in node:
-        path = f"{prefix}{key}"
-        yield path
-        child = None if OmegaConf.is_missing(node, key) else node[key]
-        if isinstance(child, DictConfig):
-            yield from _keys(child, f"{path}.")

@@ -95,7 +95,7 @@ def _training(config: DictConfig, run: str | None) -> Training | None:
     """Return how the student came about; None where it is another than the run's."""
     if run is None:
         return None
-    folder = RunFolder(Path(run).expanduser())
+    folder = RunFolder(Path(run))
     if config.student.checkpoint != str(folder.student):
         return None
     result = Result.read(folder.result) if folder.result.is_file() else None
@@ -118,7 +118,7 @@ def _format_and_path(words: dict[str, str]) -> tuple[str, Path]:
         raise UserError(f"format={name}: give one of {', '.join(SUFFIXES)}")
     if "to" not in words:
         raise UserError(f"to is missing: give to=student{SUFFIXES[name]}, say")
-    path = Path(words["to"]).expanduser()
+    path = Path(words["to"])
     if path.suffix != SUFFIXES[name]:
         raise UserError(f"to={path}: a file of format={name} ends in {SUFFIXES[name]}")
     if path.is_dir():

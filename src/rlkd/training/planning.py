@@ -86,7 +86,7 @@ def plan(overrides: Iterable[str]) -> list[Planned]:
     seeds = swept.pop("seed", None)
     common = configure(single)
     seeds = seeds or [str(common.seed)]
-    named = any(each.startswith("output=") for each in single)
+    named = any(each.lstrip("+").startswith("output=") for each in single)
     names = [choice(common, key) for key in ("data", "teacher", "student")]
     folder = Path(common.output) if named else Path("runs") / "_".join(["compare", *names])
     planned: list[Planned] = []

@@ -33,8 +33,8 @@ def predict(overrides: Iterable[str] = (), *, console: Console | None = None) ->
     if "images" not in words:
         raise UserError("nothing to predict: give images=FILE or images=FOLDER")
     asked = Asked(
-        images=Path(words["images"]).expanduser(),
-        output=Path(words.get("output", Path(words.get("run", "")) / _FOLDER)).expanduser(),
+        images=Path(words["images"]),
+        output=Path(words.get("output", Path(words.get("run", "")) / _FOLDER)),
         threshold=_fraction(words),
         skip_unreadable=_truth(words, "skip_unreadable"),
     )

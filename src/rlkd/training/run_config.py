@@ -1,42 +1,47 @@
 """The configuration of a run that has ended, and the words that are a verb's own."""
 
-import difflib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from rlkd.errors import UserError
-from rlkd.training.compose import configure
+from rlkd.training.compose import configure, unresolved
+from rlkd.training.overrides import PATHS, parse, path_value, require_one_value
 from rlkd.training.run_folder import RunFolder
+from rlkd.training.settings import apply, expand_paths
 
 
 def own_words(overrides: Iterable[str], words: Collection[str]) -> tuple[dict[str, str], list[str]]:
     """Part what a verb itself understands from the overrides.
 
     Args:
-        overrides: as given on the command line.
+        overrides: as given on the command line, all in one grammar; see `overrides.parse`.
         words: the keys that are the verb's own.
 
     Returns:
         The verb's words with their values, and the other overrides.
 
     Raises:
-        UserError: for a word without a value.
+        UserError: for a word without a value, or of several.
     """
     own: dict[str, str] = {}
     others: list[str] = []
     for each in overrides:
-        key, _, value = each.partition("=")
+        key, _, typed = each.partition("=")
         if key not in words:
             others.append(each)
-        elif not value:
+            continue
+        parsed = parse(each)
+        if parsed.is_sweep_override():
+            raise UserError(f"{each}: give {key} one value")
+        value = parsed.value()
+        if value is None or value == "":
             raise UserError(f"{key} is missing: give {key}=...")
-        else:
-            own[key] = value
+        text = value if isinstance(value, str) else typed
+        own[key] = path_value(key, text) if key in PATHS else text
     return own, others
 
 
@@ -55,7 +60,7 @@ def configured(overrides: Iterable[str], *, run: str | None = None) -> DictConfi
     """
     if run is None:
         return configure(overrides)
-    folder = RunFolder(Path(run).expanduser())
+    folder = RunFolder(Path(run))
     if not folder.config.is_file():
         raise UserError(f"{folder.path} has no config.yaml: give run=FOLDER of a run of rlkd")
     try:
@@ -65,8 +70,14 @@ def configured(overrides: Iterable[str], *, run: str | None = None) -> DictConfi
     if not isinstance(config, DictConfig) or "student" not in config:
         raise UserError(f"{folder.config} is not the configuration of a run of rlkd")
     config.student.checkpoint = str(folder.student)
-    for each in overrides:
-        _set(config, each)
+    OmegaConf.set_struct(config, True)
+    for each in map(parse, overrides):
+        require_one_value(each)
+        apply(config, each)
+    try:
+        expand_paths(config)
+    except OmegaConfBaseException as error:
+        raise unresolved(error) from None
     if config.student.checkpoint == str(folder.student) and not folder.student.is_file():
         raise UserError(
             f"{folder.path} has no {folder.student.name}: let the run end, or give "
@@ -93,33 +104,6 @@ def with_weights(node: DictConfig, path: Path | None) -> DictConfig:
     made = node if path is None else OmegaConf.merge(node, {"checkpoint": str(path)})
     assert isinstance(made, DictConfig)
     return made
-
-
-def _set(config: DictConfig, override: str) -> None:
-    key, separator, _ = override.partition("=")
-    if not separator:
-        raise UserError(f"{override}: give overrides as key=value")
-    known = dict(_values(config))
-    if isinstance(known.get(key), DictConfig):
-        raise UserError(
-            f"{override}: the run settles {key}; give values of it, such as "
-            f"{key}.{next(iter(known[key]), '...')}=..."
-        )
-    if key not in known:
-        near = difflib.get_close_matches(key, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else "see its config.yaml"
-        raise UserError(f"the run has no setting {key}: {hint}")
-    try:
-        OmegaConf.update(config, key, OmegaConf.select(OmegaConf.from_dotlist([override]), key))
-    except (YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"{override}: {_first_line(error)}") from None
-
-
-def _values(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in node.items():
-        yield f"{prefix}{name}", value
-        if isinstance(value, DictConfig):
-            yield from _values(value, f"{prefix}{name}.")
 
 
 def _first_line(error: Exception) -> str:

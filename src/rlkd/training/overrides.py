@@ -1,0 +1,152 @@
+"""Overrides, `key=value`, in Hydra's grammar; a path is the text that the shell hands over."""
+
+import os
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Quote, QuotedString, ValueType
+from hydra.errors import HydraException
+
+from rlkd.errors import UserError
+
+PATTERNS = frozenset({"data.train", "data.test", "data.class_names"})
+"""The paths that may also be several, `[a,b]`, or a number."""
+PATHS = PATTERNS | {
+    *("data.root", "data.train_images", "data.train_annotations"),
+    *("data.test_images", "data.test_annotations", "teacher.checkpoint", "student.checkpoint"),
+    *("temperature.like", "output", "configs", "run", "images", "to"),
+}
+"""The settings, and the words of verbs, whose values are paths: the one list of them.
+
+Such a value is taken as it stands, whatever characters it has, and never asks for a sweep by a bare
+comma. What keeps Hydra's meaning is `null`; a value in quotes, `'a b'`; an interpolation,
+`${seed}`; `choice(a,b)`, which asks for a sweep; and `[a,b]` where there is no such file. A name of
+one of these forms is given as `./null`. A leading `~` is the home folder.
+"""
+
+
+_CHOICES = (ValueType.CHOICE_SWEEP, ValueType.SIMPLE_CHOICE_SWEEP)
+
+
+def parse(given: str) -> Override:
+    """Parse one override.
+
+    Raises:
+        UserError: for what is none.
+    """
+    key, separator, value = given.partition("=")
+    if separator and key.lstrip("+") in PATHS and not _is_hydras(key.lstrip("+"), value):
+        parsed = _parsed(f"{key}={quoted(value)}")
+    else:
+        parsed = _parsed(given)
+    parsed.input_line = given
+    return parsed
+
+
+def quoted(text: str) -> str:
+    """Return a text as Hydra's grammar reads it back."""
+    return QuotedString(text, Quote.single).with_quotes()
+
+
+def require_one_value(override: Override) -> None:
+    """Refuse an override that asks for a sweep.
+
+    Raises:
+        UserError: if it does.
+    """
+    if override.is_sweep_override():
+        raise UserError(
+            f"{override.input_line}: several values are for `rlkd compare`, or for --multirun"
+        )
+
+
+def as_swept(override: Override) -> list[str]:
+    """Return the values that an override gives its key, one or several, each as it is written.
+
+    Raises:
+        UserError: for a sweep over a range, or over names, that Hydra alone knows.
+    """
+    key = override.key_or_group
+    if not override.is_sweep_override():
+        return [_written(key, override.get_value_element_as_str())]
+    if override.value_type not in _CHOICES:
+        raise UserError(f"{override.input_line}: give the values one by one, {key}=a,b,c")
+    return [_written(key, each) for each in override.sweep_string_iterator()]
+
+
+def path_value(key: str, value: Any) -> Any:
+    """Return the value of a path, with the home folder in place of `~`.
+
+    Args:
+        key: one of `PATHS`.
+        value: as it was composed.
+
+    Raises:
+        UserError: if it is several paths where one is wanted, empty, or no path of any system; or
+            names the home folder of nobody.
+    """
+    if value is None or (key in PATTERNS and not isinstance(value, str)):
+        return value
+    if not isinstance(value, str | int | float):
+        raise UserError(f"{key}={value}: give one path, no list")
+    text = str(value)
+    if not text:
+        raise UserError(f"{key} is missing: give {key}=...")
+    if "\0" in text or not _is_unicode(text):
+        raise UserError(f"{key}={text!a}: a path is UTF-8 text without NUL; rename it")
+    if not text.startswith("~"):
+        # Path("./~x") is Path("~x"), which its readers would expand.
+        return os.path.abspath(text) if os.path.normpath(text).startswith("~") else text
+    expanded = os.path.expanduser(text)
+    if expanded.startswith("~"):
+        raise UserError(
+            f"{key}={text}: there is no such user; a name that begins with ~ is given as "
+            f"{key}=./{text}"
+        )
+    return expanded
+
+
+def _is_hydras(key: str, value: str) -> bool:
+    """Return whether the value of a path means what Hydra's grammar says, not what it spells."""
+    if value.lower() == "null":
+        return True
+    try:
+        parsed = _parsed(f"key={value}")
+    except UserError:
+        return False
+    read: Any = parsed.value()
+    if parsed.value_type is ValueType.SIMPLE_CHOICE_SWEEP:
+        return key in PATTERNS and all(type(each) is int for each in read.list)
+    if isinstance(read, str):
+        return value.startswith(("'", '"'))
+    if isinstance(read, list):
+        return not os.path.lexists(value)
+    if parsed.value_type is ValueType.CHOICE_SWEEP:
+        return value.startswith("choice")
+    return key in PATTERNS and type(read) is int
+
+
+def _written(key: str, value: str) -> str:
+    text: Any = _parsed(f"key={value}").value() if key in PATHS else None
+    if not isinstance(text, str):
+        return value.replace("\\:", ":")
+    return value if _is_hydras(key, text) else text
+
+
+def _parsed(given: str) -> Override:
+    try:
+        return OverridesParser.create().parse_override(given)
+    except HydraException as error:
+        line = str(error).splitlines()[0]
+        raise UserError(
+            f"{given}: {line}: give overrides as key=value, other characters than letters and "
+            "digits in quotes of their own, key=\"'value'\""
+        ) from None
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

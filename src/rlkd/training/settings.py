@@ -1,0 +1,185 @@
+"""Single settings of a configuration: which there are, what reads them, and setting them."""
+
+import difflib
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from inspect import Parameter
+from itertools import takewhile
+from typing import Any, get_args
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.types import Override
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from rlkd.errors import UserError
+from rlkd.training.overrides import PATHS, path_value
+
+_ANYTHING = Parameter("anything", Parameter.VAR_KEYWORD)
+_OF_HYDRA = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
+
+
+def apply(config: DictConfig, override: Override) -> None:
+    """Set, add or remove what an override says.
+
+    Args:
+        config: a composed configuration, which is changed.
+        override: of one value.
+
+    Raises:
+        UserError: if there is no such setting (with the nearest there is), nothing reads one that
+            is added with `+`, it has settings of its own, or its value is impossible.
+    """
+    key = override.key_or_group
+    if override.package is not None:
+        raise UserError(f"{override.input_line}: there is no group {key}")
+    try:
+        if override.is_delete():
+            _remove(config, key)
+        else:
+            _set(config, key, override.value(), override)
+    except (OmegaConfBaseException, IndexError, ValueError) as error:
+        line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{override.input_line}: {line}") from None
+
+
+def expand_paths(config: DictConfig) -> None:
+    """Put the home folder in place of `~` in all paths of a configuration.
+
+    Raises:
+        UserError: for a value that is no path; see `path_value`.
+        OmegaConfBaseException: for one that refers to what is not there.
+    """
+    for key in PATHS:
+        parent, _, name = key.rpartition(".")
+        node = _section(config, parent) if parent else config
+        if node is None or name not in node or OmegaConf.is_missing(node, name):
+            continue
+        value = node[name]
+        made = path_value(key, value)
+        if made is not value:
+            node[name] = made
+
+
+def nearest(value: str, known: Iterable[str]) -> str:
+    """Return a question about the nearest of what is known; nothing where none is near."""
+    by_lower_case = {each.lower(): each for each in known}
+    found = difflib.get_close_matches(value.lower(), by_lower_case, cutoff=0.5)
+    near = [by_lower_case[each] for each in found]
+    # Several are often equally near: resnet21 is to mean resnet20 rather than resnet32.
+    near.sort(key=lambda each: _common_start(each.lower(), value.lower()), reverse=True)
+    return f"did you mean {near[0]}? " if near else ""
+
+
+def _set(config: DictConfig, key: str, value: Any, override: Override) -> None:
+    section = _section(config, key)
+    if section is not None:
+        if not isinstance(value, dict):
+            raise UserError(
+                f"{override.input_line}: {key} is a section; give single settings of it, such as "
+                f"{key}.{next(iter(section), '...')}=..."
+            )
+        for name, each in value.items():
+            _set(config, f"{key}.{name}", each, override)
+        return
+    if isinstance(value, int | float) and _is_text(_taker(config, key)):
+        value = override.get_value_string() if key == override.key_or_group else str(value)
+    try:
+        OmegaConf.update(config, key, value)
+    except (ConfigAttributeError, ConfigKeyError):
+        if not (override.is_add() or override.is_force_add()):
+            raise _absent(config, key) from None
+        if _taker(config, key) is None and not _is_read_by_name(config, key):
+            raise UserError(f"nothing reads {key}: {_hint(config, key)}") from None
+        OmegaConf.update(config, key, value, force_add=True)
+
+
+def _remove(config: DictConfig, key: str) -> None:
+    parent, _, name = key.rpartition(".")
+    node = _section(config, parent) if parent else config
+    if node is None or name not in node:
+        raise _absent(config, key)
+    with open_dict(node):
+        del node[name]
+
+
+def _absent(config: DictConfig, key: str) -> UserError:
+    if _taker(config, key) not in (None, _ANYTHING):
+        return UserError(f"there is no setting {key} yet: give +{key}=... to add it")
+    return UserError(f"there is no setting {key}: {_hint(config, key)}")
+
+
+def _hint(config: DictConfig, key: str) -> str:
+    above, parameters = _made_of(config, key)
+    known = {*_keys(config), *(f"{above}.{name}" for name in parameters or ())}
+    return f"{nearest(key, known)}see them all with `rlkd show`"
+
+
+def _section(config: DictConfig, key: str) -> DictConfig | None:
+    """Return the node of a key, if it is one with settings of its own."""
+    node: Any = config
+    for name in key.split("."):
+        if not isinstance(node, DictConfig) or name not in node:
+            return None
+        if OmegaConf.is_missing(node, name) or OmegaConf.is_interpolation(node, name):
+            return None
+        node = node[name]
+    return node if isinstance(node, DictConfig) else None
+
+
+def _made_of(config: DictConfig, key: str) -> tuple[str, Mapping[str, Parameter] | None]:
+    """Return the key of the nearest `_target_` above a key, and the parameters of what it names.
+
+    Returns:
+        An empty key and no parameters where there is none; None for parameters that are not known.
+    """
+    above = key.rpartition(".")[0]
+    while above:
+        node = _section(config, above)
+        if node is not None and "_target_" in node:
+            try:
+                return above, inspect.signature(get_object(node["_target_"])).parameters
+            except (ImportError, ValueError, TypeError):  # reported when it is built
+                return above, None
+        above = above.rpartition(".")[0]
+    return "", {}
+
+
+def _taker(config: DictConfig, key: str) -> Parameter | None:
+    """Return the parameter that takes a setting, whether or not it is there; None for no such."""
+    above, parameters = _made_of(config, key)
+    name, _, below = key.removeprefix(f"{above}.").partition(".")
+    if parameters is None or (above and name in _OF_HYDRA):
+        return _ANYTHING
+    if name in parameters:
+        return _ANYTHING if below else parameters[name]
+    return _ANYTHING if any(each.kind is _ANYTHING.kind for each in parameters.values()) else None
+
+
+def _is_read_by_name(config: DictConfig, key: str) -> bool:
+    """Return whether a setting is one of a network or a launcher, or another one refers to it."""
+    section, _, name = key.partition(".")
+    networks = ("teacher", "student")
+    if section in networks and name in ConfigStore.instance().load(f"{section}/custom.yaml").node:
+        return True
+    # The options of a launcher are checked where they are read.
+    return section == "launcher" or f"${{{key}}}" in OmegaConf.to_yaml(config)
+
+
+def _is_text(taker: Parameter | None) -> bool:
+    kinds = () if taker is None else get_args(taker.annotation) or (taker.annotation,)
+    return str in kinds and not any(each in kinds for each in (int, float, bool, Any))
+
+
+def _common_start(one: str, other: str) -> int:
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+
+
+def _keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
+    for key in node:
+        path = f"{prefix}{key}"
+        yield path
+        child = _section(node, str(key))
+        if child is not None:
+            yield from _keys(child, f"{path}.")
