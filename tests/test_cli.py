@@ -1,5 +1,7 @@
 """What the command line answers: exit codes, one line for what the user can mend."""
 
+from pathlib import Path
+
 import pytest
 from tests.training.refusal import assert_told
 
@@ -28,6 +30,24 @@ def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     told = capsys.readouterr().err
     assert "Traceback (most recent call last)" in told
     assert told.splitlines()[-1] == "rlkd: trainer.epochs=0: give at least 1"
+
+
+def test_an_error_is_one_line_whatever_was_given(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "trainer.epoch\n=a\u2028b"]) == 2
+    told = capsys.readouterr().err
+    assert len(told.splitlines()) == 1
+    assert told.startswith("rlkd: trainer.epoch =a b: ")
+
+
+def test_what_is_printed_is_the_path_whatever_its_brackets_mean_to_a_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "[red]" / "[" / "bold] :smile:"
+    words = ("data.limit=16", "trainer.epochs=1", "trainer.accelerator=cpu", f"output={output}")
+    assert main(["train", "student=convnet_tiny", *words]) == 0
+    assert f"everything is in {output}\n" in capsys.readouterr().out
+    assert main(["train", "student=convnet_tiny", *words]) == 0
+    assert f"{output} is complete already\n" in capsys.readouterr().out
 
 
 def test_a_bug_is_told_from_what_the_user_can_mend(

@@ -24,6 +24,7 @@ HELP = """rlkd: knowledge distillation with a learnt temperature for every insta
 
 Settings are Hydra's: rlkd distill data=cifar100 data.root=DIR teacher=resnet56
 teacher.checkpoint=FILE student=resnet20 temperature=rlkd seed=0 trainer.epochs=240.
+Paths are taken as the shell hands them over, whatever characters they have; ~ is the home folder.
 With --multirun, distill and train do every combination of the values given, launcher=... as above.
 --debug shows tracebacks. Exit codes: 0 done; 2 yours to mend; 1 a bug; 130 interrupted,
 143 and 138 by SIGTERM and SIGUSR1."""
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     given = [each for each in given if each != "--debug"]
-    errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
     if not given or given[0] == "help" or not {"-h", "--help"}.isdisjoint(given):
         print(HELP)
         return 0
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if ranks.first_to_tell():
             if debug or code == 1:
                 traceback.print_exc()
-            errors.print(f"rlkd: {line}")
+            errors.print(f"rlkd: {' '.join(line.splitlines())}")
         return code
     return 0
 
@@ -85,7 +86,7 @@ def _run(verb: str, overrides: list[str]) -> None:
     }
     if verb not in known:
         raise UserError(f"there is no verb {verb}: use one of {', '.join(known)}")
-    known[verb](overrides, Console(quiet=not ranks.tells()))
+    known[verb](overrides, Console(quiet=not ranks.tells(), markup=False, emoji=False))
 
 
 if __name__ == "__main__":

@@ -67,4 +67,4 @@ def demo(overrides: list[str], console: Console, *, output: Path = Path("runs/de
     print_table(summarise(results), title, baseline="KD, constant T", console=console)
     report = output / "report.html"
     write_report(report, arms, title=title, command="rlkd demo", baseline="KD, constant T")
-    console.print(f"the pictures: {report}", soft_wrap=True)
+    console.print(f"the pictures: {report}", soft_wrap=True, markup=False)

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
 from rlkd.errors import UserError
-from rlkd.reporting import Result
 from rlkd.training import comparing, demonstration, exporting, predicting, run, validation
 from rlkd.training.compose import GROUPS, LAUNCHER, as_yaml, configure, options
 
@@ -15,15 +15,12 @@ def distill(overrides: list[str], console: Console) -> None:
     overrides, several = _multirun(overrides)
     if several:
         return comparing.multirun(overrides, console=console)
-    return _print_result(run.distill(overrides, console=console), overrides, console)
+    return _run(overrides, console)
 
 
 def train(overrides: list[str], console: Console) -> None:
     """Train on labels alone; with --multirun, once for each combination of values."""
-    overrides, several = _multirun(overrides)
-    if several:
-        return comparing.multirun([*run.ALONE, *overrides], console=console)
-    return _print_result(run.train(overrides, console=console), [*run.ALONE, *overrides], console)
+    return distill([*run.ALONE, *overrides], console)
 
 
 def compare(overrides: list[str], console: Console) -> None:
@@ -53,7 +50,8 @@ def ls(overrides: list[str], console: Console) -> None:
         if name not in groups:
             raise UserError(f"there is no group {name}: use one of {', '.join(groups)}")
     for group in overrides or groups:
-        console.print(f"[bold]{group}[/bold]: {', '.join(options(group))}", soft_wrap=True)
+        line = Text.assemble((group, "bold"), f": {', '.join(options(group))}")
+        console.print(line, soft_wrap=True)
 
 
 def show(overrides: list[str], console: Console) -> None:
@@ -84,7 +82,9 @@ def _multirun(overrides: list[str]) -> tuple[list[str], bool]:
     return others, len(others) < len(overrides)
 
 
-def _print_result(result: Result, overrides: list[str], console: Console) -> None:
+def _run(overrides: list[str], console: Console) -> None:
+    config = configure(overrides)
+    result = run.run(config, console=console)
     teacher = f", teacher {100 * result.teacher.headline:.2f} %" if result.teacher else ""
     test = result.test
     console.print(
@@ -93,4 +93,4 @@ def _print_result(result: Result, overrides: list[str], console: Console) -> Non
         f"{result.images_per_second:.0f} images/s",
         soft_wrap=True,
     )
-    console.print(f"everything is in {Path(configure(overrides).output)}", soft_wrap=True)
+    console.print(f"everything is in {Path(config.output)}", soft_wrap=True, markup=False)
