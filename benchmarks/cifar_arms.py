@@ -17,11 +17,11 @@ from rich.console import Console
 
 from rlkd.reporting import (
     RunRecord,
+    compare_arms,
+    comparison_markdown,
+    comparison_table,
     hardware,
-    print_table,
     read_run,
-    summarise,
-    to_markdown,
     versions,
     write_report,
 )
@@ -100,11 +100,10 @@ def report(arguments: argparse.Namespace, console: Console) -> None:
             place = folder(arguments.runs, arm, seed)
             if (place / "result.json").is_file():
                 arms.setdefault(arm, []).append(read_run(place))
-    results = {arm: [each.result for each in records] for arm, records in arms.items()}
-    rows = summarise(results)
-    baseline = BASELINE if BASELINE in results else None
+    baseline = BASELINE if BASELINE in arms else None
+    comparison = compare_arms(arms, baseline)
     title = f"R56 -> R8, {arguments.images} images of CIFAR-100, test accuracy of the last epoch"
-    print_table(rows, title, baseline=baseline, console=console)
+    console.print(comparison_table(comparison, title=title))
     write_report(
         arguments.runs / "report.html",
         arms,
@@ -119,10 +118,10 @@ def report(arguments: argparse.Namespace, console: Console) -> None:
         "seeds": arguments.seeds,
         "images": arguments.images,
         "overrides": {"common": COMMON, **{arm: ARMS[arm] for arm in arms}},
-        "table": to_markdown(rows, baseline=baseline).splitlines(),
+        "table": comparison_markdown(comparison).splitlines(),
         "results": {
-            arm: [json.loads(each.to_json()) for each in each_arm]
-            for arm, each_arm in results.items()
+            arm: [json.loads(each.result.to_json()) for each in records]
+            for arm, records in arms.items()
         },
         "metrics": {arm: [each.metrics for each in records] for arm, records in arms.items()},
     }

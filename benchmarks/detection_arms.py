@@ -22,11 +22,11 @@ from pathlib import Path
 from rich.console import Console
 
 from rlkd.reporting import (
+    compare_arms,
+    comparison_markdown,
+    comparison_table,
     hardware,
-    print_table,
     read_run,
-    summarise,
-    to_markdown,
     versions,
     write_report,
 )
@@ -96,9 +96,9 @@ def main() -> None:
         arm: [read_run(folders[arm, seed]) for seed in arguments.seeds] for arm in arguments.arms
     }
     results = {arm: [record.result for record in records] for arm, records in arms.items()}
-    rows = summarise(results)
+    comparison = compare_arms(arms, BASELINE)
     title = f"fasterrcnn_small -> fasterrcnn_tiny on generated shapes, {minutes:.1f} minutes in all"
-    print_table(rows, title, baseline=BASELINE, console=Console())
+    Console().print(comparison_table(comparison, title=title))
     command = " ".join(["python benchmarks/detection_arms.py", *sys.argv[1:]])
     write_report(
         arguments.runs / "report.html", arms, title=title, command=command, baseline=BASELINE
@@ -114,7 +114,7 @@ def main() -> None:
         "images_per_second": {
             arm: [each.images_per_second for each in found] for arm, found in results.items()
         },
-        "table": to_markdown(rows, baseline=BASELINE),
+        "table": comparison_markdown(comparison),
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -11,7 +11,7 @@ import pytest
 from tests.reporting.conftest import Arms
 
 from rlkd.errors import UserError
-from rlkd.reporting import DetectionScores, Result, Scores, summarise, to_markdown, write_report
+from rlkd.reporting import DetectionScores, Result, Scores, compare_arms, write_report
 from rlkd.reporting.by_class import class_by_class, networks_of
 from rlkd.reporting.compare import compare_cells
 from rlkd.reporting.comparison import Cell
@@ -158,11 +158,11 @@ def test_a_run_without_ap_counts_as_failed(make_result: MakeResult) -> None:
     assert rows[1].cells[0].state == "failed: the run diverged, its last epoch has no AP"
 
 
-def test_the_table_of_arms_speaks_of_ap(make_result: MakeResult) -> None:
-    runs = [replace(make_result(), test=found(0.3)), replace(make_result(), test=found(0.4))]
-    lines = to_markdown(summarise({"kd": runs})).splitlines()
+def test_one_arm_alone_is_compared_with_nothing(arms: Arms, detections: Arms) -> None:
+    lines = comparison_markdown(compare_arms({"kd": detections["kd"]})).splitlines()
     assert lines[0] == "| arm | n | AP, % | sd | images/s |"
-    assert lines[2] == "| kd | 2 | 35.00 | 7.07 | 1,000 |"
+    assert lines[2] == "| kd | 2 | 25.00 | 7.07 | 1,000 |"
+    assert "Differences" not in "".join(lines)
 
 
 def test_both_kinds_in_one_comparison_are_the_users_to_mend(
@@ -172,7 +172,9 @@ def test_both_kinds_in_one_comparison_are_the_users_to_mend(
     with pytest.raises(UserError, match="'method=a seed=0' is scored by AP and 'method=b seed=0'"):
         compare_cells(mixed)
     both = {"kd": arms["kd"], "rlkd": detections["rlkd"]}
-    with pytest.raises(UserError, match="'kd' is scored by top-1 and 'rlkd' by AP") as caught:
+    with pytest.raises(
+        UserError, match="'arm=kd seed=0' is scored by top-1 and 'arm=rlkd seed=0' by AP"
+    ) as caught:
         write_report(tmp_path / "report.html", both, title="", command=None)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "report.html").exists()

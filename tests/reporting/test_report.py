@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from rlkd.errors import UserError
-from rlkd.reporting import PolicyMap, RunRecord, Scores, write_report
+from rlkd.reporting import PolicyMap, RunRecord, Scores, compare_arms, write_report
+from rlkd.reporting.comparison_words import at_a_glance
 from rlkd.reporting.report import duration
 
 Arms = dict[str, list[RunRecord]]
@@ -73,10 +74,40 @@ def test_the_header_says_what_ran_and_where(tmp_path: Path, arms: Arms) -> None:
 
 
 def test_the_table_compares_with_the_first_arm_or_the_one_named(tmp_path: Path, arms: Arms) -> None:
-    assert "Differences are to kd," in written(tmp_path / "report.html", arms)
+    assert "Differences are to arm=kd," in written(tmp_path / "report.html", arms)
     named = written(tmp_path / "report.html", arms, baseline="rlkd")
-    assert "Differences are to rlkd," in named
+    assert "Differences are to arm=rlkd," in named
     assert "inside the noise" in named
+
+
+def test_a_seed_that_occurs_twice_in_an_arm_is_refused(tmp_path: Path, arms: Arms) -> None:
+    with pytest.raises(UserError, match="'arm=kd seed=0' occurs twice"):
+        written(tmp_path / "report.html", {"kd": [arms["kd"][0]] * 2})
+
+
+def test_the_verdict_is_that_of_the_paired_test(tmp_path: Path, arms: Arms) -> None:
+    # Differences 0.02, 0.01 and 0.03: t = 0.02 / (0.01 / sqrt(3)) = 3.46, p = 0.074. The difference
+    # of the means is 2.4 standard errors of two independent samples, sqrt(2 / 3) * 0.01 = 0.0082.
+    def arm(label: str, *tops: float) -> list[RunRecord]:
+        run = arms[label][0]
+        results = [
+            replace(run.result, seed=seed, test=Scores(top1, 0.9, 1.0))
+            for seed, top1 in enumerate(tops)
+        ]
+        return [replace(run, result=result) for result in results]
+
+    three = {"kd": arm("kd", 0.70, 0.71, 0.72), "rlkd": arm("rlkd", 0.72, 0.72, 0.75)}
+    page = written(tmp_path / "report.html", three)
+    found = re.findall(r"<td[^>]*>(.*?)</td>", page)
+    assert found[10:18] == [
+        "rlkd", "3", "73.00", "1.73", "+2.00", "-0.48 to +4.48", "0.074", "inside the noise",
+    ]  # fmt: skip
+    told = at_a_glance(compare_arms(three), "rlkd")
+    interval = "95 % interval -0.48 to +4.48"
+    assert told == f"rlkd against kd, n = 3: +2.00 points, {interval}, inside the noise."
+    alone = {label: runs[:1] for label, runs in three.items()}
+    told = at_a_glance(compare_arms(alone), "rlkd")
+    assert told == "rlkd against kd, n = 1: +2.00 points, one shared seed, no interval."
 
 
 def test_a_picture_without_data_is_told_in_words(tmp_path: Path, arms: Arms) -> None:
@@ -125,11 +156,10 @@ def test_policies_of_different_bins_are_the_users_to_mend(tmp_path: Path, arms: 
 
 
 def test_what_makes_arms_hard_to_compare_is_said(tmp_path: Path, arms: Arms) -> None:
-    twin = replace(arms["kd"][0].result, hardware="a GPU", epochs=9, versions={"torch": "2.10"})
-    arms["kd"] = [arms["kd"][0], replace(arms["kd"][0], result=twin)]
+    other = replace(arms["kd"][1].result, hardware="a GPU", epochs=9, versions={"torch": "2.10"})
+    arms["kd"] = [arms["kd"][0], replace(arms["kd"][1], result=other)]
     page = written(tmp_path / "report.html", arms)
-    for words in ("A seed occurs twice in kd", "different hardware", "package versions",
-                  "same number of epochs"):  # fmt: skip
+    for words in ("different hardware", "package versions", "same number of epochs"):
         assert words in page
     arms["rlkd"] = arms["rlkd"][:1]
     assert "rlkd: one run only" in written(tmp_path / "report.html", arms)
@@ -144,7 +174,7 @@ def test_long_runs_show_their_last_epochs_closer(tmp_path: Path, arms: Arms) -> 
 
 
 def test_a_report_of_nothing_is_the_users_to_mend(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="nothing to report"):
+    with pytest.raises(UserError, match="nothing to compare"):
         write_report(tmp_path / "report.html", {}, title="", command=None)
 
 

@@ -1,6 +1,8 @@
 """What a run leaves behind and how it is told: results, tables, pictures, the report."""
 
 from rlkd.reporting.by_class import class_by_class, in_full
+from rlkd.reporting.compare import compare_arms
+from rlkd.reporting.comparison_page import comparison_markdown, comparison_table
 from rlkd.reporting.environment import hardware, versions
 from rlkd.reporting.metrics import read_metrics, write_metrics
 from rlkd.reporting.policy import PolicyMap, pool
@@ -9,38 +11,27 @@ from rlkd.reporting.record import RunRecord, read_run
 from rlkd.reporting.report import write_report
 from rlkd.reporting.result import Result
 from rlkd.reporting.scores import AnyScores, DetectionScores, Scores
-from rlkd.reporting.table import (
-    Difference,
-    Row,
-    difference,
-    print_cells,
-    print_table,
-    summarise,
-    to_markdown,
-)
+from rlkd.reporting.table import print_cells
 
 __all__ = [
     "AnyScores",
     "DetectionScores",
-    "Difference",
     "DrawnBox",
     "PolicyMap",
     "PredictionRow",
     "Result",
-    "Row",
     "RunRecord",
     "Scores",
     "class_by_class",
-    "difference",
+    "compare_arms",
+    "comparison_markdown",
+    "comparison_table",
     "hardware",
     "in_full",
     "pool",
     "print_cells",
-    "print_table",
     "read_metrics",
     "read_run",
-    "summarise",
-    "to_markdown",
     "versions",
     "write_metrics",
     "write_predictions",

@@ -9,7 +9,28 @@ from rlkd.errors import UserError
 from rlkd.reporting.comparable import differing_settings
 from rlkd.reporting.comparison import Cell, Combination, Comparison
 from rlkd.reporting.paired import holm, paired_difference
+from rlkd.reporting.record import RunRecord
 from rlkd.reporting.scores import kind_of
+
+
+def compare_arms(
+    arms: Mapping[str, Sequence[RunRecord]], baseline: str | None = None
+) -> Comparison:
+    """Compare arms, each of one configuration and several seeds, with one of them.
+
+    Args:
+        arms: A label to the runs that share it.
+        baseline: The label of the arm that the others are compared with; None takes the first.
+
+    Raises:
+        UserError: See `compare_cells`.
+    """
+    cells = [
+        Cell({"arm": label}, run.result.seed, run.result, folder=str(run.folder))
+        for label, runs in arms.items()
+        for run in runs
+    ]
+    return compare_cells(cells, None if baseline is None else {"arm": baseline})
 
 
 def compare_cells(

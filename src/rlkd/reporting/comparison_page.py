@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
-from rich.text import Text
 
 from rlkd.reporting import provenance
 from rlkd.reporting.comparison import Cell, Comparison
@@ -20,42 +18,22 @@ from rlkd.reporting.page import facts, figure, page, table
 from rlkd.reporting.pictures import WIDTH, Picture
 from rlkd.reporting.report import duration
 from rlkd.reporting.svg import NEUTRAL, arm_colour
+from rlkd.reporting.table import terminal_table, to_markdown
 from rlkd.reporting.words import UNKNOWN, percent
 
 
 def comparison_table(comparison: Comparison, *, title: str = "") -> Table:
     """Return the table for a terminal, with its caption and what to be wary of under it."""
-    words = table_words(comparison)
     under = "\n".join([caption(comparison), *notes(comparison)])
-    shown = Table(
-        title=Text(title) if title else None,
-        caption=Text(under),
-        title_justify="left",
-        caption_justify="left",
-        box=SIMPLE_HEAD,
-        collapse_padding=True,
-        pad_edge=False,
-        show_edge=False,
-    )
     left = words_columns(comparison)
-    for name in words.header:
-        shown.add_column(Text(name), justify="left" if name in left else "right", overflow="fold")
-    for row in words.rows:
-        shown.add_row(*(Text(cell) for cell in row))
-    return shown
+    return terminal_table(table_words(comparison), title, left=left, under=under)
 
 
 def comparison_markdown(comparison: Comparison) -> str:
     """Return the table in Markdown, with its caption and what to be wary of under it."""
-    words, left = table_words(comparison), words_columns(comparison)
-    rule = [":--" if name in left else "--:" for name in words.header]
-    lines = [
-        [cell.replace("|", r"\|") for cell in line] for line in (words.header, rule, *words.rows)
-    ]
-    parts = ["\n".join(f"| {' | '.join(line)} |" for line in lines), caption(comparison)]
-    wary = notes(comparison)
-    parts += ["\n".join(f"- {each}" for each in wary)] if wary else []
-    return "\n\n".join(parts) + "\n"
+    words = to_markdown(table_words(comparison), left=words_columns(comparison))
+    wary = "\n".join(f"- {each}" for each in notes(comparison))
+    return "\n\n".join([words, caption(comparison), *([wary] if wary else [])]) + "\n"
 
 
 def comparison_csv(comparison: Comparison) -> str:

@@ -16,10 +16,11 @@ LISTED = 6
 
 
 def table_words(comparison: Comparison) -> Cells:
-    """Put the rows in words, one combination a row."""
-    measure = f"{comparison.kind.headline_name}, %"
-    header = [*(comparison.keys or ("runs",)), "n", measure, "sd", "difference"]
-    header += ["95 % interval", "p (Holm)", VERDICT, "images/s", "speed"]
+    """Put the rows in words, one combination a row; one alone is compared with nothing."""
+    header = [*(comparison.keys or ("runs",)), "n", f"{comparison.kind.headline_name}, %", "sd"]
+    if len(comparison.rows) == 1:
+        return Cells([*header, "images/s"], [_figures(row) for row in comparison.rows])
+    header += ["difference", "95 % interval", "p (Holm)", VERDICT, "images/s", "speed"]
     return Cells(header, [_row(row) for row in comparison.rows])
 
 
@@ -30,13 +31,34 @@ def words_columns(comparison: Comparison) -> tuple[str, ...]:
 
 def caption(comparison: Comparison) -> str:
     """Say what the figures are, and how large a difference they could have shown."""
-    return (
+    figures = (
         f"{sentence(comparison.kind.headline_words)} on the test split after the last epoch, not "
         "the best; the test split selects nothing. Mean and sample standard deviation (sd) over n "
-        f"seeds, {_seeds(comparison)}. Differences are to {_baseline(comparison)}, in percentage "
-        f"points, paired by seed. {_tests(comparison)} Images/s: median over the seeds of "
-        "the images trained on in a second; speed: that as a multiple of the baseline's."
+        f"seeds, {_seeds(comparison)}."
     )
+    speed = "Images/s: median over the seeds of the images trained on in a second"
+    if len(comparison.rows) == 1:
+        return f"{figures} {speed}."
+    return (
+        f"{figures} Differences are to {_baseline(comparison)}, in percentage points, paired by "
+        f"seed. {_tests(comparison)} {speed}; speed: that as a multiple of the baseline's."
+    )
+
+
+def at_a_glance(comparison: Comparison, name: str) -> str:
+    """Say in one sentence what the difference of a combination to its baseline shows.
+
+    Args:
+        comparison: The whole.
+        name: That of the combination.
+    """
+    row = next(row for row in comparison.rows if row.name == name)
+    against = f"{name} against {', '.join(comparison.baseline.values())}"
+    if row.difference is None:
+        return f"{against}: {row.verdict}."
+    gap, interval = points(row.difference.value), _interval(row.difference)
+    over = f", 95 % interval {interval}" if interval else ""
+    return f"{against}, n = {row.difference.n}: {gap} points{over}, {row.verdict}."
 
 
 def notes(comparison: Comparison) -> list[str]:
@@ -80,11 +102,15 @@ def points(fraction: float) -> str:
     return f"{round(100 * fraction, 2) + 0.0:+.2f}"
 
 
-def _row(row: Combination) -> list[str]:
-    words = [*(row.labels.values() or [row.name]), str(row.n)]
-    words += [UNKNOWN if value is None else percent(value) for value in (row.mean, row.std)]
-    words += ["", "", ""] if row.is_baseline else _difference(row.difference)
+def _figures(row: Combination) -> list[str]:
+    scores = [UNKNOWN if value is None else percent(value) for value in (row.mean, row.std)]
     images = UNKNOWN if row.images_per_second is None else f"{row.images_per_second:,.0f}"
+    return [*(row.labels.values() or [row.name]), str(row.n), *scores, images]
+
+
+def _row(row: Combination) -> list[str]:
+    *words, images = _figures(row)
+    words += ["", "", ""] if row.is_baseline else _difference(row.difference)
     speed = UNKNOWN if row.relative_speed is None else f"{row.relative_speed:.2f}"
     return [*words, row.verdict, images, speed]
 
@@ -92,10 +118,13 @@ def _row(row: Combination) -> list[str]:
 def _difference(gap: PairedDifference | None) -> list[str]:
     if gap is None:
         return [UNKNOWN] * 3
-    interval = UNKNOWN
-    if gap.low is not None and gap.high is not None:
-        interval = f"{points(gap.low)} to {points(gap.high)}"
-    return [points(gap.value), interval, p_words(gap.p_corrected)]
+    return [points(gap.value), _interval(gap) or UNKNOWN, p_words(gap.p_corrected)]
+
+
+def _interval(gap: PairedDifference) -> str:
+    if gap.low is None or gap.high is None:
+        return ""
+    return f"{points(gap.low)} to {points(gap.high)}"
 
 
 def p_words(p: float | None) -> str:

@@ -1,9 +1,9 @@
 """Paired statistics over seeds: an interval, a t-test, and a correction for many of them."""
 
-import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 LEVEL = 0.05
 SAME = 1e-9
@@ -68,14 +68,15 @@ def paired_difference(
 
     Source: Student 1908, the t-test of differences with n - 1 degrees of freedom.
     """
+    from scipy import stats
+
     gaps = [a - b for a, b in zip(values, baseline, strict=True)]
-    value, n = statistics.fmean(gaps), len(gaps)
-    if n < 2 or max(gaps) - min(gaps) <= SAME:
+    value = statistics.fmean(gaps)
+    if len(gaps) < 2 or max(gaps) - min(gaps) <= SAME:
         return PairedDifference(tuple(seeds), value, None, None, None)
-    error = statistics.stdev(gaps) / math.sqrt(n)
-    half = error * t_quantile(1 - LEVEL / 2, n - 1)
-    p = 2 * _t_below(-abs(value) / error, n - 1)
-    return PairedDifference(tuple(seeds), value, value - half, value + half, p)
+    test: Any = stats.ttest_rel(values, baseline)
+    low, high = map(float, test.confidence_interval(1 - LEVEL))
+    return PairedDifference(tuple(seeds), value, low, high, float(test.pvalue))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -97,9 +98,3 @@ def t_quantile(share: float, degrees: int) -> float:
     from scipy import special
 
     return float(special.stdtrit(degrees, share))
-
-
-def _t_below(value: float, degrees: int) -> float:
-    from scipy import special
-
-    return float(special.stdtr(degrees, value))

@@ -83,10 +83,6 @@ def warnings(arms: Arms) -> list[str]:
             f"{which} one run only. Without a spread over seeds, no difference can be told from "
             "noise."
         )
-    for label, runs in arms.items():
-        seeds = [run.result.seed for run in runs]
-        if len(set(seeds)) < len(seeds):
-            found.append(f"A seed occurs twice in {label}: its runs are not independent.")
     if len({result.epochs for result in every}) > 1:
         found.append("The runs did not train for the same number of epochs.")
     if len({result.hardware for result in every}) > 1:

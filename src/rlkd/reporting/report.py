@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from rlkd.errors import UserError
 from rlkd.reporting import pictures, provenance, score_pictures
 from rlkd.reporting.by_class import NAME, class_by_class, in_full, networks_of
+from rlkd.reporting.compare import compare_arms
+from rlkd.reporting.comparison_words import caption, notes, table_words, words_columns
 from rlkd.reporting.files import write_text
 from rlkd.reporting.page import facts, figure, page, table
 from rlkd.reporting.record import RunRecord
 from rlkd.reporting.result import Result
 from rlkd.reporting.scores import Kind
-from rlkd.reporting.table import cells, summarise
 from rlkd.reporting.words import UNKNOWN, percent, sentence
 
 Arms = Mapping[str, Sequence[RunRecord]]
@@ -38,15 +38,11 @@ def write_report(
         baseline: The arm that the others are compared with; None takes the first.
 
     Raises:
-        UserError: There is no run, the runs are of two kinds of task, the baseline is not an arm,
-            or the file cannot be written.
+        UserError: There is no run, the runs are of two kinds of task, an arm has a seed twice, the
+            baseline is not an arm, or the file cannot be written.
     """
-    if not arms:
-        raise UserError("there is nothing to report; name at least one run folder")
-    rows = summarise({label: [run.result for run in runs] for label, runs in arms.items()})
-    kind = type(next(run.result.test for runs in arms.values() for run in runs))
-    base = baseline or (rows[0].label if len(rows) > 1 else None)
-    words = cells(rows, base)
+    comparison = compare_arms(arms, baseline)
+    kind, words = comparison.kind, table_words(comparison)
     drawn = (
         score_pictures.headline(arms, kind),
         *score_pictures.others(arms, kind),
@@ -58,10 +54,10 @@ def write_report(
         f"<h1>{escape(title)}</h1>",
         f'<p class="lead">{escape(provenance.lead(arms))}</p>',
         facts(_header(arms, command)),
-        *(f'<p class="warning">{escape(each)}</p>' for each in provenance.warnings(arms)),
+        *(f'<p class="warning">{escape(each)}</p>' for each in notes(comparison)),
         "<h2>Results</h2>",
-        table(words.header, words.rows, ("arm", "note")),
-        f'<p class="note">{_table_note(kind, base)}</p>',
+        table(words.header, words.rows, words_columns(comparison)),
+        f'<p class="note">{escape(caption(comparison))}</p>',
         _every_run(arms, kind, Path(path).parent),
         *_by_class(arms, kind),
         *(figure(i, picture) for i, picture in enumerate(drawn, start=1)),
@@ -73,20 +69,6 @@ def _header(arms: Arms, command: str | None) -> list[tuple[str, str]]:
     told = f"<code>{escape(command)}</code>" if command else "not recorded"
     origin = [(name, escape(words)) for name, words in provenance.origin(arms)]
     return [("Command", told), *origin]
-
-
-def _table_note(kind: Kind, base: str | None) -> str:
-    note = (
-        f"{sentence(kind.headline_words)} on the test split after the last epoch, mean and sample "
-        "standard deviation (sd) over n seeds; the test split selects nothing."
-    )
-    if base is not None:
-        note += (
-            f" Differences are to {escape(base)}, in percentage points, with their standard error "
-            "(se); inside the noise means smaller than 2 se, and with few seeds se is itself a "
-            "rough estimate."
-        )
-    return note
 
 
 def _by_class(arms: Arms, kind: Kind) -> list[str]:

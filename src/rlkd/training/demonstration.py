@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from rlkd.reporting import RunRecord, print_table, read_run, summarise, write_report
+from rlkd.reporting import RunRecord, compare_arms, comparison_table, read_run, write_report
 from rlkd.training import run
 
 SEEDS = (0, 1, 2)
@@ -62,9 +62,8 @@ def demo(overrides: list[str], console: Console, *, output: Path = Path("runs/de
                 )
                 arms.setdefault(arm, []).append(read_run(folder))
                 progress.advance(task)
-    results = {arm: [each.result for each in records] for arm, records in arms.items()}
     title = "A tiny student on digits, test accuracy of the last epoch"
-    print_table(summarise(results), title, baseline="KD, constant T", console=console)
+    console.print(comparison_table(compare_arms(arms, "KD, constant T"), title=title))
     report = output / "report.html"
     write_report(report, arms, title=title, command="rlkd demo", baseline="KD, constant T")
     console.print(f"the pictures: {report}", soft_wrap=True, markup=False)
