@@ -12,13 +12,14 @@ from rlkd.types import Batch
 INSTANCES, CLASSES = 10, 3
 
 
-def explorer(**options: float) -> Explorer:
+def explorer(*, epochs: int = 2, bands: Bands | None = None, mix_weight: float = 0.7) -> Explorer:
     return Explorer(
         instances=INSTANCES,
         num_classes=CLASSES,
         first_epoch=3,
-        bands=Bands(),
-        **({"epochs": 2} | options),  # pyright: ignore[reportArgumentType]
+        epochs=epochs,
+        bands=bands or Bands(),
+        mix_weight=mix_weight,
     )
 
 
@@ -141,6 +142,25 @@ def test_the_mix_weight_is_an_option() -> None:
     given.start_epoch(3)
     explored = given.explore(batch(1), partners_of(given))  # partner: rank 5, instance 4
     torch.testing.assert_close(explored.batch.image, torch.full((1, 1, 2, 2), 0.25 + 3.0))
+
+
+def test_an_empty_band_mixes_nothing_and_the_agent_still_learns_from_the_selected() -> None:
+    given = explorer(bands=Bands(mixed=(0.0, 0.0)))
+    record_everything(given, torch.arange(INSTANCES))
+    given.start_epoch(3)
+    one = batch(1, 6)
+    explored = given.explore(one, never)
+    assert explored.batch is one
+    assert explored.mixed is None
+    assert explored.learn_from is not None
+    assert explored.learn_from.tolist() == [True, False]
+    assert (given.mixed_rows, given.mixed_epochs(9)) == (0, 0)
+
+
+def test_it_says_how_much_of_a_run_it_mixes() -> None:
+    given = explorer()  # epochs 3 and 4, a band of a tenth
+    assert given.mixed_rows == 1
+    assert [given.mixed_epochs(epochs) for epochs in (2, 3, 9)] == [0, 1, 2]
 
 
 def test_exploring_no_epoch_is_possible() -> None:

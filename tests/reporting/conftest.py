@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from rlkd.reporting import PolicyMap, Result, RunRecord, Scores
+from rlkd.reporting import ImageCounts, PolicyMap, Result, RunRecord, Scores
 
 Arms = dict[str, list[RunRecord]]
 SHIFTS = {"p05": -2.0, "p25": -1.0, "p50": 0.0, "p75": 1.0, "p95": 2.0}
@@ -15,6 +15,7 @@ def make_result() -> Callable[..., Result]:
         return Result(
             test=Scores(top1, 0.9, 1.25),
             teacher=Scores(0.75, 0.95, 1.0),
+            images=ImageCounts(training=40, probe=8),
             epochs=3,
             seed=seed,
             images_per_second=images_per_second,

@@ -4,7 +4,7 @@ import pytest
 from tests.reporting.conftest import Arms
 
 from rlkd.reporting import provenance
-from rlkd.reporting.result import Scores
+from rlkd.reporting.result import ImageCounts, Scores
 
 
 @pytest.mark.parametrize(("top1", "told"), [(0.75, False), (0.751, False), (0.76, True)])
@@ -13,3 +13,17 @@ def test_one_teacher_may_score_a_little_differently(arms: Arms, top1: float, tol
     other = replace(first, result=replace(first.result, teacher=Scores(top1, 0.95, 1.0)))
     found = provenance.warnings({**arms, "kd": [other, *rest]})
     assert ("The runs did not all learn from the same teacher." in found) == told
+
+
+def test_what_arms_trained_on_is_told_once_or_by_arm(arms: Arms) -> None:
+    assert dict(provenance.origin(arms))["Images"] == "40 trained on, 8 held out, in every arm"
+    assert provenance.warnings(arms) == []
+    mixed = ImageCounts(training=1200, validation=5, mixed=120, mixed_epochs=3)
+    other = [replace(run, result=replace(run.result, images=mixed)) for run in arms["rlkd"]]
+    differing = {**arms, "third": arms["kd"], "rlkd": other}
+    told = (
+        "kd; third: 40 trained on, 8 held out; rlkd: 1,200 trained on, 0 held out, 5 to validate "
+        "on, 120 mixed in each of 3 explored epochs"
+    )
+    assert dict(provenance.origin(differing))["Images"] == told
+    assert provenance.warnings(differing) == [f"The arms did not train on the same images. {told}."]

@@ -12,6 +12,7 @@ from rlkd.reporting import Result, Scores
 KEYS = {
     "test",
     "teacher",
+    "images",
     "epochs",
     "seed",
     "images_per_second",

@@ -69,6 +69,7 @@ def test_a_run_leaves_its_folder_complete_and_prints_what_it_came_to(
     assert list(held) == [
         "test",
         "teacher",
+        "images",
         "epochs",
         "seed",
         "images_per_second",
@@ -81,6 +82,9 @@ def test_a_run_leaves_its_folder_complete_and_prints_what_it_came_to(
     assert list(held["test"]) == list(held["teacher"]) == ["top1", "top5", "loss"]
     assert held["validation"] is None
     assert held["epochs"] == 3
+    # 16 of 64 held out; the band of ranks 10 to 20 % of 48, rounded at its ends: 5 to 10
+    counts = {"training": 48, "probe": 16, "validation": 0, "mixed": 5, "mixed_epochs": 1}
+    assert held["images"] == counts
     assert held["config_sha256"] == hashlib.sha256(folder.config.read_bytes()).hexdigest()
     assert held["images_per_second"] > 0
     assert f"test top-1 {100 * held['test']['top1']:.2f} % (epoch 3, the last)" in printed[3]

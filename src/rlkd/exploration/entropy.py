@@ -28,8 +28,9 @@ class Bands:
 
     Args:
         selected: the first part, S_e, from which the agent learns.
-        mixed: the part of S_e that is mixed, to lower the risk of over-fitting.
-        partners: the part that the mixed ones are mixed with, rank by rank; as wide as `mixed`.
+        mixed: the part of S_e that is mixed, to lower the risk of over-fitting; (0, 0) for none.
+        partners: the part that the mixed ones are mixed with, rank by rank; as wide as `mixed`,
+            and of no account where that is empty.
 
     Raises:
         UserError: if a fraction is outside [0, 1], a band runs backwards, the mixed band is not
@@ -49,7 +50,8 @@ class Bands:
             (mixed[1] > self.selected, "the mixed band must be part of the selected one"),
             (partners[0] < self.selected, "the partners must not overlap the selected band"),
             (
-                abs((mixed[1] - mixed[0]) - (partners[1] - partners[0])) > 1e-6,
+                mixed[1] > mixed[0]
+                and abs((mixed[1] - mixed[0]) - (partners[1] - partners[0])) > 1e-6,
                 "mixed and partners must be equally wide",
             ),
         )
@@ -59,6 +61,11 @@ class Bands:
                     f"exploration bands selected={self.selected} mixed={list(mixed)} "
                     f"partners={list(partners)}: {mend}"
                 )
+
+    def width(self, instances: int) -> int:
+        """Return how many of a training set's instances are mixed, each with a partner."""
+        first, last = (round(each * instances) for each in self.mixed)
+        return min(last - first, instances - round(self.partners[0] * instances))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +91,7 @@ def rank(entropy: Float[Tensor, " instances"], bands: Bands) -> Ranking:
 
     selected = torch.zeros_like(entropy, dtype=torch.bool)
     selected[order[: cut(bands.selected)]] = True
-    first, partner_first = cut(bands.mixed[0]), cut(bands.partners[0])
-    width = min(cut(bands.mixed[1]) - first, count - partner_first)
+    first, partner_first, width = cut(bands.mixed[0]), cut(bands.partners[0]), bands.width(count)
     partner = torch.full_like(order, NO_PARTNER)
     partner[order[first : first + width]] = order[partner_first : partner_first + width]
     return Ranking(selected=selected, partner=partner)

@@ -41,6 +41,8 @@ class Explorer(nn.Module):
 
     selected: Tensor
     partner: Tensor
+    mixed_rows: int
+    """How many rows of the training set are mixed in each explored epoch."""
 
     def __init__(
         self,
@@ -59,6 +61,7 @@ class Explorer(nn.Module):
             raise UserError(f"exploration.epochs={epochs}: give a number of at least 0")
         self.num_classes, self.bands, self.mix_weight = num_classes, bands, mix_weight
         self.explored_epochs = range(first_epoch, first_epoch + epochs)
+        self.mixed_rows = bands.width(instances)
         self.active = False
         self.record = EntropyRecord(instances)
         self.register_buffer("selected", torch.ones(instances, dtype=torch.bool))
@@ -77,6 +80,11 @@ class Explorer(nn.Module):
             self.selected.copy_(ranking.selected)
             self.partner.copy_(ranking.partner)
 
+    def mixed_epochs(self, epochs: int) -> int:
+        """Return in how many of a run's epochs images are mixed."""
+        within = range(1, epochs + 1)
+        return sum(each in within for each in self.explored_epochs) if self.mixed_rows else 0
+
     def explore(self, batch: Batch, partners_of: Callable[[Batch], Batch]) -> Explored:
         """Mix a batch's uncertain rows, and say which rows the agent learns from.
 
@@ -89,6 +97,9 @@ class Explorer(nn.Module):
         """
         if not self.active:
             return Explored(batch, learn_from=None, mixed=None)
+        learn_from = self.selected[batch.index]
+        if not self.mixed_rows:
+            return Explored(batch, learn_from=learn_from, mixed=None)
         mixed = self.partner[batch.index] != NO_PARTNER
         seen = mix(
             batch,
@@ -100,7 +111,7 @@ class Explorer(nn.Module):
         if batch.strong is not None:
             strong = torch.where(mixed[:, None, None, None], seen.image, batch.strong)
             seen = replace(seen, strong=strong)
-        return Explored(seen, learn_from=self.selected[batch.index], mixed=mixed)
+        return Explored(seen, learn_from=learn_from, mixed=mixed)
 
     def observe(self, explored: Explored, student_logits: Float[Tensor, "batch classes"]) -> None:
         """Record the entropies of a training pass."""

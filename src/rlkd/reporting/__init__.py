@@ -9,7 +9,7 @@ from rlkd.reporting.policy import PolicyMap, pool
 from rlkd.reporting.prediction_page import DrawnBox, PredictionRow, write_predictions
 from rlkd.reporting.record import RunRecord, read_run
 from rlkd.reporting.report import write_report
-from rlkd.reporting.result import Result
+from rlkd.reporting.result import ImageCounts, Result
 from rlkd.reporting.scores import AnyScores, DetectionScores, Scores
 from rlkd.reporting.table import print_cells
 
@@ -17,6 +17,7 @@ __all__ = [
     "AnyScores",
     "DetectionScores",
     "DrawnBox",
+    "ImageCounts",
     "PolicyMap",
     "PredictionRow",
     "Result",

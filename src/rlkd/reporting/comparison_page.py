@@ -4,6 +4,7 @@ import csv
 import io
 import os
 from collections.abc import Sequence
+from dataclasses import astuple, fields
 from html import escape
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from rlkd.reporting.files import write_text
 from rlkd.reporting.page import facts, figure, page, table
 from rlkd.reporting.pictures import WIDTH, Picture
 from rlkd.reporting.report import duration
+from rlkd.reporting.result import ImageCounts
 from rlkd.reporting.svg import NEUTRAL, arm_colour
 from rlkd.reporting.table import terminal_table, to_markdown
 from rlkd.reporting.words import UNKNOWN, percent
@@ -60,6 +62,7 @@ def comparison_runs_csv(comparison: Comparison) -> str:
     """Return one line a run, missing ones included; scores are fractions."""
     kind = comparison.kind
     figures = [*kind.headings, f"validation_{kind.column}", "images_per_second", "wall_seconds"]
+    figures += [f"images_{each.name}" for each in fields(ImageCounts)]
     header = [*comparison.keys, "seed", "state", "epochs", *figures, "config_sha256", "folder"]
     absent = [None] * (len(figures) + 2)
     return _csv(header, [_run(comparison.keys, cell, absent) for cell in comparison.cells])
@@ -153,7 +156,7 @@ def _run(keys: Sequence[str], cell: Cell, absent: Sequence[None]) -> list[object
     result = cell.result
     held_out = result.validation
     figures = [*result.test.figures().values(), held_out.headline if held_out else None]
-    figures += [result.images_per_second, result.wall_seconds]
+    figures += [result.images_per_second, result.wall_seconds, *astuple(result.images)]
     return [*labels, result.epochs, *figures, result.config_sha256, cell.folder]
 
 
@@ -194,8 +197,8 @@ def _every_run(comparison: Comparison, start: Path | None) -> str:
     measure = f"{comparison.kind.headline_name}, %"
     header = [*comparison.keys, "seed", "state", "epochs", measure, "images/s", "duration"]
     rows = [_run_words(comparison.keys, cell, start) for cell in comparison.cells]
-    words = (*comparison.keys, "state", "folder")
-    folded = table([*header, "folder"], rows, words)
+    words = (*comparison.keys, "state", "images", "folder")
+    folded = table([*header, "images", "folder"], rows, words)
     return f"<details><summary>Every run</summary>{folded}</details>"
 
 
@@ -205,8 +208,9 @@ def _run_words(keys: Sequence[str], cell: Cell, start: Path | None) -> list[str]
         folder = os.path.relpath(folder, start)
     words = [*(cell.labels[key] for key in keys), str(cell.seed), cell.state]
     if cell.result is None or cell.headline is None:
-        return [*words, *[UNKNOWN] * 4, folder]
+        return [*words, *[UNKNOWN] * 5, folder]
     speed = cell.result.images_per_second
     told = f"{speed:,.0f}" if not _unknown(speed) else UNKNOWN
     lasted = duration(cell.result.wall_seconds)
-    return [*words, f"{cell.result.epochs:,}", percent(cell.headline), told, lasted, folder]
+    words += [f"{cell.result.epochs:,}", percent(cell.headline), told, lasted]
+    return [*words, cell.result.images.words, folder]

@@ -44,7 +44,7 @@ def lead(arms: Arms) -> str:
 
 
 def origin(arms: Arms) -> list[tuple[str, str]]:
-    """Return names and words: seeds, teacher, hardware, versions."""
+    """Return names and words: seeds, images, teacher, hardware, versions."""
     every = results(arms)
     seeds = {label: ", ".join(str(run.result.seed) for run in runs) for label, runs in arms.items()}
     counts = {len(runs) for runs in arms.values()}
@@ -60,10 +60,22 @@ def origin(arms: Arms) -> list[tuple[str, str]]:
     ]
     return [
         ("Seeds", told),
+        ("Images", images(arms)),
         ("Teacher", distinct(teachers) or "none"),
         ("Hardware", distinct([result.hardware for result in every])),
         ("Versions", distinct(versions)),
     ]
+
+
+def images(arms: Arms) -> str:
+    """Write what the runs trained on: once where it is the same in all, else by arm."""
+    found: dict[str, list[str]] = {}
+    for label, runs in arms.items():
+        for run in runs:
+            found.setdefault(run.result.images.words, []).append(label)
+    if len(found) == 1:
+        return f"{next(iter(found))}{', in every arm' if len(arms) > 1 else ''}"
+    return "; ".join(f"{distinct(labels)}: {words}" for words, labels in found.items())
 
 
 def one_teacher(arms: Arms) -> bool:
@@ -89,6 +101,8 @@ def warnings(arms: Arms) -> list[str]:
         found.append("The runs were made on different hardware: their speeds do not compare.")
     if len({tuple(sorted(result.versions.items())) for result in every}) > 1:
         found.append("The runs were made with different package versions.")
+    if len({result.images for result in every}) > 1:
+        found.append(f"The arms did not train on the same images. {images(arms)}.")
     if not one_teacher(arms):
         found.append("The runs did not all learn from the same teacher.")
     return found

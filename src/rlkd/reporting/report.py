@@ -88,11 +88,11 @@ def _by_class(arms: Arms, kind: Kind) -> list[str]:
 
 def _every_run(arms: Arms, kind: Kind, start: Path) -> str:
     """Write one line a run, folded away."""
-    words = ("arm", "configuration", "folder")
+    words = ("arm", "images", "configuration", "folder")
     held_out = any(result.validation for result in provenance.results(arms))
     header = ["arm", "seed", "epochs", *kind.headings.values(), "images/s", "duration"]
     header += [f"validation {kind.headings[kind.column]}"] if held_out else []
-    header += ["configuration", "folder"]
+    header += ["images", "configuration", "folder"]
     rows = [
         [label, *_run(run.result, held_out), os.path.relpath(run.folder, start)]
         for label, runs in arms.items()
@@ -113,7 +113,7 @@ def _run(result: Result, held_out: bool) -> list[str]:
     ]
     if held_out:
         words.append(percent(validation.headline) if validation else UNKNOWN)
-    return [*words, result.config_sha256[:12]]
+    return [*words, result.images.words, result.config_sha256[:12]]
 
 
 def duration(seconds: float) -> str:

@@ -3,12 +3,38 @@
 import json
 import math
 from dataclasses import asdict, dataclass
+from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from typing import cast
 
 from rlkd.errors import UserError
 from rlkd.reporting.files import Fields, parse_object, read_text, write_text
 from rlkd.reporting.scores import DetectionScores, Scores, kind_of, read_scores
+
+
+@dataclass(frozen=True, slots=True)
+class ImageCounts:
+    """How many images a run trained on, and what became of the others."""
+
+    training: int
+    """Trained on in every epoch."""
+    probe: int = 0
+    """Held out of training to measure a reward on, or so that all arms train on the same."""
+    validation: int = 0
+    """Held out of training to validate on."""
+    mixed: int = 0
+    """Of those trained on, mixed with others in each of `mixed_epochs`."""
+    mixed_epochs: int = 0
+    """Epochs in which exploration mixed images."""
+
+    @property
+    def words(self) -> str:
+        """The counts in a line."""
+        told = [f"{self.training:,} trained on", f"{self.probe:,} held out"]
+        told += [f"{self.validation:,} to validate on"] if self.validation else []
+        if self.mixed_epochs:
+            told.append(f"{self.mixed:,} mixed in each of {self.mixed_epochs:,} explored epochs")
+        return ", ".join(told)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +45,8 @@ class Result:
     """The student on the test split."""
     teacher: Scores | DetectionScores | None
     """The teacher on the test split; None where there is no teacher."""
+    images: ImageCounts
+    """What it trained on."""
     epochs: int
     """Epochs trained."""
     seed: int
@@ -66,6 +94,7 @@ class Result:
         return cls(
             test=test,
             teacher=teacher,
+            images=_images(fields),
             epochs=fields.integer("epochs"),
             seed=fields.integer("seed"),
             images_per_second=fields.number("images_per_second"),
@@ -100,6 +129,15 @@ class Result:
 def _scores(fields: Fields, key: str) -> Scores | DetectionScores | None:
     section = fields.section(key)
     return None if section is None else read_scores(section)
+
+
+def _images(fields: Fields) -> ImageCounts:
+    section = fields.section("images")
+    if section is None:
+        raise fields.fault("images", "an object")
+    return ImageCounts(
+        **{each.name: section.integer(each.name) for each in dataclass_fields(ImageCounts)}
+    )
 
 
 def _finite(value: object) -> object:

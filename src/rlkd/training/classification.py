@@ -12,8 +12,9 @@ from rlkd import models, ranks
 from rlkd.data import Images
 from rlkd.data.sets import Dataset
 from rlkd.errors import UserError
+from rlkd.exploration import Explorer
 from rlkd.models import Teacher
-from rlkd.reporting import AnyScores, Scores
+from rlkd.reporting import AnyScores, ImageCounts, Scores
 from rlkd.training import build
 from rlkd.training.class_order import check_run_order, keep_order
 from rlkd.training.classification_predict import predict_classes
@@ -92,6 +93,7 @@ class Classification:
             distiller,
             scores,
             teacher_scores,
+            _counted(sets, distiller.explorer, options.epochs),
             enter=lambda folder: _enter(folder, sets.dataset),
             leave=lambda folder: leave_unreadable(folder, sets.dataset),
             remarks=lambda: _remarks(sets.dataset),
@@ -181,6 +183,16 @@ def score(network: nn.Module, images: Images, sets: Sets, options: build.Trainer
         return evaluate(network, batches, num_classes=sets.dataset.num_classes)
 
 
+def _counted(sets: Sets, explorer: Explorer | None, epochs: int) -> ImageCounts:
+    return ImageCounts(
+        training=len(sets.train),
+        probe=len(sets.probe or ()),
+        validation=len(sets.validation or ()),
+        mixed=0 if explorer is None else explorer.mixed_rows,
+        mixed_epochs=0 if explorer is None else explorer.mixed_epochs(epochs),
+    )
+
+
 def _enter(folder: RunFolder, dataset: Dataset) -> None:
     keep_order(folder, dataset.class_names)
     take_up_unreadable(folder, dataset)
@@ -218,7 +230,7 @@ def _distiller(config: DictConfig, sets: Sets, options: build.TrainerOptions) ->
         train_targets=sets.train.target,
         num_classes=sets.dataset.num_classes,
         temperature=temperature,
-        mixes=teacher is not None and explorer is not None,
+        mixes=teacher is not None and explorer is not None and explorer.mixed_rows > 0,
     )
     require_shareable(objective)
     loader = train_loader(sets, options, seed=config.seed, strong_view=objective.strong)

@@ -15,7 +15,7 @@ from rlkd.data.detection_loader import DetectionLoader
 from rlkd.errors import UserError
 from rlkd.models import Teacher, create_detector
 from rlkd.models.checkpoint import ClassCountError
-from rlkd.reporting import AnyScores, class_by_class, in_full, print_cells
+from rlkd.reporting import AnyScores, ImageCounts, class_by_class, in_full, print_cells
 from rlkd.reporting.prediction_page import write_predictions
 from rlkd.temperature import TemperatureSource
 from rlkd.training import build
@@ -93,7 +93,12 @@ class Detection(DetectionOptions):
             title = f"rlkd: {folder.path.name}, the first test images"
             write_predictions(folder.path / "predictions.html", rows, title)
 
-        return Prepared(module, scores, teacher_scores, leave=leave)
+        images = ImageCounts(
+            training=len(held.train),
+            probe=len(held.probe or ()),
+            validation=len(held.validation or ()),
+        )
+        return Prepared(module, scores, teacher_scores, images, leave=leave)
 
     def score_checkpoints(
         self, config: DictConfig, options: TrainerOptions, console: Console

@@ -109,5 +109,5 @@ class Distiller(StudentModule):
     def enter_epoch(self, epoch: int, *, start: int) -> None:
         """Tell the loader, the source and the explorer where training stands."""
         super().enter_epoch(epoch, start=start)
-        if self.explorer is not None:
+        if self.explorer is not None and self.explorer.mixed_rows:
             self.loader.set_partners(self.explorer.partner if self.explorer.active else None)

@@ -129,6 +129,7 @@ def _run(
         test=final["test"],
         validation=final.get("validation"),
         teacher=taught_by,
+        images=prepared.images,
         epochs=len(module.history),
         seed=config.seed,
         images_per_second=clock.images_per_second,

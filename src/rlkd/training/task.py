@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from torch import Tensor
 
-from rlkd.reporting import AnyScores
+from rlkd.reporting import AnyScores, ImageCounts
 from rlkd.training.module import StudentModule
 from rlkd.training.options import TrainerOptions
 from rlkd.training.run_folder import RunFolder
@@ -29,6 +29,8 @@ class Prepared:
     """Scores the student on each held-out set, by its name; `test` is one."""
     teacher_scores: Callable[[], AnyScores | None]
     """Scores the teacher on the test set; None where there is none."""
+    images: ImageCounts
+    """What it is going to train on."""
     enter: Callable[[RunFolder], None] = nothing_more
     """Writes into the folder, before training, what a resumed run is checked against."""
     leave: Callable[[RunFolder], None] = nothing_more
