@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rlkd.models import Teacher, create
+from rlkd.models import Teacher, create, weights_sha256
 
 
 class Distiller(nn.Module):
@@ -169,3 +169,14 @@ def test_a_network_that_cannot_be_traced_is_left_as_it_is() -> None:
     network = Branches()
     teacher = Teacher(network, fuse=True)
     assert teacher.network is network
+
+
+def test_the_hash_of_weights_is_theirs_alone(network: nn.Module) -> None:
+    digest = weights_sha256(network)
+    assert len(digest) == 64
+    assert weights_sha256(copy.deepcopy(network).to(memory_format=torch.channels_last)) == digest
+    assert weights_sha256(copy.deepcopy(network).double()) != digest
+    with torch.no_grad():
+        first = next(network.parameters()).flatten()
+        first[0] = torch.nextafter(first[0], first[0] + 1)
+    assert weights_sha256(network) != digest

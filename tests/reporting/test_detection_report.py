@@ -117,9 +117,9 @@ def test_many_classes_are_told_in_tables_that_fit() -> None:
 def test_each_arm_is_told_with_its_own_teacher_where_they_differ(detections: Arms) -> None:
     assert list(networks_of(detections)) == ["teacher", "kd", "rlkd"]
     first = detections["kd"][0]
-    detections["kd"][0] = replace(first, result=replace(first.result, teacher=found(0.6)))
+    detections["kd"][0] = replace(first, result=replace(first.result, teacher_sha256="cafe" * 16))
     assert list(networks_of(detections)) == ["teacher of kd", "teacher of rlkd", "kd", "rlkd"]
-    alone = replace(first, result=replace(first.result, teacher=None))
+    alone = replace(first, result=replace(first.result, teacher=None, teacher_sha256=None))
     assert list(networks_of({"kd": [alone]})) == ["kd"]
 
 

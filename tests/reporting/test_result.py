@@ -12,6 +12,7 @@ from rlkd.reporting import Result, Scores
 KEYS = {
     "test",
     "teacher",
+    "teacher_sha256",
     "images",
     "epochs",
     "seed",
@@ -30,7 +31,7 @@ def result(make_result: Callable[..., Result]) -> Result:
 
 
 def test_a_result_comes_back_from_its_file(tmp_path: Path, result: Result) -> None:
-    full = replace(result, validation=Scores(0.61, 0.88, 1.5), teacher=None)
+    full = replace(result, validation=Scores(0.61, 0.88, 1.5), teacher=None, teacher_sha256=None)
     full.write(tmp_path / "run" / "result.json")
     assert Result.read(tmp_path / "run" / "result.json") == full
 

@@ -69,6 +69,7 @@ def test_a_run_leaves_its_folder_complete_and_prints_what_it_came_to(
     assert list(held) == [
         "test",
         "teacher",
+        "teacher_sha256",
         "images",
         "epochs",
         "seed",
@@ -83,6 +84,9 @@ def test_a_run_leaves_its_folder_complete_and_prints_what_it_came_to(
     assert held["validation"] is None
     assert held["epochs"] == 3
     # 16 of 64 held out; the band of ranks 10 to 20 % of 48, rounded at its ends: 5 to 10
+    taught_by = models.create("convnet_small", num_classes=10, in_channels=1)
+    models.load_weights(taught_by, teacher_file)
+    assert held["teacher_sha256"] == models.weights_sha256(taught_by)
     counts = {"training": 48, "probe": 16, "validation": 0, "mixed": 5, "mixed_epochs": 1}
     assert held["images"] == counts
     assert held["config_sha256"] == hashlib.sha256(folder.config.read_bytes()).hexdigest()

@@ -1,5 +1,6 @@
 """The teacher: a network that gives logits and nothing else."""
 
+import hashlib
 from collections.abc import Callable
 
 import torch
@@ -24,6 +25,8 @@ class Teacher(nn.Module):
             longer fire.
         renormalise: what images are multiplied by and then added, a number a channel, shape
             (channels, 1, 1): for a teacher that wants another normalisation than the student.
+        sha256: see `weights_sha256`, of the network as it is given, by which runs are known to have
+            had the same teacher; None where nobody compares them.
     """
 
     def __init__(
@@ -33,9 +36,10 @@ class Teacher(nn.Module):
         dtype: torch.dtype | None = None,
         fuse: bool = False,
         renormalise: tuple[Tensor, Tensor] | None = None,
+        sha256: str | None = None,
     ) -> None:
         super().__init__()
-        self.dtype = dtype
+        self.dtype, self.sha256 = dtype, sha256
         if fuse:
             network = _fused(network.eval())
         # A tuple hides it from nn.Module, which registers every module among its attributes.
@@ -73,6 +77,16 @@ class Teacher(nn.Module):
         if self.dtype is not None:
             self.network.to(dtype=self.dtype)
         return self
+
+
+def weights_sha256(network: nn.Module) -> str:
+    """Return the SHA-256 of a network's weights: their names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name, held in sorted(network.state_dict().items()):
+        if isinstance(held, Tensor):
+            digest.update(f"{name} {held.dtype} {tuple(held.shape)}".encode())
+            digest.update(held.cpu().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _fused(network: nn.Module) -> nn.Module:

@@ -9,10 +9,6 @@ from rlkd.reporting.scores import AnyScores
 
 Arms = Mapping[str, Sequence[RunRecord]]
 
-_SAME_TEACHER = 0.002
-"""Headline by which one teacher's score may differ between runs: batch norms that are folded away,
-or not, round differently in bfloat16."""
-
 
 def counted(number: int, noun: str) -> str:
     """Write a number with its noun."""
@@ -79,9 +75,8 @@ def images(arms: Arms) -> str:
 
 
 def one_teacher(arms: Arms) -> bool:
-    """Say whether all runs that had a teacher had the same one, as far as its scores tell."""
-    told = [result.teacher.headline for result in results(arms) if result.teacher]
-    return not told or not max(told) - min(told) > _SAME_TEACHER
+    """Return whether all runs that had a teacher had one with the same weights."""
+    return len({result.teacher_sha256 for result in results(arms)} - {None}) <= 1
 
 
 def warnings(arms: Arms) -> list[str]:

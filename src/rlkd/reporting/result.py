@@ -45,6 +45,8 @@ class Result:
     """The student on the test split."""
     teacher: Scores | DetectionScores | None
     """The teacher on the test split; None where there is no teacher."""
+    teacher_sha256: str | None
+    """SHA-256 of the teacher's weights; None where there is no teacher."""
     images: ImageCounts
     """What it trained on."""
     epochs: int
@@ -94,6 +96,7 @@ class Result:
         return cls(
             test=test,
             teacher=teacher,
+            teacher_sha256=None if teacher is None else fields.string("teacher_sha256"),
             images=_images(fields),
             epochs=fields.integer("epochs"),
             seed=fields.integer("seed"),

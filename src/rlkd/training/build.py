@@ -85,11 +85,13 @@ def teacher(
             f"with `rlkd train student={config.name} ...`)"
         )
     dtype = torch.bfloat16 if options.precision.startswith("bf16") else None
+    loaded = network(config, "teacher", dataset)
     made = Teacher(
-        network(config, "teacher", dataset),
+        loaded,
         dtype=dtype,
         fuse=fuse,
         renormalise=renormalisation(config, dataset),
+        sha256=models.weights_sha256(loaded),
     )
     return made.to(memory_format=options.memory_format)
 

@@ -266,7 +266,8 @@ class Detection(DetectionOptions):
                 f"the teacher {node.name} has no weights: give teacher.checkpoint=FILE (make one "
                 f"with `rlkd train task=detection student={node.name} ...`)"
             )
-        return Teacher(self.network(node, "teacher", held.train, trains=False))
+        loaded = self.network(node, "teacher", held.train, trains=False)
+        return Teacher(loaded, sha256=models.weights_sha256(loaded))
 
     def _check_reward(self, temperature: TemperatureSource) -> None:
         source = getattr(getattr(temperature, "reward", None), "source", "probe")

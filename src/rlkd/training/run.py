@@ -12,6 +12,7 @@ from rich.console import Console
 from rlkd import models, ranks
 from rlkd.data.seeding import generator_of
 from rlkd.data.stream_making import dead_worker
+from rlkd.models import Teacher
 from rlkd.reporting import (
     AnyScores,
     PolicyMap,
@@ -129,6 +130,7 @@ def _run(
         test=final["test"],
         validation=final.get("validation"),
         teacher=taught_by,
+        teacher_sha256=module.teacher.sha256 if isinstance(module.teacher, Teacher) else None,
         images=prepared.images,
         epochs=len(module.history),
         seed=config.seed,
