@@ -34,7 +34,7 @@ def caption(comparison: Comparison) -> str:
     figures = (
         f"{sentence(comparison.kind.headline_words)} on the test split after the last epoch, not "
         "the best; the test split selects nothing. Mean and sample standard deviation (sd) over n "
-        f"seeds, {_seeds(comparison)}."
+        f"seeds, {_seeds(comparison)}.{_images(comparison)}"
     )
     speed = "Images/s: median over the seeds of the images trained on in a second"
     if len(comparison.rows) == 1:
@@ -140,6 +140,11 @@ def _seeds(comparison: Comparison) -> str:
         return "none yet"
     low, high = min(counts), max(counts)
     return f"n = {low}" if low == high else f"n = {low} to {high}"
+
+
+def _images(comparison: Comparison) -> str:
+    runs = arms(comparison)
+    return f" Images: {provenance.images(runs)}." if runs and provenance.same_images(runs) else ""
 
 
 def _baseline(comparison: Comparison) -> str:

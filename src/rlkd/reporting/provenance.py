@@ -74,6 +74,11 @@ def images(arms: Arms) -> str:
     return "; ".join(f"{distinct(labels)}: {words}" for words, labels in found.items())
 
 
+def same_images(arms: Arms) -> bool:
+    """Return whether all runs trained on as many images, with as many held out and mixed."""
+    return len({result.images for result in results(arms)}) <= 1
+
+
 def one_teacher(arms: Arms) -> bool:
     """Return whether all runs that had a teacher had one with the same weights."""
     return len({result.teacher_sha256 for result in results(arms)} - {None}) <= 1
@@ -96,7 +101,7 @@ def warnings(arms: Arms) -> list[str]:
         found.append("The runs were made on different hardware: their speeds do not compare.")
     if len({tuple(sorted(result.versions.items())) for result in every}) > 1:
         found.append("The runs were made with different package versions.")
-    if len({result.images for result in every}) > 1:
+    if not same_images(arms):
         found.append(f"The arms did not train on the same images. {images(arms)}.")
     if not one_teacher(arms):
         found.append("The runs did not all learn from the same teacher.")

@@ -33,7 +33,10 @@ class ImageCounts:
         told = [f"{self.training:,} trained on", f"{self.probe:,} held out"]
         told += [f"{self.validation:,} to validate on"] if self.validation else []
         if self.mixed_epochs:
-            told.append(f"{self.mixed:,} mixed in each of {self.mixed_epochs:,} explored epochs")
+            epochs = "the explored epoch"
+            if self.mixed_epochs > 1:
+                epochs = f"each of {self.mixed_epochs:,} explored epochs"
+            told.append(f"{self.mixed:,} mixed in {epochs}")
         return ", ".join(told)
 
 

@@ -32,19 +32,20 @@ from rlkd.training.run_folder import RunFolder
 
 _BASELINE = "baseline="
 IMPLIED = (
-    *("probe", "exploration", "published", "method.terms", "task.base_temperature"),
+    *("exploration", "published", "method.terms", "task.base_temperature"),
     *("temperature.temperature", "temperature.base_temperature"),
 )
-"""Settings that a swept choice may bring along: a learnt temperature its probe, a published method
-its weights and the temperature that they are for. The table says where they differ."""
+"""Settings that a swept choice may bring along: a learnt temperature its exploration, a published
+method its weights and the temperature that they are for. The table says where they differ."""
 
 
 def compare(overrides: Iterable[str], *, console: Console) -> Comparison:
     """Run every combination of the swept settings that is missing, and compare them.
 
     Every run has a folder of its own under `output`: complete ones are not repeated, and what
-    stopped goes on. Seeds come last, so that every combination has its first seed early. A run that
-    fails is told in the table and does not stop the others.
+    stopped goes on. All hold the same images out of training, see `plan`. Seeds come last, so that
+    every combination has its first seed early. A run that fails is reported in the table and does
+    not stop the others.
 
     Args:
         overrides: Hydra's; those of several values, as `temperature=constant,rlkd`, are swept. The

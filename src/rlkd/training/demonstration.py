@@ -1,69 +1,83 @@
-"""The demonstration: four ways of training one tiny student on digits, told in one report."""
+"""The demonstration: four ways of training one tiny student on digits, compared in one report."""
 
 import io
+import shlex
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress
 
+from rlkd.errors import UserError
 from rlkd.reporting import RunRecord, compare_arms, comparison_table, read_run, write_report
+from rlkd.reporting.comparison_words import at_a_glance
 from rlkd.training import run
+from rlkd.training.run_config import own_words
 
-SEEDS = (0, 1, 2)
+_SEEDS = "seeds="
 COMMON = (
     "data=digits",
+    "probe.size=128",
     "trainer.epochs=40",
     "trainer.evaluate_every=2",
     "trainer.accelerator=cpu",
     "trainer.threads=1",
 )
+"""Of every run, the teacher too: all hold out the images on which the reward is measured."""
+BASELINE, SUBJECT = "constant T", "RLKD"
 ARMS = {
     "student alone": run.ALONE,
-    "KD, constant T": ("temperature=constant",),
-    "KD, random T": ("temperature=random",),
-    "RLKD": ("temperature=rlkd", "temperature.update_interval=4", "probe.size=128"),
+    BASELINE: ("temperature=constant",),
+    "random T": ("temperature=random",),
+    SUBJECT: ("temperature=rlkd", "temperature.update_interval=4", "exploration.mixed=[0,0]"),
 }
-"""Arms differ in what they are about; the agent learns oftener, for the runs are short."""
+"""Those with a teacher differ in the temperature alone: exploration mixes no images here. The agent
+learns oftener than by default, for the runs are short."""
 
 
-def demo(overrides: list[str], console: Console, *, output: Path = Path("runs/demo")) -> None:
-    """Train a teacher and twelve students, print the table and write the report.
+def demo(overrides: list[str], console: Console) -> None:
+    """Train a teacher and a student for each arm and seed, print the table and write the report.
+
+    The teacher is trained once, with seed 0: it is the same for all students and seeds.
 
     Args:
-        overrides: added to every run.
+        overrides: `seeds=3,4,5` in place of 0, 1 and 2; `output=DIR` in place of runs/demo, the
+            folder of all runs, of which complete ones are not repeated; the others are added to
+            every run.
         console: where to print.
-        output: folder of all runs; complete ones are not repeated.
+
+    Raises:
+        UserError: if the seeds are none, or for what the user can fix in a run.
     """
-    teacher = output / "teacher"
+    seeds = _seeds([each for each in overrides if each.startswith(_SEEDS)] or ["seeds=0,1,2"])
+    runs = [each for each in overrides if not each.startswith(_SEEDS)]
+    own, others = own_words(runs, ("output",))
+    output = Path(own.get("output", "runs/demo"))
     silent = Console(file=io.StringIO())
-    arms: dict[str, list[RunRecord]] = {}
+    arms: dict[str, list[RunRecord]] = {arm: [] for arm in ARMS}
     with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("teacher", total=1 + len(ARMS) * len(SEEDS))
-        run.train(
-            [*COMMON, "student=convnet_small", f"output={teacher}", *overrides], console=silent
-        )
-        progress.advance(task)
-        for arm, settings in ARMS.items():
-            progress.update(task, description=arm)
-            for seed in SEEDS:
-                folder = output / f"{arm}, seed {seed}".replace(" ", "_").replace(",", "")
-                run.distill(
-                    [
-                        *COMMON,
-                        "teacher=convnet_small",
-                        f"teacher.checkpoint={teacher / 'student.safetensors'}",
-                        "student=convnet_tiny",
-                        *settings,
-                        f"seed={seed}",
-                        f"output={folder}",
-                        *overrides,
-                    ],
-                    console=silent,
-                )
-                arms.setdefault(arm, []).append(read_run(folder))
-                progress.advance(task)
-    title = "A tiny student on digits, test accuracy of the last epoch"
-    console.print(comparison_table(compare_arms(arms, "KD, constant T"), title=title))
-    report = output / "report.html"
-    write_report(report, arms, title=title, command="rlkd demo", baseline="KD, constant T")
-    console.print(f"the pictures: {report}", soft_wrap=True, markup=False)
+        task = progress.add_task("teacher", total=1 + len(ARMS) * len(seeds))
+        teacher = ["student=convnet_small", f"output={output / 'teacher'}"]
+        run.train([*COMMON, *teacher, *others], console=silent)
+        checkpoint = f"teacher.checkpoint={output / 'teacher' / 'student.safetensors'}"
+        student = ["teacher=convnet_small", checkpoint, "student=convnet_tiny"]
+        for seed in seeds:
+            for arm, settings in ARMS.items():
+                progress.update(task, advance=1, description=f"{arm}, seed {seed}")
+                folder = output / f"{arm} seed {seed}".replace(" ", "_")
+                place = [f"seed={seed}", f"output={folder}"]
+                run.distill([*COMMON, *student, *settings, *place, *others], console=silent)
+                arms[arm].append(read_run(folder))
+    comparison = compare_arms(arms, BASELINE)
+    title = "A tiny student on digits"
+    console.print(comparison_table(comparison, title=title))
+    report, command = output / "report.html", shlex.join(["rlkd", "demo", *overrides])
+    write_report(report, arms, title=title, command=command, baseline=BASELINE)
+    for line in (at_a_glance(comparison, SUBJECT), f"the pictures: {report}"):
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def _seeds(given: list[str]) -> list[int]:
+    values = given[-1].removeprefix(_SEEDS).split(",")
+    if not all(each.isdecimal() for each in values) or len({*map(int, values)}) < len(values):
+        raise UserError(f"{given[-1]}: give whole numbers, each once, such as seeds=3,4,5")
+    return [int(each) for each in values]

@@ -14,7 +14,7 @@ from rlkd.errors import UserError
 from rlkd.training import build
 from rlkd.training.compose import LAUNCHER, as_yaml, choice, configure, configure_launcher, sweep
 from rlkd.training.launch import Launch
-from rlkd.training.options import read_options
+from rlkd.training.options import probe_options, read_options
 from rlkd.training.run import run
 from rlkd.training.run_folder import RunFolder
 from rlkd.training.stopping import Interrupted
@@ -75,12 +75,15 @@ def launcher_and_others(overrides: Iterable[str]) -> tuple[LauncherOptions, list
 def plan(overrides: Iterable[str]) -> list[Planned]:
     """Return the runs of a sweep, seeds last, so that every combination has its first seed early.
 
+    All of them hold the same images out of training: the largest probe of any is every run's,
+    unless `probe.size` itself is swept.
+
     Args:
         overrides: Hydra's; those of several values, as `temperature=constant,rlkd`, are swept. Runs
             have folders of their own under `output`.
 
     Raises:
-        UserError: if a combination does not compose.
+        UserError: if a combination does not compose, or a probe's size is no number.
     """
     swept, single = sweep(overrides)
     seeds = swept.pop("seed", None)
@@ -99,6 +102,10 @@ def plan(overrides: Iterable[str]) -> list[Planned]:
         words = [f"{key}={value}" for key, value in (*labels.items(), ("seed", seed))]
         config.output = str(folder / ",".join(each.replace("/", "_") for each in words))
         planned.append(Planned(labels, config))
+    if "probe.size" not in swept:
+        largest = max(probe_options(each.config.probe).size for each in planned)
+        for each in planned:
+            each.config.probe.size = largest
     return planned
 
 
