@@ -39,11 +39,11 @@ def test_a_run_of_an_earlier_release_goes_on(teacher_file: Path, tmp_path: Path)
     assert folder.student.read_bytes() == whole
     assert metrics_but_time(folder.metrics) == rows
     assert folder.config.read_text() == "".join(lines)
-    with pytest.raises(UserError, match="already holds a different run"):
-        folder.claim("".join(lines).replace("keep_checkpoints: 2", "keep_checkpoints: 3"))
-    folder.config.write_text("".join(older))
-    with pytest.raises(UserError, match="already holds a different run"):
-        folder.claim("".join(lines).replace("keep_checkpoints: 2", "keep_checkpoints: 3"))
+    other = "".join(lines).replace("accumulate: 1", "accumulate: 2")
+    for held in (lines, older):
+        folder.config.write_text("".join(held))
+        with pytest.raises(UserError, match="already holds a different run"):
+            folder.require_same(other)
 
 
 def test_generators_of_other_ranks_are_not_taken_and_this_is_told(tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ def test_a_run_leaves_its_folder_complete_and_prints_what_it_came_to(
         "checkpoints/step-9.ckpt",
         "class_names.json",
         "config.yaml",
+        "images.json",
         "metrics.csv",
         "policy.json",
         "report.html",

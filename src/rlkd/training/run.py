@@ -88,8 +88,9 @@ def _run(
     settings = as_yaml(config)
     folder = RunFolder(Path(config.output))
     if ranks.first_alone(lambda: folder.result.is_file() and folder.report.is_file()):
-        folder.claim(settings)
-        console.print(f"{folder.path} is complete already", soft_wrap=True, markup=False)
+        folder.require_same(settings)
+        line = f"{folder.path} is complete already{folder.moved(settings)}"
+        console.print(line, soft_wrap=True, markup=False)
         return Result.read(folder.result)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -176,7 +177,7 @@ def score_checkpoints(
 
 
 def _claim(folder: RunFolder, settings: str, prepared: Prepared) -> None:
-    folder.claim(settings)
+    folder.claim(settings, prepared.images)
     folder.require_space()
     prepared.enter(folder)
 

@@ -1,6 +1,7 @@
 """The folder that a run leaves behind, and who may write in it."""
 
 import hashlib
+import json
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,9 +10,17 @@ from typing import Any
 import yaml
 
 from rlkd.errors import UserError
+from rlkd.reporting import ImageCounts
 from rlkd.reporting.files import write_text
 from rlkd.training.checkpoint_store import CheckpointStore
-from rlkd.training.options import TrainerOptions
+
+_NO_PART = (
+    *("output", "published", "task.workers", "data.workers", "data.prefetch"),
+    *("data.root", "data.download", "data.memory_limit_gib"),
+    *("trainer.threads", "trainer.log_every_steps", "trainer.keep_checkpoints"),
+    *("trainer.checkpoint_every_steps", "trainer.checkpoint_every_minutes"),
+)
+"""Settings that are no part of what a run is; see `_identity`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,23 +69,34 @@ class RunFolder:
         """The newest checkpoint; None where there is none."""
         return self.checkpoints.newest
 
-    def claim(self, config: str) -> None:
-        """Make the folder this run's own.
+    @property
+    def images(self) -> Path:
+        """How many images the run trains on, which a resumed run is checked against."""
+        return self.path / "images.json"
 
-        A run that an earlier release began is the same run where it lacks settings of the trainer
-        that are new, and these have their defaults; and whatever it had to choose from under
-        `published`, since what was chosen stands in its other settings.
+    def claim(self, config: str, images: ImageCounts) -> None:
+        """Make the folder this run's own.
 
         Args:
             config: the run's configuration, as YAML.
+            images: what it is going to train on.
 
         Raises:
-            UserError: if it holds a different run, or files that are no run's.
+            UserError: if it holds a different run, one that began on other images, or files that
+                are no run's.
         """
+        counts = json.dumps(asdict(images))
         if self.config.is_file():
             self.require_same(config)
+            before = self.images.read_text(encoding="utf-8") if self.images.is_file() else counts
+            if before != counts:
+                raise UserError(
+                    f"{self.path} was begun on other images ({before}, these are {counts}): give "
+                    "the data.root that it was begun with"
+                )
             if not self.result.is_file():
                 write_text(self.config, config)
+                write_text(self.images, counts)
             return
         # What a kill during this very write left behind is no foreign file.
         if self.path.is_dir() and not all(
@@ -87,19 +107,28 @@ class RunFolder:
                 "output=DIR"
             )
         write_text(self.config, config)
+        write_text(self.images, counts)
 
     def require_same(self, config: str) -> None:
-        """Refuse a run that the folder is not of, if it is of one.
+        """Refuse a run that the folder is not of, if it is of one; see `_identity`.
 
         Raises:
             UserError: if it holds a different run.
         """
-        before = self.config.read_text(encoding="utf-8") if self.config.is_file() else config
-        if before != config and not _same(before, config):
+        if self.config.is_file() and _identity(self._held) != _identity(config):
             raise UserError(
                 f"{self.path} already holds a different run (its config.yaml differs): give "
                 "another folder with output=DIR, or remove that one"
             )
+
+    def moved(self, config: str) -> str:
+        """Return in words where the run read its data, if that is elsewhere; else nothing."""
+        before, now = (_settings(each).get("data", {}).get("root") for each in (self._held, config))
+        return "" if before == now else f", from data.root={before}"
+
+    @property
+    def _held(self) -> str:
+        return self.config.read_text(encoding="utf-8")
 
     def require_space(self, mib: int = 64) -> None:
         """Refuse to begin where there is no room for a checkpoint.
@@ -112,15 +141,30 @@ class RunFolder:
             raise UserError(f"{self.path}: {free} MiB free, a run needs {mib}: free some space")
 
 
-def _same(before: str, now: str) -> bool:
-    """Say whether two configurations differ in no more than what an earlier release lacks."""
+def _identity(config: str) -> dict[str, Any]:
+    """Return the settings that make a run the one it is, of its configuration as YAML.
+
+    Left out is where its files lie, how they are read, and how often it reports and saves: none of
+    it changes a figure. With another `trainer.threads` sums are rounded in another order, so that
+    a resumed run then is no longer equal to the bit to one that was never interrupted, as on
+    another processor. What there was to choose from under `published` is no part of it either, for
+    what was chosen stands in the other settings.
+    """
+    settings = _settings(config)
+    for key in _NO_PART:
+        section, _, name = key.rpartition(".")
+        held = settings.get(section) if section else settings
+        if isinstance(held, dict):
+            held.pop(name, None)
+    return settings
+
+
+def _settings(config: str) -> dict[str, Any]:
     try:
-        held: Any = yaml.safe_load(before)
-        held["trainer"] = {**asdict(TrainerOptions()), **held["trainer"]}
-    except (yaml.YAMLError, TypeError, KeyError):
-        return False
-    wanted: Any = yaml.safe_load(now)
-    return {**held, "published": None} == {**wanted, "published": None}
+        settings: Any = yaml.safe_load(config)
+    except yaml.YAMLError:
+        return {}
+    return settings if isinstance(settings, dict) else {}
 
 
 def config_sha256(config: str) -> str:

@@ -1,0 +1,93 @@
+"""What makes a run the one it is, and what may change when it goes on."""
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+from tests.data.streams import write_folder
+from tests.training.runs import fingerprint
+
+from rlkd.errors import UserError
+from rlkd.reporting import ImageCounts
+from rlkd.training import run as running
+from rlkd.training.compose import as_yaml, configure
+from rlkd.training.run_folder import RunFolder
+
+pytestmark = pytest.mark.usefixtures("plainly")
+
+IMAGES = ImageCounts(training=40, probe=8)
+BEGUN = ("data=imagenet", "data.root=/a")
+
+
+def begun(path: Path, *overrides: str) -> RunFolder:
+    folder = RunFolder(path)
+    folder.claim(as_yaml(configure([*BEGUN, *overrides])), IMAGES)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "changed",
+    ["data.root=/b", "data.workers=9", "data.prefetch=3", "output=/elsewhere", "trainer.threads=2",
+     "trainer.log_every_steps=7", "trainer.checkpoint_every_steps=7", "trainer.keep_checkpoints=7",
+     "trainer.checkpoint_every_minutes=null"],
+)  # fmt: skip
+def test_where_and_how_a_run_reads_and_saves_is_no_part_of_it(tmp_path: Path, changed: str) -> None:
+    folder = begun(tmp_path / "run")
+    now = as_yaml(configure([*BEGUN, changed]))
+    assert now != folder.config.read_text()
+    folder.claim(now, IMAGES)
+    assert folder.config.read_text() == now
+
+
+@pytest.mark.parametrize(
+    "changed",
+    ["seed=1", "data.limit=7", "data.image_size=64", "trainer.batch_size=32", "trainer.epochs=3",
+     "trainer.precision=bf16-mixed", "optimizer.lr=0.1", "probe.size=7", "teacher.checkpoint=/b",
+     "trainer.evaluate_every=3"],
+)  # fmt: skip
+def test_what_shapes_its_figures_is(tmp_path: Path, changed: str) -> None:
+    folder = begun(tmp_path / "run")
+    before = fingerprint(tmp_path)
+    with pytest.raises(UserError, match="already holds a different run"):
+        folder.claim(as_yaml(configure([*BEGUN, changed])), IMAGES)
+    assert fingerprint(tmp_path) == before
+
+
+def test_the_workers_of_a_detection_run_are_no_part_of_it_either(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.claim(as_yaml(configure(["task=detection"])), IMAGES)
+    folder.claim(as_yaml(configure(["task=detection", "task.workers=4"])), IMAGES)
+
+
+def test_a_run_does_not_go_on_with_other_images(tmp_path: Path) -> None:
+    folder = begun(tmp_path / "run")
+    before = fingerprint(tmp_path)
+    with pytest.raises(UserError, match=r'other images .*"training": 40, .*"training": 41, '):
+        folder.claim(as_yaml(configure([*BEGUN, "data.root=/b"])), replace(IMAGES, training=41))
+    assert fingerprint(tmp_path) == before
+
+
+def test_a_run_goes_on_where_its_images_have_moved_to(tmp_path: Path) -> None:
+    def train(root: Path, *more: str) -> tuple[str, dict[str, torch.Tensor]]:
+        told = io.StringIO()
+        small = ("data.image_size=16", "data.resize=18", "trainer.batch_size=8", "trainer.epochs=2")
+        given = ["data=imagenet", *small, f"data.root={root}", f"output={folder.path}", *more]
+        running.train([*given, "trainer.accelerator=cpu"], console=Console(file=told, width=1000))
+        return told.getvalue(), load_file(folder.student)
+
+    folder = RunFolder(tmp_path / "run")
+    first, second = write_folder(tmp_path / "first"), tmp_path / "second"
+    _, weights = train(first, "data.workers=0")
+    first.rename(second)
+    told, _ = train(second, "data.workers=0")
+    assert told == f"{folder.path} is complete already, from data.root={first}\n"
+
+    folder.result.unlink()
+    folder.checkpoints.place(6).unlink()
+    told, resumed = train(second, "data.workers=1", "trainer.log_every_steps=1")
+    assert f"resuming from {folder.checkpoints.place(3)}\n" in told
+    assert all(torch.equal(resumed[name], each) for name, each in weights.items())
