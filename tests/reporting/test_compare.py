@@ -110,8 +110,8 @@ def test_a_difference_is_called_by_its_corrected_p(make_result: MakeResult) -> N
     rows = compare_cells(cells).rows
     assert [row.verdict for row in rows] == [
         "baseline",
-        "better by 2.10 points",
-        "worse by 2.50 points",
+        "better",
+        "worse",
         "inside the noise",
     ]
     p_of_worse = stats.ttest_rel(worse, base).pvalue

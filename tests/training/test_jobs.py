@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from tests.training.job_runs import grid, launcher
@@ -84,7 +85,7 @@ def test_a_job_of_this_machine_does_two_runs_and_one_that_fails_is_told_with_its
     assert RunFolder(out / "trainer.validation_size=0,seed=0").student.is_file()
     assert "1 of 2" not in (out / "compare.md").read_text()
     (submitted,) = log.parent.glob("*_submitted.pkl")
-    assert submitit.core.utils.DelayedSubmission.load(submitted).function == RunCells(gpus="5")
+    assert submitit.core.utils.DelayedSubmission.load(submitted).args[1] == "5"
 
     # what a job has done is complete to the process that asked for it, and gets no job again
     first, _ = plan(swept)
@@ -94,27 +95,82 @@ def test_a_job_of_this_machine_does_two_runs_and_one_that_fails_is_told_with_its
     assert RunFolder(first.path).student.stat().st_mtime_ns == written
 
 
-@pytest.mark.long
-def test_a_job_of_this_machine_sees_no_other_gpus_than_its_shell(
+@pytest.mark.parametrize(
+    ("visible", "per_job", "taken", "given"),
+    [
+        ("0,1,2,3", 1, [], ["0", "1", "2"]),
+        ("GPU-7,5,3", 1, ["5"], ["GPU-7", "3", "GPU-7"]),  # one is left over: two jobs share
+        ("0,1,2,3", 2, ["0,1"], ["2,3", "0,1", "2,3"]),
+        ("0,1,2", 2, [], ["0,1", "0,1", "0,1"]),  # the third is half of what a job is to have
+        ("5", 2, [], ["5", "5", "5"]),
+        ("", 1, [], ["", "", ""]),
+    ],
+)
+def test_jobs_of_this_machine_have_gpus_of_their_own(
+    visible: str,
+    per_job: int,
+    taken: list[str],
+    given: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    here = launcher("launcher=submitit_local", f"launcher.gpus_per_node={per_job}")
+    assert jobs._free_gpus(here, taken, 3) == given
+
+
+def test_where_no_gpu_is_named_jobs_share_those_of_the_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    here = launcher("launcher=submitit_local")
+    monkeypatch.setattr(jobs.torch.cuda, "device_count", lambda: 2)
+    assert jobs._free_gpus(here, ["0"], 2) == ["1", "0"]
+    assert jobs._free_gpus(launcher("launcher=submitit_slurm"), [], 2) == [None, None]
+    assert jobs._free_gpus(
+        launcher("launcher=submitit_local", "launcher.gpus_per_node=0"), [], 1
+    ) == [None]
+
+
+def test_jobs_that_run_at_once_are_submitted_with_gpus_of_their_own(
+    teacher_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Job:
+        job_id = "1"
+
+        def done(self) -> bool:
+            return True
+
+        def results(self) -> list[list[None]]:
+            return [[None]]
+
+        def task(self, _: int) -> Mock:
+            return Mock()
+
+    class Executor:
+        def map_array(self, _: RunCells, settings: list[str], gpus: list[str]) -> list[Job]:
+            submitted.append(gpus)
+            return [Job() for _ in settings]
+
+    submitted: list[list[str]] = []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    monkeypatch.setattr(jobs, "make_executor", lambda *_: Executor())
+    planned = plan(grid(teacher_file, tmp_path / "out", "seed=0,1,2,3,4"))
+    here = launcher("launcher=submitit_local", "launcher.array_parallelism=4")
+    outcomes = dict(jobs.in_jobs(planned, here, tmp_path / "jobs", silent()))
+    assert submitted == [["0", "1", "2", "3"], ["0"]]
+    assert outcomes == dict.fromkeys(range(5))
+
+
+def test_a_job_sees_the_gpus_that_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     def seen(*_: object) -> None:
         found.append(os.environ["CUDA_VISIBLE_DEVICES"])
 
     found: list[str] = []
     monkeypatch.setattr(jobs, "attempt", seen)
-    here = launcher("launcher=submitit_local", "launcher.gpus_per_node=2")
-    for own, expected in (("GPU-7,5,3", "GPU-7,5"), ("", "")):
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", own)
-        gpus = jobs._own_gpus(here)
-        assert jobs._own_gpus(launcher("launcher=submitit_slurm")) is None
+    for given, expected in (("GPU-7,5", "GPU-7,5"), ("", ""), (None, "0,1")):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")  # as submitit has it
-        assert RunCells(gpus)(["seed: 0"]) == [None]
+        assert RunCells()(["seed: 0"], given) == [None]
         assert found.pop() == expected
-    assert RunCells()(["seed: 0"]) == [None]
-    assert found == [""]
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    assert jobs._own_gpus(here) is None
 
 
 @pytest.mark.parametrize(
@@ -146,7 +202,7 @@ def test_a_job_that_is_stopped_hands_the_signal_on_and_leaves_slurm_to_end_it(
     before = signal.signal(signal.SIGUSR1, lambda number, _: heard.append(number))
     try:
         with pytest.raises(Interrupted):
-            RunCells()(["seed: 0"])
+            RunCells()(["seed: 0"], None)
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert heard == ([signal.SIGUSR1] if hands_on else [])
@@ -154,9 +210,9 @@ def test_a_job_that_is_stopped_hands_the_signal_on_and_leaves_slurm_to_end_it(
 
 
 def test_a_job_that_is_put_back_does_the_same_again() -> None:
-    again = RunCells(gpus="3").checkpoint(["seed: 0"])
-    assert again.function == RunCells(gpus="3")
-    assert again.args == (["seed: 0"],)
+    again = RunCells().checkpoint(["seed: 0"], "3")
+    assert again.function == RunCells()
+    assert again.args == (["seed: 0"], "3")
 
 
 @pytest.mark.long
@@ -164,7 +220,7 @@ def test_a_job_that_is_preempted_goes_on_by_itself(teacher_file: Path, tmp_path:
     more = ("temperature=constant", "trainer.epochs=60", "trainer.evaluate_every=60")
     (planned,) = plan(tiny(teacher_file, tmp_path / "out", *more))
     executor = make_executor(launcher("launcher=submitit_local"), tmp_path / "jobs")
-    (job,) = executor.map_array(RunCells(), [[as_yaml(planned.config)]])
+    (job,) = executor.map_array(RunCells(), [[as_yaml(planned.config)]], [None])
     folder, deadline = RunFolder(planned.path), time.monotonic() + 120
     while folder.checkpoint is None:
         assert time.monotonic() < deadline

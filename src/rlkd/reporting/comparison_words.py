@@ -58,7 +58,8 @@ def at_a_glance(comparison: Comparison, name: str) -> str:
         return f"{against}: {row.verdict}."
     gap, interval = points(row.difference.value), _interval(row.difference)
     over = f", 95 % interval {interval}" if interval else ""
-    return f"{against}, n = {row.difference.n}: {gap} points{over}, {row.verdict}."
+    verdict = "outside the noise" if row.difference.outside_noise else row.verdict
+    return f"{against}, n = {row.difference.n}: {gap} points{over}, {verdict}."
 
 
 def notes(comparison: Comparison) -> list[str]:

@@ -38,6 +38,11 @@ class PairedDifference:
         return None if self.low is None or self.high is None else (self.high - self.low) / 2
 
     @property
+    def outside_noise(self) -> bool:
+        """Whether the corrected p is below the level; not where nothing was tested."""
+        return self.p_corrected is not None and self.p_corrected < LEVEL
+
+    @property
     def verdict(self) -> str:
         """What may be said of the difference."""
         if self.n < 2:
@@ -46,10 +51,9 @@ class PairedDifference:
             if abs(self.value) <= SAME:
                 return "inside the noise: equal in every seed"
             return "not tested: the same difference in every seed"
-        if self.p_corrected >= LEVEL:
+        if not self.outside_noise:
             return "inside the noise"
-        side = "better" if self.value > 0 else "worse"
-        return f"{side} by {100 * abs(self.value):.2f} points"
+        return "better" if self.value > 0 else "worse"
 
 
 def paired_difference(

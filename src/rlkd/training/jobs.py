@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
@@ -49,18 +50,21 @@ class RunCells:
     SLURM says before it takes the machine from a job, to start it again where it so chooses.
     """
 
-    gpus: str | None = None
-    """Those that the job sees, as CUDA_VISIBLE_DEVICES has them; None for those submitit gives."""
+    def __call__(self, settings: Sequence[str], gpus: str | None) -> list[str | None]:
+        """Do the runs of these configurations, YAML; return why each failed, None if it did not.
 
-    def __call__(self, settings: Sequence[str]) -> list[str | None]:
-        """Do the runs of these configurations, YAML; return why each failed, None if it did not."""
-        if self.gpus is not None:
-            os.environ[_GPUS_VARIABLE] = self.gpus
+        Args:
+            settings: the configurations.
+            gpus: those that the job sees, as CUDA_VISIBLE_DEVICES has them; None for those submitit
+                gives.
+        """
+        if gpus is not None:
+            os.environ[_GPUS_VARIABLE] = gpus
         return [self._outcome(each) for each in settings]
 
-    def checkpoint(self, settings: Sequence[str]) -> Any:
+    def checkpoint(self, settings: Sequence[str], gpus: str | None) -> Any:
         """Return what a job that is put back does next: the same."""
-        return _submitit().helpers.DelayedSubmission(self, settings)
+        return _submitit().helpers.DelayedSubmission(self, settings, gpus)
 
     def _outcome(self, settings: str) -> str | None:
         config = OmegaConf.create(settings)
@@ -91,6 +95,8 @@ class _Submitted:
 
     job: Any
     names: list[str]
+    gpus: str | None = None
+    """Those that a job of this machine has; None for those that submitit or SLURM gives."""
 
 
 def in_jobs(
@@ -138,7 +144,8 @@ def in_jobs(
             count = min(len(waiting), at_once - len(running))
             if count > 0:
                 next_ones = [waiting.popleft() for _ in range(count)]
-                running += _submitted(executor, planned, next_ones, options)
+                gpus = _free_gpus(options, [each.gpus for each in running], count)
+                running += _submitted(executor, planned, next_ones, options, gpus)
                 _remember([*others, *running], folder)
             ended = [each for each in running if each.job.done()]
             running = [each for each in running if each not in ended]
@@ -207,27 +214,46 @@ def _submitit() -> Any:
 
 
 def _submitted(
-    executor: Any, planned: Sequence[Planned], groups: list[list[int]], options: LauncherOptions
+    executor: Any,
+    planned: Sequence[Planned],
+    groups: list[list[int]],
+    options: LauncherOptions,
+    gpus: Sequence[str | None],
 ) -> list[_Submitted]:
     settings = [[as_yaml(planned[number].config) for number in group] for group in groups]
     try:
         with redirect_stderr(io.StringIO()):  # submitit prints what it raises
-            jobs = executor.map_array(RunCells(_own_gpus(options)), settings)
+            jobs = executor.map_array(RunCells(), settings, gpus)
     except (RuntimeError, OSError) as error:
         raise _refused(options, error) from error
     names = [[planned[number].path.name for number in group] for group in groups]
-    return [_Submitted(job, each) for job, each in zip(jobs, names, strict=True)]
+    return [_Submitted(*each) for each in zip(jobs, names, gpus, strict=True)]
 
 
-def _own_gpus(options: LauncherOptions) -> str | None:
-    """Return the first of the GPUs that this process sees, for jobs of this machine.
+def _free_gpus(
+    options: LauncherOptions, taken: Sequence[str | None], count: int
+) -> list[str | None]:
+    """Return the GPUs of the next jobs of this machine: of those that this process sees.
 
-    submitit gives them the machine's first, whatever this process may use.
+    Each job has its own while there are enough; then those that the fewest jobs have. submitit
+    gives every job the machine's first, whatever others have and this process may use.
+
+    Args:
+        options: say where jobs run, and how many GPUs each has.
+        taken: the GPUs of jobs that are running.
+        count: jobs to start.
     """
-    seen = os.environ.get(_GPUS_VARIABLE)
-    if seen is None or options.cluster != "local":
-        return None
-    return ",".join(seen.split(",")[: options.gpus_per_node])
+    visible = os.environ.get(_GPUS_VARIABLE)
+    if visible is None:
+        visible = ",".join(map(str, range(torch.cuda.device_count())))
+    size, seen = options.gpus_per_node, visible.split(",")
+    if options.cluster != "local" or size < 1:
+        return [None] * count
+    shares = [",".join(seen[i : i + size]) for i in range(0, max(len(seen) - size, 0) + 1, size)]
+    given = list(taken)
+    for _ in range(count):
+        given.append(min(shares, key=given.count))
+    return given[len(taken) :]
 
 
 def _complete(planned: Planned) -> bool:
