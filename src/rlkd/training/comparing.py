@@ -29,6 +29,7 @@ from rlkd.training.planning import (
     told,
 )
 from rlkd.training.run_folder import RunFolder
+from rlkd.training.shared_data import loaded_once
 
 _BASELINE = "baseline="
 IMPLIED = (
@@ -77,12 +78,11 @@ def compare(overrides: Iterable[str], *, console: Console) -> Comparison:
     command = shlex.join(["rlkd", "compare", *given])
     cells = [_cell(each) for each in planned]
     comparison = compare_cells(cells, baseline, implied=IMPLIED)  # refused before any of them runs
-    if launcher.cluster is None:  # a job has its own machine to find out on
-        require_trainable(planned, console)
-    for number, failure in _outcomes(planned, launcher, console):
-        cells[number] = _ended(cells[number], planned[number], failure)
-        comparison = compare_cells(cells, baseline, implied=IMPLIED)
-        write_comparison(folder, comparison, title=title, command=command)
+    with loaded_once():
+        for number, failure in _outcomes(planned, launcher, console):
+            cells[number] = _ended(cells[number], planned[number], failure)
+            comparison = compare_cells(cells, baseline, implied=IMPLIED)
+            write_comparison(folder, comparison, title=title, command=command)
     console.print(comparison_table(comparison, title=title))
     console.print(f"everything is in {folder}", soft_wrap=True, markup=False)
     _require_no([cell.failure for cell in cells])
@@ -108,9 +108,8 @@ def multirun(overrides: Iterable[str], *, console: Console) -> None:
     planned = plan(others)
     if len(planned) == 1:
         raise UserError("--multirun is for several runs: give a setting several values, seed=0,1,2")
-    if launcher.cluster is None:
-        require_trainable(planned, console)
-    outcomes = [failure for _, failure in _outcomes(planned, launcher, console)]
+    with loaded_once():
+        outcomes = [failure for _, failure in _outcomes(planned, launcher, console)]
     folder = planned[0].path.parent
     console.print(f"everything is in {folder}", soft_wrap=True, markup=False)
     _require_no(outcomes)
@@ -125,7 +124,12 @@ def _require_no(failures: Sequence[str | None]) -> None:
 def _outcomes(
     planned: Sequence[Planned], launcher: LauncherOptions, console: Console
 ) -> Iterator[tuple[int, str | None]]:
-    """Do the runs; yield the number of each that ends, and why it failed; tell it in a line."""
+    """Do the runs; yield the number of each that ends and why it failed, and report it in a line.
+
+    Raises:
+        UserError: if a combination does not fit its networks and data, before any is trained. A job
+            finds that out on its own machine.
+    """
     if launcher.cluster is None:
         outcomes = _here(planned, console)
     else:
@@ -138,6 +142,7 @@ def _outcomes(
 
 
 def _here(planned: Sequence[Planned], console: Console) -> Iterator[tuple[int, str | None]]:
+    require_trainable(planned, console)
     for number, each in enumerate(planned):
         console.rule(f"{number + 1} of {len(planned)}: {each.path.name}")
         error = attempt(each.config, console)

@@ -13,8 +13,8 @@ from rlkd.data.coco_set import CocoSet
 from rlkd.data.detection_loader import DetectionLoader
 from rlkd.errors import UserError
 from rlkd.reporting.provenance import counted
-from rlkd.training import build
 from rlkd.training.options import TrainerOptions, probe_options
+from rlkd.training.shared_data import load
 from rlkd.types import DetectionBatch
 
 
@@ -35,7 +35,7 @@ def detection_sets(config: DictConfig) -> DetectionSets:
     Raises:
         UserError: if they are missing or broken, or are no set of objects in images.
     """
-    made = build.make(config.data, "data")
+    made = load(config.data)
     if not isinstance(made, DetectionSets):
         raise UserError(
             f"data={config.chosen.data} has no objects in boxes: task=detection needs data=coco "

@@ -23,9 +23,9 @@ from rlkd.data.sets import Dataset
 from rlkd.errors import UserError
 from rlkd.ranks import Part
 from rlkd.reporting.files import write_text
-from rlkd.training.build import make
 from rlkd.training.options import TrainerOptions, probe_options
 from rlkd.training.run_folder import RunFolder
+from rlkd.training.shared_data import load
 from rlkd.types import Batch
 
 UNREADABLE = "unreadable.json"
@@ -54,7 +54,7 @@ def load_dataset(config: DictConfig) -> Dataset:
     Raises:
         UserError: if they are missing or broken, or are no set of labelled images.
     """
-    dataset = make(config.data, "data")
+    dataset = load(config.data)
     if not isinstance(dataset, Dataset):
         raise UserError(
             f"data={config.chosen.data} has no label for each image: task=classification needs "

@@ -24,6 +24,7 @@ from rlkd.reporting.files import write_text
 from rlkd.training.compose import as_yaml
 from rlkd.training.planning import LauncherOptions, Planned, attempt, told
 from rlkd.training.run_folder import RunFolder
+from rlkd.training.shared_data import loaded_once
 from rlkd.training.stopping import Interrupted
 
 _POLL_SECONDS = 1.0
@@ -60,7 +61,8 @@ class RunCells:
         """
         if gpus is not None:
             os.environ[_GPUS_VARIABLE] = gpus
-        return [self._outcome(each) for each in settings]
+        with loaded_once():
+            return [self._outcome(each) for each in settings]
 
     def checkpoint(self, settings: Sequence[str], gpus: str | None) -> Any:
         """Return what a job that is put back does next: the same."""
