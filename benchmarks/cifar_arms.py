@@ -2,8 +2,9 @@
 
 R56 -> R8 on a fixed, class-balanced part of the training images of CIFAR-100; a short schedule that
 warms up (1 epoch), explores (1 epoch) and anneals (x 0.1 at 6, 8 and 9 of 10 epochs). All arms have
-the same images, schedule and seeds, and differ in the overrides below and nothing else. Complete
-runs are not repeated, so the script resumes, and parts may run side by side with --arms.
+the same images (256 are held out of every arm, for the agent's probe), schedule and seeds, and
+differ in the overrides below, which may mix images, and nothing else. Complete runs are not
+repeated, so the script resumes, and parts may run side by side with --arms.
 
     python benchmarks/cifar_arms.py --root DIR --teacher resnet56_cifar100.pth
 """
@@ -35,6 +36,7 @@ COMMON = [
     "trainer.epochs=10",
     "trainer.precision=bf16-mixed",
     "trainer.evaluate_every=5",
+    "probe.size=256",
 ]
 OFTENER = "temperature.update_interval=2"
 """The agent learns oftener than by default, for the schedule is short."""

@@ -10,7 +10,7 @@ from rlkd.errors import UserError
 
 HELP = """rlkd: knowledge distillation with a learnt temperature for every instance
 
-  rlkd demo                       digits: student alone, KD, random temperature, RLKD; a report
+  rlkd demo [seeds=0,1,2]         digits: student alone, KD, random temperature, RLKD; a report
   rlkd distill [key=value ...]    distil a teacher into a student
   rlkd train [key=value ...]      train on labels alone: a teacher or a baseline
   rlkd compare key=a,b,c ...      every combination of the values given, compared seed by seed;
