@@ -30,9 +30,9 @@ def quietly() -> Iterator[None]:
 class Recording(rlkd.TemperatureSource):
     """Asks for a measurement after every batch, and learns at every fourth call."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, probed: bool = False) -> None:
         super().__init__()
-        self.calls = 0
+        self.calls, self.probed = 0, probed
         self.epochs = list[int]()
         self.scored = list[tuple[Tensor, Tensor]]()
         self.observed = list[Tensor]()
@@ -40,6 +40,10 @@ class Recording(rlkd.TemperatureSource):
     @property
     def observation_due(self) -> bool:
         return True
+
+    @property
+    def needs_probe(self) -> bool:
+        return self.probed
 
     def forward(
         self, student_logits: Tensor, teacher_logits: Tensor, target: Tensor, **_: Any
@@ -132,7 +136,7 @@ def test_the_source_is_told_each_epoch_from_one() -> None:
 
 
 def test_the_probe_is_scored_with_the_weights_that_a_step_ends_in() -> None:
-    source = Recording()
+    source = Recording(probed=True)
     module = Module(source)
     pixels, classes = torch.eye(4).view(4, 1, 2, 2), torch.tensor([0, 1, 2, 0])
     fit(module, TemperatureCallback(source, probe=(pixels, classes)))
@@ -145,10 +149,13 @@ def test_the_probe_is_scored_with_the_weights_that_a_step_ends_in() -> None:
     assert source.observed == [1, 2, 3, 4]  # what `performance` gave goes to `observe`
 
 
-def test_without_a_probe_the_batch_just_trained_on_is_scored() -> None:
+@pytest.mark.parametrize("probe", [None, instances(12)])
+def test_a_source_that_needs_no_probe_is_scored_on_the_batch_just_trained_on(
+    probe: tuple[Tensor, Tensor] | None,
+) -> None:
     source = Recording()
     module = Module(source)
-    fit(module, TemperatureCallback(source))
+    fit(module, TemperatureCallback(source, probe=probe))
     images, targets = instances()
     logits, target = source.scored[2]
     assert torch.equal(target, targets[16:24])
@@ -163,7 +170,7 @@ def test_accumulated_gradients_are_measured_once_a_step() -> None:
 
 
 def test_the_probe_follows_the_module_into_another_precision() -> None:
-    source = Recording()
+    source = Recording(probed=True)
     probe = instances(4)
     fit(Module(source), TemperatureCallback(source, probe=probe), precision="64-true")
     assert len(source.observed) == 4
@@ -252,7 +259,7 @@ def test_a_batch_of_another_form_needs_a_probe() -> None:
     source = Recording()
     with pytest.raises(UserError, match="a dict does not begin with images and targets"):
         fit(Module(source), TemperatureCallback(source), loader=batches)
-    source = Recording()
+    source = Recording(probed=True)
     callback = TemperatureCallback(source, probe=(images, targets))
     fit(Module(source), callback, loader=batches)
     assert len(source.observed) == 1

@@ -110,6 +110,17 @@ def test_a_run_of_240_epochs_has_the_papers_numbers() -> None:
     assert paper.probe.size == 0
 
 
+@pytest.mark.parametrize("task", [[], ["task=detection"]])
+def test_a_probe_is_held_out_only_where_the_reward_is_measured_on_it(task: list[str]) -> None:
+    probed = configure([*task, "temperature=rlkd"])
+    assert probed.probe.size == probed.task.probe_size > 0
+    for source in ("same_batch", "next_batch"):
+        config = configure([*task, "temperature=rlkd", f"temperature.reward_source={source}"])
+        assert config.probe.size == 0
+    asked_for = configure([*task, "temperature=rlkd_paper", "probe.size=8"])
+    assert asked_for.probe.size == 8
+
+
 def test_the_recipe_is_sgd_whose_rate_falls_at_150_180_and_210() -> None:
     config = configure([])
     optimizer = build.optimizer(config)(nn.Linear(1, 1).parameters())

@@ -52,7 +52,7 @@ def test_without_a_probe_the_same_regions_are_measured_again_after_the_update() 
 
 
 def test_a_probe_is_measured_on_regions_around_its_boxes() -> None:
-    source, probe = Spy(), batch_of(4, 5)
+    source, probe = Spy(probed=True), batch_of(4, 5)
     made = watched(source, probe=probe)
     made.step(batch_of(0, 1))
     made.step(batch_of(2, 3))
@@ -66,7 +66,7 @@ def test_a_probe_is_measured_on_regions_around_its_boxes() -> None:
 
 @pytest.mark.parametrize("probed", [True, False])
 def test_performance_may_be_minus_the_detectors_loss(probed: bool) -> None:
-    source, probe = Spy(), batch_of(4, 5)
+    source, probe = Spy(probed=probed), batch_of(4, 5)
     made = watched(source, probe=probe if probed else None, performance="loss")
     made.step(batch_of(0, 1))
     made.step(batch_of(2, 3))
@@ -92,7 +92,7 @@ def rewards_of(source: str, probe: DetectionBatch | None, batches: int) -> tuple
         seen, regions = made.step(batch_of(row, row + 1))
         before.append(accuracy(seen.student_logits, seen.target))
         after.append(accuracy(made.distiller.observed.logits(regions), seen.target))
-        if probe is not None:
+        if source == "probe" and probe is not None:
             around, label = made.distiller.observed.around(probe)
             on_probe.append(accuracy(made.distiller.observed.logits(around), label))
         if agent.updates > updates:
@@ -106,8 +106,9 @@ def test_the_next_batch_pays_by_the_accuracy_on_its_regions_with_objects() -> No
     assert len({*before}) > 1
 
 
-def test_the_same_batch_pays_from_before_its_update_to_after() -> None:
-    paid, before, after, _ = rewards_of("same_batch", None, 4)
+@pytest.mark.parametrize("probed", [True, False])
+def test_the_same_batch_pays_from_before_its_update_to_after(probed: bool) -> None:
+    paid, before, after, _ = rewards_of("same_batch", batch_of(4, 5) if probed else None, 4)
     assert paid == pytest.approx([b - a for a, b in zip(before, after, strict=True)])
     assert any(paid)
 

@@ -251,6 +251,32 @@ def test_precision_and_layout_are_options(options: tuple[str, ...], distill: Dis
     assert all(each.dtype == torch.float32 for each in distiller.student.parameters())
 
 
+@pytest.mark.parametrize("probe", [(), ("probe.size=16",)])
+def test_a_student_that_stands_still_is_paid_nothing_for_the_same_batch(
+    probe: tuple[str, ...], distill: Distill, tmp_path: Path
+) -> None:
+    still = ("optimizer.lr=0", "temperature.reward_source=same_batch", "temperature.gate=false")
+    source = ("temperature=rlkd", "data.limit=64", "temperature.metric=loss", *still, *probe)
+    _, observed = distill(*source, *LEARNS)
+    row = metrics_but_time(RunFolder(tmp_path / "run").metrics)[-1]
+    assert abs(column(row, "reward")) < 1e-6  # in nats; two sets differ by a hundredth
+    assert abs(column(row, "reward_std")) < 1e-6
+    (distiller,) = observed.distiller
+    assert len(distiller.loader.images) == (48 if probe else 64)
+
+
+@pytest.mark.parametrize("source", ["rlkd", "rlkd_paper"])
+def test_images_held_out_for_no_reward_are_reported(
+    source: str, teacher_file: Path, tmp_path: Path
+) -> None:
+    console = silent()
+    overrides = (f"temperature={source}", "data.limit=64", "probe.size=16", "trainer.max_steps=1")
+    running.run(tiny_config(teacher_file, tmp_path / "run", *overrides), console=console)
+    printed: str = console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+    told = "probe.size=16: as many training images are held out, and no reward is measured on them"
+    assert (told in printed) == (source == "rlkd_paper")
+
+
 def test_a_probe_reward_without_a_probe_is_refused(distill: Distill) -> None:
     with pytest.raises(UserError, match=r"needs images: give probe.size=512"):
         distill(*SOURCES["rlkd"], "probe.size=0")

@@ -79,9 +79,9 @@ def watched(source: TemperatureSource | None, **options: Any) -> Watched:
 class Spy(TemperatureSource):
     """A source that notes what it is told."""
 
-    def __init__(self, *, asks: bool = True) -> None:
+    def __init__(self, *, asks: bool = True, probed: bool = False) -> None:
         super().__init__()
-        self.asks = asks
+        self.asks, self.probed = asks, probed
         self.called: list[tuple[Tensor, Tensor, Tensor, Tensor | None]] = []
         self.measured: list[tuple[Tensor, Tensor]] = []
         self.observed: list[Tensor] = []
@@ -89,6 +89,10 @@ class Spy(TemperatureSource):
     @property
     def observation_due(self) -> bool:
         return self.asks
+
+    @property
+    def needs_probe(self) -> bool:
+        return self.probed
 
     def forward(
         self,

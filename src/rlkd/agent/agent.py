@@ -126,10 +126,14 @@ class TemperatureAgent(TemperatureSource):
         """Whether the loop is to measure the student now and call `observe`."""
         if not self.acts or self.reward.after_from_batch:
             return False
-        probed = not self.reward.before_from_batch
-        unmeasured = probed and self._window.performance_before is None
+        unmeasured = self.needs_probe and self._window.performance_before is None
         wanted = self.reward.updates_per_window * self._passes
         return unmeasured or self._window.batches >= wanted
+
+    @property
+    def needs_probe(self) -> bool:
+        """Whether the reward is measured on images held out of training."""
+        return not self.reward.before_from_batch
 
     def start_epoch(self, epoch: int) -> None:
         """Tell the agent which epoch begins, counted from 1: for warm-up and gate."""

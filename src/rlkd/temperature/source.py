@@ -33,6 +33,11 @@ class TemperatureSource(nn.Module):
         """Whether the source asks for a measurement of the student now, after its update."""
         return False
 
+    @property
+    def needs_probe(self) -> bool:
+        """Whether it is measured on images held out of training, not on the batch just trained."""
+        return False
+
     def forward(
         self,
         student_logits: Float[Tensor, "batch classes"],

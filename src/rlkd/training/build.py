@@ -152,10 +152,7 @@ def temperature(config: DictConfig, *, num_classes: int) -> TemperatureSource:
     node = config.temperature
     of_the_data = {"num_classes": num_classes} if node.get("num_classes", 0) is None else {}
     source = make(node, "temperature", **of_the_data)
-    if (
-        getattr(getattr(source, "reward", None), "source", None) == "probe"
-        and not probe_options(config.probe).size
-    ):
+    if source.needs_probe and not probe_options(config.probe).size:
         raise UserError("temperature.reward_source=probe needs images: give probe.size=512, say")
     return source
 

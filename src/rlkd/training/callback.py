@@ -9,7 +9,7 @@ from torch import Tensor
 from rlkd import ranks
 from rlkd.errors import UserError
 from rlkd.temperature import TemperatureSource
-from rlkd.training.measure import scored_logits
+from rlkd.training.measure import probe_for, scored_logits
 
 Probe = tuple[Float[Tensor, "probe channels height width"], Int[Tensor, " probe"]]
 """Images as the network takes them, and their classes."""
@@ -31,21 +31,16 @@ class TemperatureCallback(L.Callback):
 
     Args:
         source: sets the temperatures.
-        probe: images held out of training and their classes, to measure the student on; None to
-            measure on the batch just trained on, whose first two entries then are these.
+        probe: images held out of training and their classes, for a source that is measured on
+            them (`needs_probe`); any other is measured on the batch just trained on, whose first
+            two entries then are images and classes.
 
     Raises:
-        UserError: if the source asks for a probe and there is none.
+        UserError: if the source needs a probe and has none.
     """
 
     def __init__(self, source: TemperatureSource, *, probe: Probe | None = None) -> None:
-        reward = getattr(source, "reward", None)
-        if probe is None and getattr(reward, "source", None) == "probe":
-            raise UserError(
-                "reward_source=probe needs images held out of training: give the "
-                "TemperatureCallback probe=(images, targets), or choose reward_source=same_batch"
-            )
-        self.source, self.probe = source, probe
+        self.source, self.probe = source, probe_for(source, probe)
         self._steps = self._updates = 0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -116,8 +111,8 @@ def _images_and_targets(batch: Any) -> Probe:
     if not isinstance(batch, tuple | list) or len(batch) < 2:
         raise UserError(
             f"the temperature source is to be measured on a batch, and a {type(batch).__name__} "
-            "does not begin with images and targets: give the TemperatureCallback "
-            "probe=(images, targets), held out of training"
+            "does not begin with images and targets: give batches that do, or choose "
+            "reward_source=probe and give the TemperatureCallback probe=(images, targets)"
         )
     return batch[0], batch[1]
 

@@ -41,6 +41,11 @@ def portion(total: int, part: int, whole: int, least: int = 0) -> int:
     return max(round(total * part / whole), least)
 
 
+def probe_size(reward_source: str, size: int) -> int:
+    """Return the images to hold out for a reward: none where it is measured on training batches."""
+    return size if reward_source == "probe" else 0
+
+
 def probe_interval(probe: int, batch: int) -> int:
     """Return the updates from one probe to the next, for both sizes in images.
 
@@ -178,6 +183,7 @@ def _network_names() -> tuple[str, ...]:
 def _register() -> None:
     """Give Hydra what is no file: resolvers, and a choice for each network."""
     OmegaConf.register_new_resolver("portion", portion)
+    OmegaConf.register_new_resolver("probe_size", probe_size)
     OmegaConf.register_new_resolver("probe_interval", probe_interval)
     store = ConfigStore.instance()
     for name in _network_names():

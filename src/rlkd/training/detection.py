@@ -213,7 +213,7 @@ class Detection(DetectionOptions):
         if objective.needs_teacher:
             teacher = self._teacher(config, held)
             temperature = build.temperature(config, num_classes=held.train.num_classes)
-            self._check_reward(temperature)
+            self._check_reward(temperature, config.temperature.get("reward_source"))
         first_epoch = getattr(temperature, "warmup_epochs", 0) + 1
         explorer = build.explorer(
             config.exploration,
@@ -269,11 +269,12 @@ class Detection(DetectionOptions):
         loaded = self.network(node, "teacher", held.train, trains=False)
         return Teacher(loaded, sha256=models.weights_sha256(loaded))
 
-    def _check_reward(self, temperature: TemperatureSource) -> None:
-        source = getattr(getattr(temperature, "reward", None), "source", "probe")
-        if self.performance == "loss" and source != "probe":
+    def _check_reward(self, temperature: TemperatureSource, reward_source: str | None) -> None:
+        """Refuse a reward whose one measurement would be a loss and the other an accuracy."""
+        if self.performance == "loss" and reward_source and not temperature.needs_probe:
             raise UserError(
-                f"task.performance=loss is measured on a probe, not by reward_source={source}: "
+                "task.performance=loss is measured on a probe, not by "
+                f"reward_source={reward_source}: "
                 "give temperature.reward_source=probe, or task.performance=foreground"
             )
 

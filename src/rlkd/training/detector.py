@@ -13,6 +13,7 @@ from rlkd.exploration import Explorer
 from rlkd.losses import LossInputs, Objective
 from rlkd.models import Teacher
 from rlkd.temperature import TemperatureSource
+from rlkd.training.measure import probe_for
 from rlkd.training.module import EpochLoader, Schedule, ScheduleBy, StudentModule
 from rlkd.training.regions import ObservedRegions, Regions, foreground
 from rlkd.types import DetectionBatch
@@ -38,10 +39,13 @@ class DetectorDistiller(StudentModule):
         teacher: a frozen detector; None where the student trains alone.
         temperature: sets the temperatures; needed with a teacher.
         explorer: ranks images; None for none.
-        probe: images held out of training, on which a source may have the student measured;
-            None to measure on the training batch again.
+        probe: images held out of training, for a source that is measured on them (`needs_probe`);
+            any other is measured on the training batch again.
         performance: what is measured for a source that asks: `foreground`, the source's own metric
             on regions with an object, or `loss`, minus the detector's loss.
+
+    Raises:
+        UserError: if the source needs a probe and has none.
     """
 
     def __init__(
@@ -72,8 +76,8 @@ class DetectorDistiller(StudentModule):
             explorer=explorer,
         )
         self.observed, self.performance = observed, performance
-        self.probe = probe
-        self._around_probe = None if probe is None else observed.around(probe)
+        self.probe = probe_for(temperature, probe)
+        self._around_probe = None if self.probe is None else observed.around(self.probe)
 
     def training_step(self, batch: DetectionBatch, batch_index: int) -> None:
         """Train on one batch of images."""

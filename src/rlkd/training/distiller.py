@@ -10,7 +10,7 @@ from rlkd.data import BatchLoader
 from rlkd.exploration import Explored, Explorer
 from rlkd.losses import LossInputs, Objective
 from rlkd.temperature import TemperatureSource
-from rlkd.training.measure import scored_logits
+from rlkd.training.measure import probe_for, scored_logits
 from rlkd.training.module import Schedule, ScheduleBy, StudentModule
 from rlkd.training.observed import Observed
 from rlkd.types import Batch
@@ -29,13 +29,13 @@ class Distiller(StudentModule):
         teacher: a frozen network that returns logits; None where the student trains alone.
         temperature: sets the temperatures; needed with a teacher.
         explorer: ranks and mixes instances; None for none.
-        probe: images held out of training, on which a source may have the student measured;
-            None to measure on the training batch again.
+        probe: images held out of training, for a source that is measured on them (`needs_probe`);
+            any other is measured on the training batch again.
         observed: calls both networks for the losses; None where they ask for logits alone.
         passes: over how many batches of the loader the gradients of one step are averaged.
 
     Raises:
-        UserError: if the source cannot work with several passes.
+        UserError: if the source cannot work with several passes, or needs a probe and has none.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Distiller(StudentModule):
             explorer=explorer,
             passes=passes,
         )
-        self.loader, self.probe = loader, probe
+        self.loader, self.probe = loader, probe_for(temperature, probe)
         self.observed = Observed(student, teacher) if observed is None else observed
 
     def training_step(self, batch: Batch, batch_index: int) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -14,7 +15,10 @@ from rlkd import ranks
 from rlkd.errors import UserError
 from rlkd.models.modes import evaluating
 from rlkd.reporting import Scores
+from rlkd.temperature import TemperatureSource
 from rlkd.types import Batch
+
+_Probe = TypeVar("_Probe")
 
 
 @torch.no_grad()
@@ -81,6 +85,26 @@ def scoring(network: nn.Module) -> Generator[None]:
     with torch.no_grad(), frozen_statistics(network):
         yield
     torch.clear_autocast_cache()
+
+
+def probe_for(source: TemperatureSource | None, probe: _Probe | None) -> _Probe | None:
+    """Return the probe if the source is measured on one, so that before and after are of one set.
+
+    Args:
+        source: sets the temperatures; None where the student trains alone.
+        probe: images held out of training, in whatever form the loop has them.
+
+    Raises:
+        UserError: if the source needs a probe and there is none.
+    """
+    if source is None or not source.needs_probe:
+        return None
+    if probe is None:
+        raise UserError(
+            f"{type(source).__name__} measures its reward on images held out of training: give "
+            "probe=(images, targets), or choose reward_source=same_batch"
+        )
+    return probe
 
 
 def scored_logits(

@@ -117,6 +117,12 @@ def _run(
     taught_by = prepared.teacher_scores()
     if taught_by is not None:
         console.print(f"teacher: {taught_by.summary} on the test split", soft_wrap=True)
+    held, source = build.probe_options(config.probe).size, module.temperature
+    if held and (source is None or not source.needs_probe):
+        tell(
+            f"probe.size={held}: as many training images are held out, and no reward is measured "
+            "on them"
+        )
     callbacks: list[L.Callback] = [_ShareStatistics(), clock, log, show, WriteMetrics(folder), keep]
     if ranks.here().rank > 0:  # dropout's draws are each rank's own
         torch.manual_seed(generator_of(config.seed, ranks.here().rank).initial_seed())
