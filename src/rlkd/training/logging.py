@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 
 import lightning as L
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from rlkd.reporting import AnyScores, write_metrics
@@ -70,8 +71,12 @@ class LogEpochs(L.Callback):
                     pl_module.epoch_figures[f"{name}/{column}"] = figure
 
 
-class WriteMetrics(L.Callback):
-    """Writes the history after each epoch.
+class WriteMetrics(Checkpoint):
+    """Writes the history at each epoch's end.
+
+    Lightning calls what is a `Checkpoint` after the module, which adds its row at the epoch's end.
+    Listed before what saves checkpoints, this has written all that a checkpoint holds, so that a
+    run resumed at an epoch's end, the last one's too, lacks no point.
 
     Args:
         folder: of the run.
@@ -80,20 +85,14 @@ class WriteMetrics(L.Callback):
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
 
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the epochs that have ended."""
-        self._write(trainer, pl_module)
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the last epoch."""
-        self._write(trainer, pl_module)
-
-    def _write(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, StudentModule)
-        if not pl_module.history or not trainer.is_global_zero:
+        if not trainer.is_global_zero:
             return
         write_metrics(self.folder.metrics, pl_module.history)
         newest = dict(pl_module.history[-1])
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.log_metrics(newest, step=int(newest["epoch"]))
+                logger.experiment.flush()
