@@ -1,10 +1,14 @@
 """An epoch's figures, by hand."""
 
 import io
+from pathlib import Path
 
 import pytest
 import torch
 
+from rlkd.agent import RandomTemperature
+from rlkd.agent.control import QUANTILES, quantile_column
+from rlkd.reporting import write_metrics
 from rlkd.training.meters import EpochMeters
 from rlkd.types import Temperatures
 
@@ -25,15 +29,53 @@ def test_a_mixed_target_counts_by_its_likeliest_class() -> None:
 
 
 def test_temperatures_are_told_by_mean_spread_and_quantiles() -> None:
-    meters = EpochMeters(max_temperature=10.0)
+    meters = EpochMeters()
     meters.add_temperatures(Temperatures.same(torch.tensor([2.0, 4.0])), None)
     meters.add_temperatures(Temperatures.same(torch.tensor([6.0, 8.0])), None)
     row = meters.read()
     assert row["temperature/mean"] == 5
     assert row["temperature/std"] == pytest.approx(5**0.5)  # (9 + 1 + 1 + 9) / 4
-    bin_width = 10 / 400
-    assert row["temperature/p50"] == pytest.approx(4.0, abs=bin_width)
-    assert row["temperature/p95"] == pytest.approx(8.0, abs=bin_width)
+    assert row["temperature/p50"] == 4.0
+    assert row["temperature/p95"] == 8.0
+
+
+@pytest.mark.parametrize("scale", [0.05, 0.3, 4.0, 15.6, 20.87, 400.0, 1e5])
+@pytest.mark.parametrize("spread", [0.0, 0.02, 1.0])
+def test_quantiles_of_any_size_are_torchs_within_the_resolution(
+    scale: float, spread: float
+) -> None:
+    # Of 101 values, every level falls on one of them, whatever the rule between two.
+    drawn = scale * torch.exp(spread * torch.randn(101, generator=torch.Generator().manual_seed(0)))
+    meters = EpochMeters()
+    for part in drawn.split(40):
+        meters.add_temperatures(Temperatures.same(part), None)
+    expected = drawn.double().quantile(torch.tensor(QUANTILES).double()).tolist()
+    row = meters.read()
+    found = [row[quantile_column(level)] for level in QUANTILES]
+    assert found == pytest.approx(expected, rel=1 / 256)
+    if spread:
+        assert row["temperature/p99"] > row["temperature/p01"]
+
+
+def test_temperatures_that_are_out_of_all_bounds_count_at_the_ends() -> None:
+    meters = EpochMeters()
+    given = torch.tensor([0.0, 1e-9, 1e30, torch.inf])
+    meters.add_temperatures(Temperatures.same(given), None)
+    assert meters.histogram.nonzero().tolist() == [[0], [len(meters.histogram) - 1]]
+    assert meters.histogram[[0, -1]].tolist() == [2, 2]
+
+
+def test_a_control_replays_temperatures_above_ten(tmp_path: Path) -> None:
+    """CTKD begins at 15.6; the control drew 9.99 for all of it."""
+    given = torch.linspace(11.0, 20.87, 2001)
+    meters = EpochMeters()
+    meters.add_temperatures(Temperatures.same(given), None)
+    write_metrics(tmp_path / "metrics.csv", [{"epoch": 1} | meters.read()])
+    control = RandomTemperature(like=str(tmp_path))
+    logits = torch.zeros(5000, 2)
+    replayed = control(logits, logits, torch.zeros(5000, dtype=torch.long)).student
+    levels = torch.tensor([0.1, 0.5, 0.9])
+    torch.testing.assert_close(replayed.quantile(levels), given.quantile(levels), rtol=0.02, atol=0)
 
 
 def test_the_policy_is_the_mean_temperature_by_both_confidences() -> None:
@@ -75,7 +117,7 @@ def test_half_an_epoch_survives_a_checkpoint() -> None:
 
 def test_a_count_does_not_stop_at_what_float32_can_hold() -> None:
     meters = EpochMeters()
-    meters.histogram[160] = 2**24
+    meters.histogram[len(meters.histogram) // 2] = 2**24
     meters.totals[4:] = torch.tensor([4.0 * 2**24, 16.0 * 2**24])
     meters.add_temperatures(Temperatures.same(torch.full((1,), 4.0)), None)
     assert int(meters.histogram.sum()) == 2**24 + 1

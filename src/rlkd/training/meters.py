@@ -11,7 +11,8 @@ from rlkd.agent.control import QUANTILES, quantile_column
 from rlkd.reporting import PolicyMap
 from rlkd.types import IGNORED, Temperatures, class_index
 
-_HISTOGRAM_BINS = 400
+_FIRST, _BINS = 119 << 7, 32 << 7
+"""The bit pattern of 2^-8 in bfloat16, and how many patterns follow up to 2^24: 128 an octave."""
 _POLICY_BINS = 10
 
 
@@ -21,8 +22,9 @@ class EpochMeters(nn.Module):
     Nothing here waits for the device but the methods whose name says `read`. Each rank counts its
     own rows; what is read is of all ranks, which read together.
 
-    Args:
-        max_temperature: upper end of the histogram of temperatures; what lies above counts there.
+    Quantiles are of temperatures rounded to bfloat16, each counted: they are within 1/256 (0.4 %)
+    of the exact ones from T = 2^-8, below the lowest there is, to 2^24; what lies above counts
+    there. Mean and standard deviation are exact.
     """
 
     totals: Tensor
@@ -30,12 +32,11 @@ class EpochMeters(nn.Module):
     policy_sum: Tensor
     policy_count: Tensor
 
-    def __init__(self, max_temperature: float = 10.0) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.max_temperature = max_temperature
         # In float32 a count of ones stops at 2^24, and an epoch of COCO has 60 million regions.
         self.register_buffer("totals", torch.zeros(6, dtype=torch.float64))
-        self.register_buffer("histogram", torch.zeros(_HISTOGRAM_BINS, dtype=torch.int64))
+        self.register_buffer("histogram", torch.zeros(_BINS, dtype=torch.int64))
         self.register_buffer("policy_sum", torch.zeros(_POLICY_BINS**2, dtype=torch.float64))
         self.register_buffer("policy_count", torch.zeros(_POLICY_BINS**2, dtype=torch.int64))
         self.figures: dict[str, Tensor] = {}
@@ -71,9 +72,9 @@ class EpochMeters(nn.Module):
         temperature = temperatures.student
         exact = temperature.double()
         self.totals[4:] += torch.stack((exact.sum(), exact.square().sum()))
-        bins = (temperature * (_HISTOGRAM_BINS / self.max_temperature)).long()
+        bins = temperature.bfloat16().view(torch.int16).long() - _FIRST
         ones = torch.ones_like(bins)
-        self.histogram.scatter_add_(0, bins.clamp_(0, _HISTOGRAM_BINS - 1), ones)
+        self.histogram.scatter_add_(0, bins.clamp_(0, _BINS - 1), ones)
         if state is not None:
             cell = (state[:, :2] * _POLICY_BINS).long().clamp_(0, _POLICY_BINS - 1)
             flat = cell[:, 0] * _POLICY_BINS + cell[:, 1]
@@ -99,10 +100,9 @@ class EpochMeters(nn.Module):
             mean = total / count
             row["temperature/mean"] = mean
             row["temperature/std"] = max(squares / count - mean**2, 0.0) ** 0.5
-            width = self.max_temperature / _HISTOGRAM_BINS
-            for level in QUANTILES:
-                position = int(torch.searchsorted(histogram, level * count))
-                row[quantile_column(level)] = (min(position, _HISTOGRAM_BINS - 1) + 0.5) * width
+            found = torch.searchsorted(histogram, torch.tensor(QUANTILES).double() * count)
+            values = (found + _FIRST).short().view(torch.bfloat16).tolist()
+            row |= dict(zip(map(quantile_column, QUANTILES), values, strict=True))
         for name, value in self.figures.items():
             if not name.startswith("temperature_"):
                 row[f"agent/{name}"] = float(value) / self.figure_count
