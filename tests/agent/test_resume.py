@@ -2,6 +2,7 @@
 
 import copy
 import io
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from tests.agent.loop import drive, make_agent
 from torch import nn
 
 from rlkd.agent import RandomTemperature, TemperatureAgent
+from rlkd.temperature import TemperatureSource
 
 SOURCES = ["next_batch", "same_batch", "probe"]
 STEPS = 10
@@ -112,6 +114,37 @@ def test_a_resumed_random_control_equals_the_uninterrupted_one(stopped: int) -> 
     carried_over(first, second)
     found += drive(second, range(stopped, 6))
     assert all(map(torch.equal, expected, found))
+
+
+def test_a_resumed_random_control_knows_its_epoch_without_being_told() -> None:
+    first, second = (RandomTemperature(seed=1, warmup_epochs=2) for _ in range(2))
+    first.start_epoch(3)
+    carried_over(first, second)
+    (expected,), (found,) = drive(first, range(1)), drive(second, range(1))
+    assert torch.equal(expected, found)
+    assert found.std() > 0  # not the warm-up's constant
+
+
+@pytest.mark.parametrize("make", [make_agent, RandomTemperature])
+@pytest.mark.parametrize("bytes_of_state", [16, 44])
+def test_a_generator_of_another_kind_of_device_starts_afresh(
+    make: Callable[..., TemperatureSource], bytes_of_state: int
+) -> None:
+    """A GPU's generator has a state of 16 bytes, on which the CPU's stops with a RuntimeError."""
+    first, second, third = make(seed=1), make(seed=99), make(seed=99)
+    drive(first, range(3))
+    state = first.state_dict()
+    extra = state["_extra_state"]
+    assert len(extra["generator"][1]) == 5056
+    extra["generator"] = (1, torch.arange(bytes_of_state, dtype=torch.uint8))
+    second.load_state_dict(copy.deepcopy(state))
+    third.load_state_dict(copy.deepcopy(state))
+    found = drive(second, range(3, 6))
+    assert all(map(torch.equal, found, drive(third, range(3, 6))))
+    assert len(torch.stack(found[:1]).unique()) > 1
+    saved = second.state_dict()["_extra_state"]["generator"]
+    assert saved[0] == 1
+    assert len(saved[1]) == 5056
 
 
 def test_an_agent_copied_by_deepcopy_learns_apart() -> None:

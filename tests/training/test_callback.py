@@ -1,6 +1,6 @@
 """A temperature source in somebody else's LightningModule."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import rlkd
 from rlkd.errors import UserError
-from rlkd.temperature.curriculum import GlobalCTKD
+from rlkd.temperature import GlobalCTKD, ScheduledTemperature
 from rlkd.training.callback import TemperatureCallback
 from rlkd.training.quiet import quiet_lightning
 from rlkd.types import Temperatures
@@ -106,8 +106,7 @@ def instances(count: int = 32) -> tuple[Tensor, Tensor]:
 
 def fit(
     module: Module,
-    callback: TemperatureCallback,
-    *,
+    *callbacks: L.Callback,
     epochs: int = 1,
     resume: Path | None = None,
     loader: Any = None,
@@ -116,7 +115,7 @@ def fit(
     """Train on four batches of eight an epoch."""
     trainer = L.Trainer(
         max_epochs=epochs,
-        callbacks=[callback],
+        callbacks=list(callbacks),
         accelerator="cpu",
         logger=False,
         enable_checkpointing=False,
@@ -223,6 +222,66 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(tmp_path: Path, epochs_befo
     callback = TemperatureCallback(resumed.held, probe=probe)
     fit(resumed, callback, epochs=3, resume=tmp_path / "last.ckpt")
     assert len(resumed.temperatures) == 4 * (3 - epochs_before)
+    assert same(resumed.state_dict(), whole.state_dict())
+
+
+class Stopped(L.Callback):
+    """Saves a checkpoint after a batch, and ends the process there."""
+
+    def __init__(self, path: Path, after: int) -> None:
+        self.path, self.after = path, after
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if trainer.global_step == self.after:
+            trainer.save_checkpoint(self.path)
+            raise StoppedError
+
+
+class StoppedError(Exception):
+    """Stands in for a kill."""
+
+
+@pytest.mark.parametrize(("after", "epochs"), [(2, [1, 2, 3]), (5, [2, 3]), (8, [3])])
+def test_a_run_resumed_within_an_epoch_tells_the_source_which(
+    tmp_path: Path, after: int, epochs: list[int]
+) -> None:
+    """Lightning starts no epoch again, nor the one after a checkpoint of the last batch."""
+    source, path = Recording(), tmp_path / "last.ckpt"
+    with pytest.raises(StoppedError):
+        fit(Module(source), TemperatureCallback(source), Stopped(path, after), epochs=3)
+    source = Recording()
+    fit(Module(source), TemperatureCallback(source), epochs=3, resume=path)
+    assert source.epochs == epochs
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: rlkd.RandomTemperature(warmup_epochs=1),
+        lambda: rlkd.TemperatureAgent(warmup_epochs=1, update_interval=1, minibatches=1),
+        lambda: ScheduledTemperature(epochs=3),
+        lambda: GlobalCTKD(lambda_epochs=3),
+    ],
+)
+@pytest.mark.parametrize("after", [2, 5, 8])
+def test_every_source_goes_on_within_an_epoch_as_if_it_had_not_stopped(
+    make: Callable[[], rlkd.TemperatureSource], after: int, tmp_path: Path
+) -> None:
+    def train(module: Module, *more: L.Callback, resume: Path | None = None) -> None:
+        # Lightning draws an epoch's batches from the first again: here all are alike.
+        images, targets = instances(8)
+        alike = TensorDataset(images.repeat(4, 1, 1, 1), targets.repeat(4))
+        callback = TemperatureCallback(module.held)
+        loader = DataLoader(alike, batch_size=8)
+        fit(module, callback, *more, epochs=3, resume=resume, loader=loader)
+
+    whole, path = Module(make()), tmp_path / "last.ckpt"
+    train(whole)
+    begun, resumed = Module(make()), Module(make())
+    with pytest.raises(StoppedError):
+        train(begun, Stopped(path, after))
+    train(resumed, resume=path)
+    assert same(resumed.temperatures, whole.temperatures[after:])
     assert same(resumed.state_dict(), whole.state_dict())
 
 

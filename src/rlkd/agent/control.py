@@ -12,7 +12,7 @@ from rlkd.agent.action import BoundedGaussian, raw_from_temperature
 from rlkd.agent.random_stream import RandomStream
 from rlkd.errors import UserError
 from rlkd.reporting import read_metrics
-from rlkd.temperature import TemperatureSource
+from rlkd.temperature import EpochSource
 from rlkd.types import Temperatures
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
@@ -24,7 +24,7 @@ def quantile_column(level: float) -> str:
     return f"temperature/p{round(100 * level):02d}"
 
 
-class RandomTemperature(TemperatureSource):
+class RandomTemperature(EpochSource):
     """Draws every temperature at random, instance by instance, and learns nothing.
 
     Any gain of an agent over this control comes from *which* instance gets which temperature; a
@@ -63,12 +63,7 @@ class RandomTemperature(TemperatureSource):
         self.mean, self.std = raw_from_temperature(base_temperature, max_temperature), initial_std
         self.warmup_epochs = warmup_epochs
         self.recorded = None if like is None else _recorded_quantiles(Path(like))
-        self.epoch = 1
         self._random = RandomStream(seed)
-
-    def start_epoch(self, epoch: int) -> None:
-        """Tell the control which epoch begins, counted from 1."""
-        self.epoch = epoch
 
     def forward(
         self,
@@ -99,11 +94,12 @@ class RandomTemperature(TemperatureSource):
         return Temperatures.same(part.of(mapped))
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Return where the random generator stands."""
-        return {"generator": self._random.state()}
+        """Return the epoch, and where the random generator stands."""
+        return super().get_extra_state() | {"generator": self._random.state()}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore the random generator."""
+        """Restore the epoch and the random generator."""
+        super().set_extra_state(state)
         self._random.restore(state["generator"])
 
 

@@ -17,12 +17,16 @@ class RandomStream:
         self._restored: Tensor | None = None
 
     def on(self, device: torch.device) -> torch.Generator:
-        """Return the generator on a device; one that moves to another device starts afresh."""
+        """Return the generator on a device.
+
+        A stream starts afresh from its seed where it moves to another device, and where it was
+        saved on another kind of device, whose generator's state has another size.
+        """
         if self._generator is None or self._generator.device != device:
             self._generator = torch.Generator(device).manual_seed(self.seed)
-            if self._restored is not None:
-                self._generator.set_state(self._restored)
-                self._restored = None
+            restored, self._restored = self._restored, None
+            if restored is not None and len(restored) == len(self._generator.get_state()):
+                self._generator.set_state(restored)
         return self._generator
 
     def state(self) -> tuple[int, Tensor | None]:

@@ -11,7 +11,7 @@ from rlkd.temperature.logit_driven import (
     MaxLogitTemperature,
     NormKD,
 )
-from rlkd.temperature.schedule import ScheduledTemperature
+from rlkd.temperature.schedule import EpochSource, ScheduledTemperature
 from rlkd.temperature.source import TEMPERATURE_FLOOR, TemperatureSource
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "ConfidenceTemperature",
     "ConstantTemperature",
     "EntropyTemperature",
+    "EpochSource",
     "GlobalCTKD",
     "InstanceCTKD",
     "LogitDriven",

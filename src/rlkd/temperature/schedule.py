@@ -12,14 +12,14 @@ from rlkd.types import Temperatures
 
 
 class EpochSource(TemperatureSource):
-    """Knows which epoch it is, also after a resume."""
+    """A source that depends on the epoch; its checkpoint holds it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.epoch = 1
 
     def start_epoch(self, epoch: int) -> None:
-        """Tell the source which epoch begins, counted from 1."""
+        """Take note of the epoch that begins, counted from 1."""
         self.epoch = epoch
 
     def get_extra_state(self) -> dict[str, Any]:

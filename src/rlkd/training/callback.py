@@ -41,7 +41,7 @@ class TemperatureCallback(L.Callback):
 
     def __init__(self, source: TemperatureSource, *, probe: Probe | None = None) -> None:
         self.source, self.probe = source, probe_for(source, probe)
-        self._steps = self._updates = 0
+        self._steps = self._updates = self._announced = 0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Keep what the source trains itself out of the gradients that ranks average."""
@@ -51,6 +51,8 @@ class TemperatureCallback(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check where the source is, and note where it stands; move the probe to the device.
+
+        The epoch is announced here too: a run that resumes within one does not start it again.
 
         Raises:
             UserError: if the module does not hold the source, or its optimiser would train it.
@@ -71,13 +73,15 @@ class TemperatureCallback(L.Callback):
             )
         self.source.share_update(trainer.accumulate_grad_batches)
         self._steps, self._updates = trainer.global_step, self.source.updates
+        self._announced = 0
+        self._announce(trainer.current_epoch + 1)
         if self.probe is not None:
             images, targets = trainer.precision_plugin.convert_input(self.probe)
             self.probe = images.to(pl_module.device), targets.to(pl_module.device)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Announce the epoch."""
-        self.source.start_epoch(trainer.current_epoch + 1)
+        self._announce(trainer.current_epoch + 1)
 
     def on_train_batch_end(
         self,
@@ -105,6 +109,11 @@ class TemperatureCallback(L.Callback):
             self._updates = self.source.updates
             figures = {_column(name): each for name, each in self.source.diagnostics().items()}
             pl_module.log_dict(figures, on_step=False, on_epoch=True, batch_size=1)
+
+    def _announce(self, epoch: int) -> None:
+        if epoch != self._announced:
+            self._announced = epoch
+            self.source.start_epoch(epoch)
 
 
 def _images_and_targets(batch: Any) -> Probe:
