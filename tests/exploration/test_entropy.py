@@ -71,6 +71,19 @@ def test_other_fractions_cut_other_bands() -> None:
     }
 
 
+def test_instances_without_an_entropy_come_last_in_an_order_of_chance() -> None:
+    unknown = torch.full((100,), torch.nan)
+    drawn = [rank(unknown, Bands(), seed=seed).selected for seed in (0, 0, 1)]
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    quarters = drawn[0].view(4, 25).sum(dim=1)
+    assert int(quarters.sum()) == 20
+    assert quarters.amin() > 0  # rows of one class after the other: S_e has of each
+    unknown[[3, 98, 50, 60]] = torch.tensor([0.5, 0.0, 2.0, 1.0])
+    wide = rank(unknown, Bands(selected=0.03, mixed=(0.0, 0.0), partners=(0.5, 0.5)))
+    assert wide.selected.nonzero().flatten().tolist() == [3, 50, 60]
+
+
 def test_equal_entropies_keep_the_order_of_the_data() -> None:
     ranking = rank(torch.zeros(10), Bands())
     assert ranking.selected.nonzero().flatten().tolist() == [0, 1]
@@ -114,8 +127,8 @@ def test_impossible_bands_are_refused_with_the_mend(
 def test_the_record_is_indexed_by_instance() -> None:
     record = EntropyRecord(5)
     record.update(torch.tensor([3, 1]), torch.tensor([[0.0, 0.0], [900.0, 0.0]]))
-    expected = torch.tensor([0.0, 0.0, 0.0, math.log(2), 0.0])
-    torch.testing.assert_close(record.entropy, expected)
+    expected = torch.tensor([torch.nan, 0.0, torch.nan, math.log(2), torch.nan])
+    torch.testing.assert_close(record.entropy, expected, equal_nan=True)
 
 
 def test_the_record_of_a_mixed_row_stays_as_it_was() -> None:

@@ -63,6 +63,18 @@ def test_outside_its_epochs_batches_pass_through() -> None:
         assert explored.mixed is None
 
 
+def test_where_nothing_is_recorded_yet_the_first_rows_are_not_the_selected_ones() -> None:
+    """A data set in folders has its classes one after the other."""
+    chosen = set[tuple[int, ...]]()
+    for seed in range(8):
+        given = explorer(seed=seed)
+        given.start_epoch(3)
+        rows = given.selected.nonzero().flatten().tolist()
+        assert len(rows) == 2  # 20 %
+        chosen.add(tuple(rows))
+    assert len(chosen) > 4
+
+
 def test_in_its_epochs_only_rows_of_the_selected_set_are_learnt_from() -> None:
     given = explorer()
     given.start_epoch(2)

@@ -78,13 +78,21 @@ class Ranking:
     """The instance that each is mixed with; -1 for none."""
 
 
-def rank(entropy: Float[Tensor, " instances"], bands: Bands) -> Ranking:
+def rank(entropy: Float[Tensor, " instances"], bands: Bands, *, seed: int = 0) -> Ranking:
     """Rank all instances by entropy, descending, and cut the bands.
 
     The j-th instance of the mixed band gets the j-th of the partners' band.
+
+    Args:
+        entropy: of each instance, 0 or above; NaN for one that has none. These come last, in an
+            order of chance: that of the data is by class where it comes from folders.
+        bands: which ranks play which part.
+        seed: of that order.
     """
     count = len(entropy)
-    order = torch.argsort(entropy, descending=True, stable=True)
+    chance = torch.rand(count, generator=torch.Generator().manual_seed(seed)).to(entropy.device)
+    known = torch.where(entropy.isnan(), -1 - chance, entropy)
+    order = torch.argsort(known, descending=True, stable=True)
 
     def cut(fraction: float) -> int:
         return round(fraction * count)
@@ -98,7 +106,7 @@ def rank(entropy: Float[Tensor, " instances"], bands: Bands) -> Ranking:
 
 
 class EntropyRecord(nn.Module):
-    """The latest predictive entropy of every training instance, by its row.
+    """The latest predictive entropy of every training instance, by its row; NaN for none yet.
 
     Args:
         instances: size of the training set.
@@ -108,7 +116,7 @@ class EntropyRecord(nn.Module):
 
     def __init__(self, instances: int) -> None:
         super().__init__()
-        self.register_buffer("entropy", torch.zeros(instances))
+        self.register_buffer("entropy", torch.full((instances,), torch.nan))
 
     @torch.no_grad()
     def update(

@@ -34,6 +34,7 @@ class Explorer(nn.Module):
         epochs: how many epochs are explored.
         bands: which ranks play which part.
         mix_weight: lambda, the share of the uncertain instance in the mixed image; in [0, 1].
+        seed: of the order of instances that the student has not seen yet.
 
     Raises:
         UserError: for a value out of range.
@@ -53,6 +54,7 @@ class Explorer(nn.Module):
         epochs: int,
         bands: Bands,
         mix_weight: float = 0.7,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         if not 0 <= mix_weight <= 1:
@@ -60,6 +62,7 @@ class Explorer(nn.Module):
         if epochs < 0:
             raise UserError(f"exploration.epochs={epochs}: give a number of at least 0")
         self.num_classes, self.bands, self.mix_weight = num_classes, bands, mix_weight
+        self.seed = seed
         self.explored_epochs = range(first_epoch, first_epoch + epochs)
         self.mixed_rows = bands.width(instances)
         self.active = False
@@ -76,7 +79,7 @@ class Explorer(nn.Module):
         """
         self.active = epoch in self.explored_epochs
         if self.active and not resumed:
-            ranking = rank(self.record.entropy, self.bands)
+            ranking = rank(self.record.entropy, self.bands, seed=self.seed)
             self.selected.copy_(ranking.selected)
             self.partner.copy_(ranking.partner)
 

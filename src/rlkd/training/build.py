@@ -194,7 +194,7 @@ def scheduler(config: DictConfig, *, steps_per_epoch: int = 1) -> tuple[Schedule
 
 
 def explorer(
-    config: DictConfig, *, instances: int, num_classes: int, first_epoch: int
+    config: DictConfig, *, instances: int, num_classes: int, first_epoch: int, seed: int
 ) -> Explorer | None:
     """Make the explorer; None where exploration is off.
 
@@ -203,6 +203,7 @@ def explorer(
         instances: size of the training set.
         num_classes: of the data.
         first_epoch: the agent's first, counted from 1.
+        seed: of the run.
     """
     options = exploration_options(config)
     if not options.enabled:
@@ -214,6 +215,7 @@ def explorer(
         epochs=options.epochs,
         bands=options.bands,
         mix_weight=options.mix_weight,
+        seed=seed,
     )
 
 

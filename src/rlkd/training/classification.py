@@ -220,6 +220,7 @@ def _distiller(config: DictConfig, sets: Sets, options: build.TrainerOptions) ->
         instances=len(sets.train),
         num_classes=sets.dataset.num_classes,
         first_epoch=first_epoch,
+        seed=config.seed,
     )
     student = student.to(memory_format=options.memory_format)  # pyright: ignore[reportCallIssue]
     observed = observe(

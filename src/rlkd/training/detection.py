@@ -220,6 +220,7 @@ class Detection(DetectionOptions):
             instances=len(held.train),
             num_classes=held.train.num_classes,
             first_epoch=first_epoch,
+            seed=config.seed,
         )
         loader = DetectionLoader(
             held.train,
