@@ -18,7 +18,7 @@ PACKAGE = ROOT / "src" / "rlkd"
 CONFIGS = PACKAGE / "configs"
 
 FLOORS = {
-    **dict.fromkeys(("types", "errors", "ranks", "reporting"), 1),
+    **dict.fromkeys(("types", "errors", "checks", "ranks", "reporting"), 1),
     **dict.fromkeys(("temperature", "losses", "exploration", "models", "data"), 2),
     "agent": 3,
     "training": 4,

@@ -2,7 +2,7 @@
 
 import inspect
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -11,11 +11,19 @@ from tests.agent.loop import CLASSES, drive, logits_of, make_agent
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rlkd.agent import RandomTemperature
+from rlkd.checks import values_unchecked
 
 READS_BACK = {
     *("_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "masked_select"),
     *("_unique2", "unique_dim", "unique_consecutive", "bincount", "_linalg_check_errors"),
 }
+
+
+@pytest.fixture(autouse=True)
+def as_on_a_device() -> Iterator[None]:
+    """The CPU stands in for a device here, and a device's values are not checked."""
+    with values_unchecked():
+        yield
 
 
 class NoSync(TorchDispatchMode):

@@ -15,6 +15,7 @@ from rlkd.agent.random_stream import RandomStream
 from rlkd.agent.reward import Metric, Reward, RewardSource, mean_score
 from rlkd.agent.rollout import Rollout, Trajectory, Window
 from rlkd.agent.state import instance_state
+from rlkd.checks import check_logits
 from rlkd.errors import UserError
 from rlkd.temperature import TemperatureSource
 from rlkd.types import Temperatures
@@ -161,6 +162,7 @@ class TemperatureAgent(TemperatureSource):
         target: Int[Tensor, " batch"] | Float[Tensor, "batch classes"],
     ) -> Float[Tensor, ""]:
         """Score logits by the reward's metric, the mean over all ranks."""
+        check_logits(student_logits, target=target)
         return self.reward.performance(student_logits, target)
 
     @torch.no_grad()
@@ -173,6 +175,7 @@ class TemperatureAgent(TemperatureSource):
         learn_from: Bool[Tensor, " batch"] | None = None,
     ) -> Temperatures:
         """Close the last transition, learn when due, and choose the temperatures of a batch."""
+        check_logits(student_logits, teacher_logits, target)
         with torch.autocast(student_logits.device.type, enabled=False):
             state = instance_state(student_logits, teacher_logits)
             if self.acts:

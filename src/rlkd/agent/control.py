@@ -10,6 +10,7 @@ from torch import Tensor
 from rlkd import ranks
 from rlkd.agent.action import BoundedGaussian, raw_from_temperature
 from rlkd.agent.random_stream import RandomStream
+from rlkd.checks import check_logits
 from rlkd.errors import UserError
 from rlkd.reporting import read_metrics
 from rlkd.temperature import EpochSource
@@ -74,6 +75,7 @@ class RandomTemperature(EpochSource):
         learn_from: Bool[Tensor, " batch"] | None = None,
     ) -> Temperatures:
         """Draw a temperature for every row."""
+        check_logits(student_logits, teacher_logits, target)
         if self.epoch <= self.warmup_epochs:
             return Temperatures.constant(self.base_temperature, like=student_logits)
         # Of all ranks' rows: each takes its own from one draw.

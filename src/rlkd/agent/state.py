@@ -4,6 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rlkd.checks import check_logits
+from rlkd.errors import InputError
+
 STATE_NAMES = ("teacher_confidence", "student_confidence", "student_uncertainty")
 STATE_SIZE = len(STATE_NAMES)
 
@@ -18,9 +21,15 @@ def instance_state(
     networks' confidences in their own top class, and v = 1 - (c_s - second largest p_s) is the
     margin uncertainty of the student.
 
+    Raises:
+        ValueError: for fewer than two classes, and see `checks.check_logits`.
+
     Source: Zhang et al., "Instance Temperature Knowledge Distillation" (arXiv 2407.00115). Its
     released code takes the second *smallest* probability for v; see docs/method.md.
     """
+    check_logits(student_logits, teacher_logits)
+    if student_logits.shape[1] < 2:
+        raise InputError("logits of 1 class leave no margin between two: give at least 2 classes")
     student = torch.softmax(student_logits.float(), dim=1)
     teacher_confidence = torch.softmax(teacher_logits.float(), dim=1).amax(dim=1)
     first, second = student.topk(2, dim=1).values.unbind(dim=1)

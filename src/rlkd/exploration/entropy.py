@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from rlkd import ranks
+from rlkd.checks import MASKED
 from rlkd.errors import UserError
 
 NO_PARTNER = -1
@@ -18,7 +19,7 @@ def predictive_entropy(logits: Float[Tensor, "batch classes"]) -> Float[Tensor, 
     From 0 (certain) to log k (knows nothing of k classes); a probability of 0 contributes 0.
     """
     with torch.autocast(logits.device.type, enabled=False):  # which would round the products
-        log_p = torch.log_softmax(logits.float(), dim=1)
+        log_p = torch.log_softmax(logits.float(), dim=1).clamp_min(MASKED)
         return -torch.linalg.vecdot(log_p.exp(), log_p)
 
 

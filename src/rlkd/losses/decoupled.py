@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from rlkd.checks import check_logits
 from rlkd.errors import UserError
 from rlkd.losses.logits import Reduction, kl_divergence, reduced
 from rlkd.losses.softened import Temperature, as_temperatures, log_softened
@@ -61,10 +62,11 @@ def dkd(
 
     Raises:
         UserError: for fewer than three classes.
-        ValueError: if the temperature's shape does not fit.
+        ValueError: if the temperature's shape does not fit, or see `checks.check_logits`.
 
     Source: Zhao et al., "Decoupled Knowledge Distillation" (CVPR 2022), equation 7.
     """
+    check_logits(student_logits, teacher_logits, target)
     refuse_two_classes("DKD", student_logits)
     temperatures = as_temperatures(temperature, like=student_logits)
     index = class_index(target)

@@ -4,6 +4,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from rlkd.checks import check_logits
 from rlkd.losses.softened import Temperature, as_temperatures, log_softened
 
 
@@ -30,11 +31,12 @@ def dist(
         gamma: weight of the intra-class part.
 
     Raises:
-        ValueError: if the temperature's shape does not fit.
+        ValueError: if the temperature's shape does not fit, or see `checks.check_logits`.
 
     Source: Huang et al., "Knowledge Distillation from A Stronger Teacher" (NeurIPS 2022); the
     factor T^2 is in the released code and not in the paper's pseudocode.
     """
+    check_logits(student_logits, teacher_logits)
     temperatures = as_temperatures(temperature, like=student_logits)
     student = log_softened(student_logits, temperatures.student).exp()
     teacher = log_softened(teacher_logits, temperatures.teacher).exp()

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from rlkd.checks import MASKED, check_logits
 from rlkd.losses.softened import Temperature, as_temperatures, log_softened
 
 Reduction = Literal["mean", "none"]
@@ -38,9 +39,14 @@ def cross_entropy(
         student_logits: the student's logits.
         target: class indices, or a distribution over classes a row.
         reduction: `mean` over the batch, or `none`.
+
+    Raises:
+        ValueError: see `checks.check_logits`.
     """
+    check_logits(student_logits, target=target)
     logits = student_logits.to(torch.promote_types(student_logits.dtype, torch.float32))
-    target = target.to(logits.dtype) if target.is_floating_point() else target
+    if target.is_floating_point():  # a masked class that a row does not count costs nothing
+        logits, target = logits.clamp_min(MASKED), target.to(logits.dtype)
     return F.cross_entropy(logits, target, reduction=reduction)
 
 
@@ -101,10 +107,11 @@ def kd(
         reduction: `mean` over the batch, or `none` for one value a row.
 
     Raises:
-        ValueError: if the temperature's shape does not fit.
+        ValueError: if the temperature's shape does not fit, or see `checks.check_logits`.
 
     Source: Hinton et al., "Distilling the Knowledge in a Neural Network" (2015), section 2.
     """
+    check_logits(student_logits, teacher_logits)
     temperatures = as_temperatures(temperature, like=student_logits)
     student = log_softened(student_logits, temperatures.student)
     teacher = log_softened(teacher_logits, temperatures.teacher)

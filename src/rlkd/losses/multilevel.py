@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor
 
+from rlkd.checks import check_logits
 from rlkd.errors import UserError
 from rlkd.losses.logits import kd
 from rlkd.losses.softened import Temperature, as_temperatures, log_softened
@@ -30,7 +31,7 @@ def batch_correlation(
         temperature: a number, a (batch,) tensor, or `Temperatures`; above 0.
 
     Raises:
-        ValueError: if the temperature's shape does not fit.
+        ValueError: if the temperature's shape does not fit, or see `checks.check_logits`.
 
     Source: Jin et al., "Multi-Level Logit Distillation" (CVPR 2023), batch-level alignment.
     """
@@ -54,7 +55,7 @@ def class_correlation(
         temperature: a number, a (batch,) tensor, or `Temperatures`; above 0.
 
     Raises:
-        ValueError: if the temperature's shape does not fit.
+        ValueError: if the temperature's shape does not fit, or see `checks.check_logits`.
 
     Source: Jin et al., "Multi-Level Logit Distillation" (CVPR 2023), class-level alignment.
     """
@@ -95,7 +96,7 @@ def mlkd(
 
     Raises:
         UserError: if only one network's strong view is given, or there is no factor.
-        ValueError: if the temperature's shape does not fit.
+        ValueError: if the temperature's shape does not fit, or see `checks.check_logits`.
 
     Source: Jin et al., "Multi-Level Logit Distillation" (CVPR 2023). Their code differs: its mask
     of unsure instances multiplies a value that is averaged already, which halves the weak view's
@@ -105,6 +106,7 @@ def mlkd(
         raise UserError(f"mlkd factors={list(factors)}: give at least one, each above 0")
     if (student_logits_strong is None) != (teacher_logits_strong is None):
         raise UserError("mlkd has the strong view of one network only: give both or neither")
+    check_logits(student_logits, teacher_logits)
     base = as_temperatures(temperature, like=student_logits)
     levels: list[Tensor] = []
     for factor in factors:
@@ -132,6 +134,7 @@ def _scaled(temperatures: Temperatures, factor: float) -> Temperatures:
 def _softened(
     student_logits: Tensor, teacher_logits: Tensor, temperature: Temperature
 ) -> tuple[Tensor, Tensor]:
+    check_logits(student_logits, teacher_logits)
     temperatures = as_temperatures(temperature, like=student_logits)
     student = log_softened(student_logits, temperatures.student).exp()
     return student, log_softened(teacher_logits, temperatures.teacher).exp()

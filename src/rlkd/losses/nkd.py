@@ -3,6 +3,7 @@
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from rlkd.checks import check_logits
 from rlkd.losses.decoupled import refuse_two_classes, without_class
 from rlkd.losses.logits import Reduction, reduced
 from rlkd.losses.softened import Temperature, as_temperatures, log_softened
@@ -36,13 +37,14 @@ def nkd(
 
     Raises:
         UserError: for fewer than three classes.
-        ValueError: if the temperature's shape does not fit.
+        ValueError: if the temperature's shape does not fit, or see `checks.check_logits`.
 
     Source: Yang et al., "From Knowledge Distillation to Self-Knowledge Distillation: A Unified
     Approach with Normalized Loss and Customized Soft Labels" (ICCV 2023). A later version of the
     released code keeps the target among the others, which its authors call a mistake (cls_KD,
     issue 16).
     """
+    check_logits(student_logits, teacher_logits, target)
     refuse_two_classes("NKD", student_logits)
     temperatures = as_temperatures(temperature, like=student_logits)
     index = class_index(target)

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from rlkd.checks import check_logits
 from rlkd.errors import UserError
 from rlkd.losses.decoupled import without_class
 from rlkd.losses.logits import Reduction, kl_divergence, reduced
@@ -42,11 +43,12 @@ def rld(
 
     Raises:
         UserError: for fewer than two classes.
-        ValueError: if the temperature's shape does not fit.
+        ValueError: if the temperature's shape does not fit, or see `checks.check_logits`.
 
     Source: Sun et al., "Knowledge Distillation with Refined Logits" (ICCV 2025), as the released
     code has it (zju-SWJ/RLD, mdistiller/distillers/RLD.py).
     """
+    check_logits(student_logits, teacher_logits, target)
     if student_logits.shape[1] < 2:
         raise UserError(
             "RLD compares the target with the other classes, and there are none: "

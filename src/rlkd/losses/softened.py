@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rlkd.checks import MASKED
 from rlkd.types import Temperatures
 
 Temperature = float | Tensor | Temperatures
@@ -38,6 +39,11 @@ def as_temperatures(temperature: Temperature, like: Float[Tensor, "batch classes
 def log_softened(
     logits: Float[Tensor, "batch classes"], temperature: Float[Tensor, " batch"]
 ) -> Float[Tensor, "batch classes"]:
-    """Return log softmax(z_i / T_i) for every row i, in float32 or better."""
+    """Return log softmax(z_i / T_i) for every row i, in float32 or better.
+
+    A masked class, of logit -inf, gets -1e30 / T: its probability is 0, and it adds 0 to a
+    divergence where the teacher masks it, as in `torch.nn.functional.kl_div`; where the student
+    alone does, a huge number in the place of infinity, whose gradient is finite.
+    """
     logits = logits if logits.dtype == torch.float64 else logits.float()
-    return torch.log_softmax(logits / temperature[:, None], dim=1)
+    return torch.log_softmax(logits.clamp_min(MASKED) / temperature[:, None], dim=1)

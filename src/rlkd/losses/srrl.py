@@ -6,6 +6,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rlkd.checks import check_logits
+
 
 class SRRL(nn.Module):
     r"""Asks of the student's features that the teacher's classifier read the teacher's in them.
@@ -54,9 +56,13 @@ class SRRL(nn.Module):
             teacher_embedding: what goes into the teacher's classifier.
             teacher_logits: what comes out of it.
             teacher_head: the classifier, frozen.
+
+        Raises:
+            ValueError: see `checks.check_logits`.
         """
         feature = student_feature.to(self.connect.weight.dtype)
         connected = F.relu(self.normalize(self.connect(feature))).mean(dim=(2, 3))
         matching = F.mse_loss(connected, teacher_embedding.detach().to(connected.dtype))
         logits = teacher_head(connected)
+        check_logits(logits, teacher_logits)
         return matching + F.mse_loss(logits, teacher_logits.detach().to(logits.dtype))

@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rlkd.checks import check_logits, spread, unmasked
+
 
 def standardise(logits: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch classes"]:
     """Return the z-score of each row, in float32 or better: mean 0, standard deviation 1.
@@ -13,11 +15,15 @@ def standardise(logits: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch 
     logits themselves at tau * (std + 1e-7), since a shift changes no softmax.
 
     Args:
-        logits: two classes or more.
+        logits: two classes or more; those of -inf are masked, and stay so.
+
+    Raises:
+        ValueError: see `checks.check_logits`.
 
     Source: Sun et al., "Logit Standardization in Knowledge Distillation" (CVPR 2024), algorithm 1;
     the released code's unbiased standard deviation, plus 1e-7.
     """
+    check_logits(logits)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    spread = logits.std(dim=1, keepdim=True) + 1e-7
-    return (logits - logits.mean(dim=1, keepdim=True)) / spread
+    mean = unmasked(logits)[0].mean(dim=1, keepdim=True)
+    return (logits - mean) / (spread(logits)[:, None] + 1e-7)

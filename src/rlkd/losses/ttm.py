@@ -3,6 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor
 
+from rlkd.checks import check_logits
 from rlkd.losses.logits import Reduction, kl_divergence, reduced
 from rlkd.losses.softened import Temperature, as_temperatures, log_softened
 from rlkd.types import Temperatures
@@ -29,11 +30,12 @@ def ttm(
         reduction: `mean` over the batch, or `none` for one value a row.
 
     Raises:
-        ValueError: if the temperature's shape does not fit.
+        ValueError: if the temperature's shape does not fit, or see `checks.check_logits`.
 
     Source: Zheng and Yang, "Knowledge Distillation Based on Transformed Teacher Matching" (ICLR
     2024), section 3.
     """
+    check_logits(student_logits, teacher_logits)
     temperatures = as_temperatures(temperature, like=student_logits)
     return reduced(_divergence(student_logits, teacher_logits, temperatures), reduction)
 
@@ -58,11 +60,12 @@ def wttm(
         reduction: `mean` over the batch, or `none` for one value a row.
 
     Raises:
-        ValueError: if the temperature's shape does not fit.
+        ValueError: if the temperature's shape does not fit, or see `checks.check_logits`.
 
     Source: Zheng and Yang, "Knowledge Distillation Based on Transformed Teacher Matching" (ICLR
     2024), section 4.
     """
+    check_logits(student_logits, teacher_logits)
     temperatures = as_temperatures(temperature, like=student_logits)
     divergence = _divergence(student_logits, teacher_logits, temperatures)
     return reduced(_power_sum(teacher_logits, temperatures) * divergence, reduction)

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from rlkd.checks import check_logits, unmasked
 from rlkd.errors import UserError
 from rlkd.temperature.schedule import EpochSource, half_cosine
 from rlkd.temperature.source import TEMPERATURE_FLOOR
@@ -82,6 +83,7 @@ class _CTKD(EpochSource):
         learn_from: Bool[Tensor, " batch"] | None = None,
     ) -> Temperatures:
         """Give every row its temperature; the gradient will come back reversed."""
+        check_logits(student_logits, teacher_logits, target)
         raw = self.raw_temperature(student_logits, teacher_logits)
         reversed_raw = _Reversal.apply(raw, self.reversal_weight)
         assert isinstance(reversed_raw, Tensor)
@@ -200,7 +202,8 @@ class InstanceCTKD(_CTKD):
                 f"temperature.num_classes={self.num_classes}, but the logits are of {classes} "
                 f"classes: give temperature.num_classes={classes}"
             )
-        logits = torch.cat((student_logits.detach(), teacher_logits.detach()), dim=1)
+        both = (student_logits.detach(), teacher_logits.detach())
+        logits = torch.cat([unmasked(each)[0] for each in both], dim=1)
         with torch.autocast(logits.device.type, enabled=False):
             hidden = torch.relu(self.hidden(logits.to(self.hidden.weight.dtype)))
             return self.output(hidden).squeeze(1)

@@ -5,6 +5,7 @@ import math
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from rlkd.checks import check_logits
 from rlkd.errors import UserError
 from rlkd.temperature.source import TemperatureSource
 from rlkd.types import Temperatures
@@ -37,4 +38,5 @@ class ConstantTemperature(TemperatureSource):
         learn_from: Bool[Tensor, " batch"] | None = None,
     ) -> Temperatures:
         """Fill a vector with the temperature."""
+        check_logits(student_logits, teacher_logits, target)
         return Temperatures.constant(self.temperature, like=student_logits)

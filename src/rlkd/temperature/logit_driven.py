@@ -6,13 +6,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from rlkd.checks import MASKED, check_logits, spread, unmasked
 from rlkd.errors import UserError
 from rlkd.temperature.source import TEMPERATURE_FLOOR, TemperatureSource
 from rlkd.types import Temperatures, class_index
 
 
 class LogitDriven(TemperatureSource):
-    """Computes temperatures from logits, in float32 or better; the floor holds for all of them."""
+    """Computes temperatures from logits, in float32 or better; the floor holds for all of them.
+
+    Masked classes, of logit -inf, take no part in a mean, a maximum or a standard deviation.
+    """
 
     def forward(
         self,
@@ -23,6 +27,7 @@ class LogitDriven(TemperatureSource):
         learn_from: Bool[Tensor, " batch"] | None = None,
     ) -> Temperatures:
         """Apply the formula to every row."""
+        check_logits(student_logits, teacher_logits, target)
         found = self.formula(_precise(student_logits), _precise(teacher_logits), target)
         return Temperatures(
             _floored(found.student), _floored(found.teacher), found.weight, found.one
@@ -104,7 +109,7 @@ class EntropyTemperature(LogitDriven):
         target: Int[Tensor, " batch"] | Float[Tensor, "batch classes"],
     ) -> Temperatures:
         """Read T off the teacher's entropy."""
-        log_probability = torch.log_softmax(teacher_logits, dim=1)
+        log_probability = torch.log_softmax(teacher_logits, dim=1).clamp_min(MASKED)
         entropy = -(log_probability.exp() * log_probability).sum(dim=1)
         certainty = (1 - entropy / math.log(teacher_logits.shape[1])).clamp(0, 1)
         return Temperatures.same(_half_cosine(certainty, self.lowest, self.highest))
@@ -144,7 +149,7 @@ class LogitStandardisation(LogitDriven):
         target: Int[Tensor, " batch"] | Float[Tensor, "batch classes"],
     ) -> Temperatures:
         """Scale tau by each network's standard deviation."""
-        one = Temperatures(student_logits.std(dim=1) + 1e-7, teacher_logits.std(dim=1) + 1e-7)
+        one = Temperatures(spread(student_logits) + 1e-7, spread(teacher_logits) + 1e-7)
         return Temperatures(
             student=self.base_temperature * one.student,
             teacher=self.base_temperature * one.teacher,
@@ -182,8 +187,8 @@ class NormKD(LogitDriven):
         target: Int[Tensor, " batch"] | Float[Tensor, "batch classes"],
     ) -> Temperatures:
         """Scale T_0 by each network's standard deviation."""
-        student = self.base_temperature * student_logits.std(dim=1)
-        teacher = self.base_temperature * teacher_logits.std(dim=1)
+        student = self.base_temperature * spread(student_logits)
+        teacher = self.base_temperature * spread(teacher_logits)
         return Temperatures(student, teacher, _floored(teacher).square())
 
 
@@ -275,7 +280,8 @@ def _floored(temperature: Tensor) -> Tensor:
 
 def _peak(logits: Tensor) -> Tensor:
     """Return how far the greatest logit of each row lies above the row's mean, above 0."""
-    return (logits.amax(dim=1) - logits.mean(dim=1)).clamp_min(1e-6)
+    filled, _ = unmasked(logits)
+    return (filled.amax(dim=1) - filled.mean(dim=1)).clamp_min(1e-6)
 
 
 def _half_cosine(certainty: Tensor, lowest: float, highest: float) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from rlkd.checks import check_logits
 from rlkd.errors import UserError
 from rlkd.temperature.source import TEMPERATURE_FLOOR, TemperatureSource
 from rlkd.types import Temperatures
@@ -88,6 +89,7 @@ class ScheduledTemperature(EpochSource):
         learn_from: Bool[Tensor, " batch"] | None = None,
     ) -> Temperatures:
         """Fill a vector with the epoch's temperature."""
+        check_logits(student_logits, teacher_logits, target)
         return Temperatures.constant(self.temperature, like=student_logits)
 
 

@@ -55,6 +55,9 @@ class TemperatureSource(nn.Module):
             teacher_logits: the teacher's logits, at temperature 1; without gradient.
             target: class indices, or a distribution over classes for mixed images.
             learn_from: the rows that a learning source may learn from; None means all.
+
+        Raises:
+            ValueError: from the sources here, see `checks.check_logits`.
         """
         raise NotImplementedError(f"{type(self).__name__} must define forward")
 

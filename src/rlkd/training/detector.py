@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torchvision.models.detection import FasterRCNN
 
+from rlkd.checks import values_unchecked
 from rlkd.exploration import Explorer
 from rlkd.losses import LossInputs, Objective
 from rlkd.models import Teacher
@@ -79,6 +80,7 @@ class DetectorDistiller(StudentModule):
         self.probe = probe_for(temperature, probe)
         self._around_probe = None if self.probe is None else observed.around(self.probe)
 
+    @values_unchecked()
     def training_step(self, batch: DetectionBatch, batch_index: int) -> None:
         """Train on one batch of images."""
         # 1. the student's regions, and the logits of student and teacher on them

@@ -6,6 +6,7 @@ from dataclasses import replace
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from rlkd.checks import values_unchecked
 from rlkd.data import BatchLoader
 from rlkd.exploration import Explored, Explorer
 from rlkd.losses import LossInputs, Objective
@@ -69,6 +70,7 @@ class Distiller(StudentModule):
         self.loader, self.probe = loader, probe_for(temperature, probe)
         self.observed = Observed(student, teacher) if observed is None else observed
 
+    @values_unchecked()
     def training_step(self, batch: Batch, batch_index: int) -> None:
         """Train on one batch: a step, or one of the passes of a step."""
         explored = self._explore(batch)

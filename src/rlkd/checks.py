@@ -1,0 +1,164 @@
+"""What losses and temperature sources ask of logits and targets, and how they take masked classes.
+
+Shapes are checked always. Values are checked where that costs no wait for a device, on the CPU, and
+not in a training run's own steps: one bad row must not end a run, and `training.module` keeps the
+first step whose loss is not finite. Logits of -inf are masked classes, of probability 0.
+"""
+
+import math
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from rlkd.errors import InputError
+from rlkd.types import IGNORED
+
+MASKED = -1e30
+"""Stands in for -inf where a product with a probability of 0 is to be 0, in value and gradient."""
+
+_by_value = ContextVar("_by_value", default=True)
+
+
+@contextmanager
+def values_unchecked() -> Generator[None]:
+    """Check shapes alone, as in the steps of a training run; a decorator too."""
+    token = _by_value.set(False)
+    try:
+        yield
+    finally:
+        _by_value.reset(token)
+
+
+def check_logits(student: Any, teacher: Any = None, target: Any = None) -> None:
+    """Refuse what a loss or a source would take for something else, or turn into NaN.
+
+    Args:
+        student: the student's logits, (batch, classes).
+        teacher: the teacher's, of the same shape; None where they are not asked for.
+        target: class indices, integers of shape (batch,), in [0, classes) or `types.IGNORED`; or a
+            distribution over classes a row, floating, (batch, classes); None where not asked for.
+
+    Raises:
+        InputError: a ValueError that says what was given and, for a value, in which row: NaN, +inf,
+            nothing but -inf, an index out of range, a target row that does not sum to 1.
+    """
+    _check_shape("student", student)
+    if teacher is not None:
+        _check_shape("teacher", teacher)
+        if teacher.shape != student.shape:
+            what = "classes" if len(teacher) == len(student) else "rows"
+            raise InputError(
+                f"the student's logits have shape {tuple(student.shape)} and the teacher's "
+                f"{tuple(teacher.shape)}: give both networks' logits of the same {what}"
+            )
+        _check_values("teacher", teacher)
+    _check_values("student", student)
+    if target is not None:
+        _check_target(target, student)
+
+
+def unmasked(
+    logits: Float[Tensor, "batch classes"],
+) -> tuple[Float[Tensor, "batch classes"], Int[Tensor, " batch"]]:
+    """Put each row's mean over its other classes in the place of -inf; count those classes."""
+    masked = logits == -torch.inf
+    count = (~masked).sum(dim=1)
+    mean = logits.masked_fill(masked, 0.0).sum(dim=1) / count
+    return torch.where(masked, mean[:, None], logits), count
+
+
+def spread(logits: Float[Tensor, "batch classes"]) -> Float[Tensor, " batch"]:
+    """Return each row's standard deviation over the classes that are not masked, of a sample."""
+    filled, count = unmasked(logits)
+    # What was filled in adds nothing to the squares; it only counts in torch's divisor.
+    return filled.std(dim=1) * ((logits.shape[1] - 1) / (count - 1).clamp_min(1)).sqrt()
+
+
+def _check_shape(role: str, logits: Any) -> None:
+    if not isinstance(logits, Tensor):
+        raise InputError(f"the {role}'s logits are a {type(logits).__name__}: give a tensor")
+    if logits.dim() != 2 or not logits.is_floating_point():
+        flat = "; logits.flatten(0, -2) makes an instance of every position"
+        raise InputError(
+            f"the {role}'s logits have shape {tuple(logits.shape)}, {logits.dtype}: give floating "
+            f"ones of shape (batch, classes){flat if logits.dim() > 2 else ''}"
+        )
+
+
+def _check_target(target: Any, logits: Tensor) -> None:
+    rows, classes = logits.shape
+    shape = tuple(target.shape)
+    if shape == (rows,) and not target.is_floating_point() and target.dtype != torch.bool:
+        _check_indices(target, classes)
+    elif shape == (rows, classes) and target.is_floating_point():
+        _check_distributions(target)
+    else:
+        remedy = ""
+        if shape == (rows, 1):
+            remedy = "; target.squeeze(1) has their shape"
+        elif shape == (rows,):
+            remedy = "; target.long() makes integers of them"
+        elif shape == (rows, classes):
+            remedy = "; target.float() makes such rows of one-hot ones"
+        raise InputError(
+            f"the targets have shape {shape}, {target.dtype}: give class indices, integers of "
+            f"shape ({rows},), or a distribution over classes a row, floating, of shape "
+            f"({rows}, {classes}){remedy}"
+        )
+
+
+def _readable(values: Tensor) -> bool:
+    """Say whether values can be read here and now, without waiting for a device."""
+    if torch.compiler.is_compiling() or not _by_value.get():
+        return False
+    return values.device.type == "cpu" and type(values) in (Tensor, torch.nn.Parameter)
+
+
+def _check_values(role: str, logits: Tensor) -> None:
+    if not _readable(logits) or not logits.numel():
+        return
+    greatest = logits.detach().amax(dim=1)
+    # NaN and infinity survive a sum: one number to read in place of one a row.
+    if math.isfinite(float(greatest.sum())):
+        return
+    bad = (~greatest.isfinite()).nonzero()
+    if len(bad):
+        value = float(greatest[bad[0]])
+        what = "nothing but -inf" if value == -math.inf else f"{value:+}".replace("+nan", "NaN")
+        raise InputError(
+            f"row {int(bad[0])} of the {role}'s logits has {what}: give logits that are finite, or "
+            "-inf for classes that are masked"
+        )
+
+
+def _check_indices(target: Tensor, classes: int) -> None:
+    if not _readable(target) or not target.numel():
+        return
+    least, greatest = target.aminmax()
+    if int(least) >= 0 and int(greatest) < classes:
+        return
+    bad = (((target < 0) | (target >= classes)) & (target != IGNORED)).nonzero()
+    if len(bad):
+        raise InputError(
+            f"row {int(bad[0])} has the target {int(target[bad[0]])}, and the logits are of "
+            f"{classes} classes: give class indices from 0 to {classes - 1}"
+        )
+
+
+def _check_distributions(target: Tensor) -> None:
+    if not _readable(target) or not target.numel():
+        return
+    total = target.detach().sum(dim=1)
+    off = (total - 1).abs()
+    if float(off.amax()) <= 0.01:  # half precision's rounding; false for NaN
+        return
+    row = int((~(off <= 0.01)).nonzero()[0])
+    raise InputError(
+        f"row {row} of the targets sums to {float(total[row]):g}, not to 1: give one distribution "
+        "over classes a row; several labels of an instance (multi-hot) are none"
+    )
