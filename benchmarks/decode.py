@@ -33,12 +33,14 @@ from rich.table import Table
 from torch import Tensor
 from torchvision.transforms import functional as v1
 
-from rlkd.data.decode import decode
+from rlkd.data.images import ImageReader
 from rlkd.data.seeding import generator_of
 from rlkd.data.views import Crop, Views
 from rlkd.reporting import hardware, versions
 
 VIEWS = Views()
+SIZE = VIEWS.size[0]
+READER = ImageReader()
 FIRST = "Pillow, torchvision v1"
 Way = Callable[[bytes, Crop], Tensor]
 
@@ -46,7 +48,7 @@ Way = Callable[[bytes, Crop], Tensor]
 def pillow_v1(content: bytes, crop: Crop) -> Tensor:
     with Image.open(BytesIO(content)) as opened:
         image = opened.convert("RGB")
-    size = [VIEWS.size, VIEWS.size]
+    size = [SIZE, SIZE]
     image = v1.resized_crop(image, crop.top, crop.left, crop.height, crop.width, size)
     return v1.pil_to_tensor(v1.hflip(image) if crop.mirrored else image)
 
@@ -55,7 +57,7 @@ def pillow_draft(content: bytes, crop: Crop) -> Tensor:
     """Let libjpeg decode at half the size or less, where the crop is that large."""
     with Image.open(BytesIO(content)) as opened:
         width, height = opened.size
-        share = VIEWS.size / min(crop.height, crop.width)
+        share = SIZE / min(crop.height, crop.width)
         opened.draft("RGB", (int(width * share) + 1, int(height * share) + 1))
         image = opened.convert("RGB")
     down, across = image.height / height, image.width / width
@@ -135,9 +137,9 @@ def opencv() -> Way:
     def way(content: bytes, crop: Crop) -> Tensor:
         image = module.imdecode(np.frombuffer(content, np.uint8), module.IMREAD_COLOR_RGB)
         part = image[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
-        smaller = crop.height > VIEWS.size and crop.width > VIEWS.size
+        smaller = crop.height > SIZE and crop.width > SIZE
         kind = module.INTER_AREA if smaller else module.INTER_LINEAR
-        square = torch.from_numpy(module.resize(part, (VIEWS.size,) * 2, interpolation=kind))
+        square = torch.from_numpy(module.resize(part, (SIZE,) * 2, interpolation=kind))
         square = square.permute(2, 0, 1)
         return square.flip(2) if crop.mirrored else square
 
@@ -159,7 +161,7 @@ MAKERS: dict[str, tuple[str, Callable[[], Way]]] = {
 
 
 def own(content: bytes, row: int) -> Tensor:
-    image = decode(content)
+    image = READER.read(lambda: content, "it")
     height, width = image.shape[1:]
     return VIEWS.cut(image, VIEWS.draw(height, width, generator_of(0, 0, row, 0)))
 
@@ -201,7 +203,7 @@ def main() -> None:
                 else:
                     ways[name](content, crops[row])
                 seconds[name][round_] += time.process_time() - began
-    ways["rlkd"] = lambda content, crop: VIEWS.cut(decode(content), crop)
+    ways["rlkd"] = lambda content, crop: VIEWS.cut(READER.read(lambda: content, "it"), crop)
     apart = {name: difference(way, ways[FIRST], contents, crops) for name, way in ways.items()}
 
     rates = {name: len(files) / statistics.median(each) for name, each in seconds.items()}

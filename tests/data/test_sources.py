@@ -39,7 +39,7 @@ def streamed(images: Any) -> StreamSet:
 
 def test_a_folder_is_listed_as_torchvision_lists_it(tmp_path: Path) -> None:
     write_folder(tmp_path)
-    for name in ("b/deep/er/9.PNG", "b/deep/1.jpeg", "a/00.txt", "b/é.webp"):
+    for name in ("b/deep/er/9.PNG", "b/deep/1.jpeg", "b/é.webp"):
         file = tmp_path / "train" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(encoded(0))
@@ -202,7 +202,7 @@ def test_class_names_are_given_as_a_list_a_file_a_number_or_imagenet(tmp_path: P
         ({"workers": -1}, r"data\.workers=-1"),
         ({"prefetch": 0}, r"data\.prefetch=0"),
         ({"image_size": 0}, r"data\.image_size=0"),
-        ({"resize": 7}, r"data\.resize=7: give at least data\.image_size=8"),
+        ({"resize": 7}, r"data\.resize=7: give at least 8, .*data\.image_size"),
         ({"smallest_area": 0.0}, r"data\.smallest_area=0\.0"),
         ({"limit": 25}, r"data\.limit=25: there are 24"),
     ],

@@ -1,7 +1,5 @@
 """Crops and sizes, held against torchvision's transforms of Pillow's images."""
 
-from io import BytesIO
-
 import numpy as np
 import pytest
 import torch
@@ -9,8 +7,6 @@ from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, RandomResizedCrop, Resize
 from torchvision.transforms.functional import pil_to_tensor, resized_crop
 
-from rlkd.data import decode as decoding
-from rlkd.data.decode import UndecodableError, decode
 from rlkd.data.seeding import generator_of
 from rlkd.data.views import Crop, Views, shortened
 
@@ -46,7 +42,7 @@ def test_a_crop_is_resized_as_torchvision_resizes_it(mirrored: bool) -> None:
     image = picture(400, 300)
     crop = Crop(top=20, left=33, height=210, width=280, mirrored=mirrored)
     expected = pil_to_tensor(resized_crop(image, 20, 33, 210, 280, [64, 64]))
-    found = Views(size=64, resize=64).cut(pil_to_tensor(image), crop)
+    found = Views(size=(64, 64), resize=64).cut(pil_to_tensor(image), crop)
     most, mean = levels_apart(found, expected.flip(2) if mirrored else expected)
     assert most <= 1
     assert mean < 0.1
@@ -78,7 +74,7 @@ def test_crops_are_drawn_as_torchvision_draws_them(size: tuple[int, int]) -> Non
 @pytest.mark.parametrize(("width", "height"), [(1000, 10), (10, 1000), (1, 1), (1, 50)])
 def test_images_of_any_shape_have_both_views(width: int, height: int) -> None:
     image = pil_to_tensor(picture(width, height))
-    views = Views(size=16, resize=20)
+    views = Views(size=(16, 16), resize=20)
     for row in range(20):
         crop = views.draw(height, width, generator_of(row))
         assert views.cut(image, crop).shape == (3, 16, 16)
@@ -91,40 +87,3 @@ def test_of_an_image_far_longer_than_wide_only_the_middle_is_resized() -> None:
     assert torch.equal(shortened(image), image[:, :, 32742:32758])
     assert torch.equal(shortened(image.mT), shortened(image).mT)
     assert Views().evaluated(image).shape == (3, 224, 224)
-
-
-@pytest.mark.parametrize(
-    ("mode", "form"),
-    [("RGB", "JPEG"), ("L", "JPEG"), ("CMYK", "JPEG"), ("RGBA", "PNG"), ("P", "PNG")],
-)
-def test_any_format_and_colours_become_rgb_with_pillows_pixels(mode: str, form: str) -> None:
-    content = BytesIO()
-    picture(40, 30).convert(mode).save(content, format=form)
-    expected = pil_to_tensor(Image.open(BytesIO(content.getvalue())).convert("RGB"))
-    found = decode(content.getvalue())
-    assert found.shape == (3, 30, 40)
-    assert torch.equal(found, expected)
-
-
-@pytest.mark.parametrize("form", ["JPEG", "PNG"])
-def test_truncated_images_are_no_images(form: str) -> None:
-    content = BytesIO()
-    picture(64, 64).save(content, format=form)
-    whole = content.getvalue()
-    for broken in (whole[: len(whole) // 2], whole[:20], b"", b"\xff\xd8"):
-        with pytest.raises(UndecodableError):
-            decode(broken)
-
-
-def test_jpegs_are_the_same_without_the_faster_reader(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("simplejpeg")
-    contents: list[bytes] = []
-    for quality, subsampling in ((95, 0), (75, 2), (30, 1)):
-        content = BytesIO()
-        picture(61, 43).save(content, format="JPEG", quality=quality, subsampling=subsampling)
-        contents.append(content.getvalue())
-    fast = [decode(content) for content in contents]
-    monkeypatch.setattr(decoding, "_fast", None)
-    assert all(torch.equal(one, decode(each)) for one, each in zip(fast, contents, strict=True))
-    with pytest.raises(UndecodableError):
-        decode(contents[0][:200])

@@ -184,10 +184,30 @@ def test_unreadable_files_are_counted_where_they_may_be_left_out(
         predict(Fixed([]), folder / "b.png", tmp_path / "out", skip_unreadable=True)
 
 
-def test_sixteen_bits_are_refused_not_clipped(tmp_path: Path) -> None:
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
     Image.fromarray(np.full((50, 50), 40000, dtype=np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(UserError, match=r"deep\.png.*more than 8 bits"):
-        predict(Fixed([]), tmp_path / "deep.png", tmp_path / "out")
+    predict(Fixed([]), tmp_path / "deep.png", tmp_path / "out")
+    with Image.open(tmp_path / "out/pictures/deep.png") as picture:
+        assert picture.getextrema() == ((156, 156),) * 3  # 40000 / 257 = 155.6
+
+
+def test_an_image_is_turned_upright_before_anything_is_looked_for(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 60), "blue").save(tmp_path / "turned.jpg", exif=exif)
+    (made,) = predict(Fixed([]), tmp_path / "turned.jpg", tmp_path / "out")
+    assert (made["width"], made["height"]) == (60, 40)
+    with Image.open(tmp_path / "out/pictures/turned.jpg") as picture:
+        assert picture.size == (60, 40)
+        assert 0x0112 not in picture.getexif()
+
+
+def test_files_without_an_images_ending_are_counted(folder: Path, tmp_path: Path) -> None:
+    (folder / "notes.txt").write_text("")
+    (folder / "README").write_text("")
+    said = io.StringIO()
+    predict(Fixed([]), folder, tmp_path / "out", console=Console(file=said))
+    assert "2 files without an image's ending left out" in said.getvalue()
 
 
 @pytest.mark.parametrize(

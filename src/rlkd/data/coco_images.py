@@ -1,16 +1,15 @@
 """Where the pixels of a set with boxes come from: a folder, or memory."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import UInt8
-from PIL import Image
 from torch import Tensor
-from torchvision.transforms.functional import pil_to_tensor
 
 from rlkd.data.coco_checks import ImageTable
+from rlkd.data.images import ImageReader, orientation
 from rlkd.errors import UserError
 
 
@@ -27,36 +26,29 @@ class ImageSource(Protocol):
 class FolderImages:
     """Images in files, decoded when they are asked for.
 
-    Pixels come as they are stored: boxes are in stored pixels, so that EXIF turns nothing.
+    Boxes and sizes are those of the upright image, as a viewer shows it: EXIF is obeyed.
     """
 
     folder: Path
     table: ImageTable
+    reader: ImageReader = field(default_factory=ImageReader)
 
     def read(self, row: int) -> UInt8[Tensor, "3 height width"]:
         """Decode one image to RGB.
 
         Raises:
-            UserError: if it cannot be decoded, has more than 8 bits a channel, or is not of the
-                size that its annotations state.
+            UserError: if it cannot be decoded, or is not of the size that its annotations state.
         """
         file = self.folder / self.table.file_name[row]
-        try:
-            with Image.open(file) as opened:
-                mode = opened.mode
-                deep = mode[0] in "IF"
-                image = None if deep else pil_to_tensor(opened.convert("RGB")).contiguous()
-        except Exception as error:  # Pillow's decoders raise a dozen unrelated types
-            raise UserError(
-                f"{file} cannot be decoded ({' '.join(str(error).split())}): replace or remove it"
-            ) from error
-        if image is None:
-            raise UserError(f"{file} has more than 8 bits a channel ({mode}): convert it to 8 bits")
+        image = self.reader.read(file.read_bytes, file)
         height, width = self.table.size[row].tolist()
         if image.shape[1:] != (height, width):
+            found = orientation(file.read_bytes())
+            upright = f" once upright (EXIF orientation {found})" if found > 1 else ""
             raise UserError(
-                f"{file} is {image.shape[2]} x {image.shape[1]} pixels, but its annotations state "
-                f"{width} x {height}: mend the annotation file, or replace the image"
+                f"{file} is {image.shape[2]} x {image.shape[1]} pixels{upright}, but its "
+                f"annotations state {width} x {height}: mend the annotation file, whose sizes and "
+                "boxes are those of the upright image, or replace the image"
             )
         return image
 

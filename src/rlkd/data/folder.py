@@ -3,37 +3,28 @@
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from jaxtyping import Int64, UInt8
-from PIL import Image
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
-from torchvision.transforms import CenterCrop, Compose, Resize
-from torchvision.transforms.functional import pil_to_tensor
 
+from rlkd.data.images import ImageReader
+from rlkd.data.listing import is_hidden
 from rlkd.data.memory import ImageSet
+from rlkd.data.sources import FolderSource, list_folder
 from rlkd.data.splits import check_limit, choose_rows
+from rlkd.data.views import fitted, pixel_size
 from rlkd.errors import UserError
 
-
-@dataclass(frozen=True, slots=True)
-class _Listing:
-    """Image files that are not read yet."""
-
-    files: tuple[Path, ...]
-    target: Int64[Tensor, " files"]
-
-    def select(self, rows: Int64[Tensor, " rows"]) -> "_Listing":
-        return _Listing(tuple(self.files[row] for row in rows.tolist()), self.target[rows])
+_Rows = Int64[Tensor, " _"]
 
 
 def load_folder(
     root: str | Path,
     *,
-    image_size: int,
+    image_size: int | Sequence[int],
+    channels: int = 3,
     train: str = "train",
     test: str | None = None,
     test_fraction: float | None = None,
@@ -42,12 +33,13 @@ def load_folder(
 ) -> tuple[ImageSet, ImageSet]:
     """Read `root/train/<class>/` and `root/test/<class>/`, or split the former.
 
-    Images become RGB; the shorter side is resized to `image_size` and the middle square is kept.
-    Classes are numbered by their sorted names, as torchvision's image folder does.
+    Images are resized until they just cover `image_size`, and the middle is kept. Classes are
+    numbered by their sorted names, as torchvision's image folder does.
 
     Args:
         root: the folder; `~` is the home folder.
-        image_size: height and width in memory, in pixels.
+        image_size: height and width in memory, in pixels; one number for both, or both.
+        channels: 3 for RGB, 1 for grey.
         train: subfolder of the training images.
         test: subfolder of the test images; None for `test`, or else `val`.
         test_fraction: share of the training images to test on, above 0 and below 1, where there is
@@ -59,34 +51,37 @@ def load_folder(
         UserError: if a folder is missing or empty, the classes differ, an image is corrupt, an
             option is out of its range, or the images need more memory.
     """
-    if image_size < 1:
-        raise UserError(f"data.image_size={image_size}: give 1 or more pixels")
+    size, reader = pixel_size(image_size, "data.image_size"), ImageReader(channels)
     root = Path(root).expanduser()
     train_folder = root / train
     test_folder = _test_folder(root, test, test_fraction)
     class_names = class_folders(train_folder)
-    if test_folder is None:
-        listing = _list_images(train_folder, class_names)
-        train_files, test_files = _split(listing, test_fraction or 0.0)
-    else:
+    if test_folder is not None:
         check_same_classes(train_folder, class_names, test_folder)
-        train_files = _list_images(train_folder, class_names)
-        test_files = _list_images(test_folder, class_names)
-    check_limit(limit, len(train_files.files))
+    train_source, train_target = list_folder(train_folder, class_names)
+    if test_folder is None:
+        test_source, test_target = train_source, train_target
+        train_rows, test_rows = _split(train_target, test_fraction or 0.0)
+    else:
+        test_source, test_target = list_folder(test_folder, class_names)
+        train_rows, test_rows = torch.arange(len(train_target)), torch.arange(len(test_target))
+    check_limit(limit, len(train_rows))
     if limit is not None:
-        train_files = train_files.select(choose_rows(train_files.target, limit, seed=0))
-    count = len(train_files.files) + len(test_files.files)
-    needed = count * 3 * image_size**2 / 2**30
+        train_rows = train_rows[choose_rows(train_target[train_rows], limit, seed=0)]
+    count = len(train_rows) + len(test_rows)
+    needed = count * channels * size[0] * size[1] / 2**30
     if needed > memory_limit_gib:
         raise UserError(
-            f"{count} images of {image_size} x {image_size} need {needed:.3g} GiB of memory, above "
+            f"{count} images of {size[0]} x {size[1]} need {needed:.3g} GiB of memory, above "
             f"data.memory_limit_gib={memory_limit_gib:g}: raise it, or lower data.image_size or "
             "data.limit"
         )
-    return (
-        ImageSet(_decode(train_files.files, image_size), train_files.target, class_names),
-        ImageSet(_decode(test_files.files, image_size), test_files.target, class_names),
+    parts = ((train_source, train_target, train_rows), (test_source, test_target, test_rows))
+    train_set, test_set = (
+        ImageSet(_decode(source, rows, size, reader), target[rows], class_names)
+        for source, target, rows in parts
     )
+    return train_set, test_set
 
 
 def _test_folder(root: Path, test: str | None, test_fraction: float | None) -> Path | None:
@@ -115,7 +110,7 @@ def class_folders(folder: Path) -> tuple[str, ...]:
             f"no folder {folder}: put the images into {folder}/<class>/, or mend data.root"
         )
     names = sorted(
-        entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "."
+        entry.name for entry in folder.iterdir() if entry.is_dir() and not is_hidden(entry.name)
     )
     if not names:
         raise UserError(f"{folder} has no class folders: put the images into {folder}/<class>/")
@@ -138,54 +133,29 @@ def check_same_classes(train_folder: Path, class_names: tuple[str, ...], test_fo
         )
 
 
-def _list_images(folder: Path, class_names: tuple[str, ...]) -> _Listing:
-    files: list[Path] = []
-    targets: list[int] = []
-    for index, name in enumerate(class_names):
-        found = sorted(
-            path for path in (folder / name).rglob("*") if path.suffix.lower() in IMG_EXTENSIONS
-        )
-        if not found:
-            raise UserError(
-                f"{folder / name} has no images ({' '.join(IMG_EXTENSIONS)}): add some, or remove "
-                "the folder"
-            )
-        files += found
-        targets += [index] * len(found)
-    return _Listing(tuple(files), torch.tensor(targets))
-
-
-def _split(listing: _Listing, test_fraction: float) -> tuple[_Listing, _Listing]:
-    size = round(test_fraction * len(listing.files))
-    if not 0 < size < len(listing.files):
+def _split(target: _Rows, test_fraction: float) -> tuple[_Rows, _Rows]:
+    size = round(test_fraction * len(target))
+    if not 0 < size < len(target):
         raise UserError(
-            f"data.test_fraction={test_fraction} of {len(listing.files)} images leaves none to "
+            f"data.test_fraction={test_fraction} of {len(target)} images leaves none to "
             "train or to test on: give a share above 0 and below 1"
         )
-    held = choose_rows(listing.target, size, seed=0)
-    kept = torch.ones(len(listing.files), dtype=torch.bool)
+    held = choose_rows(target, size, seed=0)
+    kept = torch.ones(len(target), dtype=torch.bool)
     kept[held] = False
-    return listing.select(kept.nonzero().flatten()), listing.select(held)
+    return kept.nonzero().flatten(), held
 
 
-def _decode(files: Sequence[Path], image_size: int) -> UInt8[Tensor, "n 3 s s"]:
-    image = torch.empty(len(files), 3, image_size, image_size, dtype=torch.uint8)
-    square = Compose([Resize(image_size), CenterCrop(image_size)])
+def _decode(
+    source: FolderSource, rows: _Rows, size: tuple[int, int], reader: ImageReader
+) -> UInt8[Tensor, "n c h w"]:
+    image = torch.empty(len(rows), reader.channels, *size, dtype=torch.uint8)
 
-    def decode_row(row: int) -> None:
-        image[row] = pil_to_tensor(square(_open(files[row])))
+    def decode_row(at: int, row: int) -> None:
+        pixels = reader.read(lambda: source.encoded(row), source.place(row))
+        image[at] = fitted(pixels, size)
 
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        for _ in pool.map(decode_row, range(len(files))):
+        for _ in pool.map(decode_row, range(len(rows)), rows.tolist()):
             pass
     return image
-
-
-def _open(file: Path) -> Image.Image:
-    try:
-        with Image.open(file) as opened:
-            return opened.convert("RGB")
-    except Exception as error:  # Pillow's decoders raise a dozen unrelated types
-        raise UserError(
-            f"{file} cannot be decoded ({' '.join(str(error).split())}): replace or remove it"
-        ) from error

@@ -2,17 +2,16 @@
 
 import re
 from collections.abc import Sequence
-from io import BytesIO
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from jaxtyping import Int64, UInt8
-from PIL import Image
 from torch import Tensor
 
+from rlkd.data.images import ImageReader
 from rlkd.data.memory import ImageSet
 from rlkd.errors import UserError
 
@@ -102,22 +101,19 @@ def _targets(
 
 
 def _decode(file: Path, encoded: list[bytes | None], image_size: int) -> UInt8[Tensor, "n 3 h w"]:
-    pixels = np.empty((len(encoded), image_size, image_size, 3), dtype=np.uint8)
+    reader = ImageReader()
+    pixels = torch.empty(len(encoded), 3, image_size, image_size, dtype=torch.uint8)
     for row, content in enumerate(encoded):
-        try:
-            with Image.open(BytesIO(content or b"")) as opened:
-                picture = opened.convert("RGB")
-        except Exception as error:  # Pillow's decoders raise a dozen unrelated types
+        place = f"{file}, row {row}: the image"
+        picture = reader.read(partial(bytes, content or b""), place)
+        height, width = picture.shape[1:]
+        if (height, width) != (image_size, image_size):
             raise UserError(
-                f"{file}, row {row}: the image is empty or corrupt: download the file again"
-            ) from error
-        if picture.size != (image_size, image_size):
-            raise UserError(
-                f"{file}, row {row}: the image is {picture.width} x {picture.height} pixels, not "
-                f"{image_size} x {image_size}: choose the data set that it belongs to"
+                f"{place} is {width} x {height} pixels, not {image_size} x {image_size}: choose "
+                "the data set that it belongs to"
             )
-        pixels[row] = np.asarray(picture)
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+        pixels[row] = picture
+    return pixels
 
 
 def _one_line(error: Exception) -> str:

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from jaxtyping import UInt8
+from torch import Tensor
+
 from rlkd.data import cifar
 from rlkd.data import digits as handwritten
 from rlkd.data.cifar import load_cifar
@@ -11,6 +14,7 @@ from rlkd.data.memory import ImageSet
 from rlkd.data.splits import limited
 from rlkd.data.stream_set import StreamSet
 from rlkd.data.unreadable import Unreadable
+from rlkd.data.views import fitted, frame
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -35,8 +39,7 @@ class Dataset:
     flip: bool
     """Whether training mirrors images at random."""
     resize: int | None = None
-    """The shorter side that an image is resized to before the middle is cut out, in pixels; None
-    for the smaller side of what is cut out."""
+    """See `fitted`."""
     unreadable: Unreadable | None = None
     """Counts the images that cannot be decoded; None where all of them were decoded at once."""
 
@@ -55,10 +58,20 @@ class Dataset:
         """Channels, height and width of every image as networks see it."""
         return self.train.shape
 
+    def evaluated(
+        self, image: UInt8[Tensor, "channels height width"]
+    ) -> UInt8[Tensor, "channels high wide"]:
+        """Return what an evaluation sees of an image of any size."""
+        return fitted(image, self.shape[1:], self.resize)
+
     @property
-    def shorter_side(self) -> int:
-        """What an image's shorter side is resized to before the middle is cut out, in pixels."""
-        return min(self.shape[1:]) if self.resize is None else self.resize
+    def evaluation(self) -> str:
+        """How an image comes to its size in an evaluation, in words."""
+        _, height, width = self.shape
+        if height == width:
+            return f"the shorter side resized to {self.resize or height}, the middle cut out"
+        high, wide = frame(self.shape[1:], self.resize)
+        return f"resized until it just covers {high} x {wide}, the middle cut out"
 
 
 def digits(*, limit: int | None = None) -> Dataset:

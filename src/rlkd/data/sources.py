@@ -1,6 +1,7 @@
 """Encoded images by row, wherever they are: what streams are read from."""
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -10,9 +11,11 @@ import torch
 from jaxtyping import Int64
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from rlkd.data.listing import ENDINGS, list_images
 from rlkd.errors import UserError
+
+_SHOWN = 3
 
 
 @runtime_checkable
@@ -104,6 +107,8 @@ def list_folder(
 ) -> tuple[FolderSource, Int64[Tensor, " files"]]:
     """List `folder/<class>/**/<image>` in the order of torchvision's `ImageFolder`.
 
+    A warning says how many other files there are, but for hidden ones.
+
     Args:
         folder: of one split.
         class_names: the subfolders, in the order of their labels.
@@ -115,21 +120,24 @@ def list_folder(
         UserError: if a class has no images.
     """
     names: list[str] = []
+    others: list[str] = []
     count: list[int] = []
     for name in class_names:
-        before = len(names)
-        for place, _, files in sorted(os.walk(folder / name, followlinks=True)):
-            inner = os.path.relpath(place, folder)
-            names += [
-                os.path.join(inner, file)
-                for file in sorted(files)
-                if file.lower().endswith(IMG_EXTENSIONS)
-            ]
-        count.append(len(names) - before)
-        if not count[-1]:
+        listed = list_images(folder / name)
+        if not listed.images:
             raise UserError(
-                f"{folder / name} has no images ({' '.join(IMG_EXTENSIONS)}): add some, or remove "
-                "the folder"
+                f"{folder / name} has no images ({' '.join(ENDINGS)}): add some, or remove the "
+                "folder"
             )
+        names += [os.path.join(name, each) for each in listed.images]
+        others += [os.path.join(name, each) for each in listed.others]
+        count.append(len(listed.images))
+    if others:
+        first, more = ", ".join(others[:_SHOWN]), ", ..." if len(others) > _SHOWN else ""
+        warnings.warn(
+            f"left out of {folder}, not having an image's ending ({' '.join(ENDINGS)}): "
+            f"{len(others)} of its files, {first}{more}",
+            stacklevel=2,
+        )
     target = torch.arange(len(count)).repeat_interleave(torch.tensor(count))
     return FolderSource(folder, names), target

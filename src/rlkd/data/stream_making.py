@@ -10,7 +10,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from rlkd.data.decode import UndecodableError, decode
+from rlkd.data.images import UndecodableError
 from rlkd.data.seeding import generator_of
 from rlkd.data.stream_set import StreamSet
 from rlkd.data.strong import StrongAugmentation, cut_out, rand_augment
@@ -37,12 +37,12 @@ class Made(NamedTuple):
 
     row: Int64[Tensor, " batch"]
     """Of each image in its set."""
-    image: UInt8[Tensor, "batch 3 size size"]
-    strong: UInt8[Tensor, "batch 3 size size"] | None
+    image: UInt8[Tensor, "batch channels height width"]
+    strong: UInt8[Tensor, "batch channels height width"] | None
     mixed: Int64[Tensor, " partners"]
     """Which images of the batch have a partner."""
     partner_row: Int64[Tensor, " partners"]
-    partner: UInt8[Tensor, "partners 3 size size"]
+    partner: UInt8[Tensor, "partners channels height width"]
     unreadable: list[str]
     """Where the images are that could not be decoded."""
 
@@ -115,15 +115,11 @@ class Maker(Dataset[Made | UserError]):
         for further in range(min(count, _NEXT)):
             found = (row + further) % count
             try:
-                return found, decode(self.images.encoded(found))
-            except (UndecodableError, OSError) as error:
-                place = self.images.place(found)
+                return found, self.images.read(found)
+            except UndecodableError as error:
                 if not self.images.reading.unreadable.skips:
-                    raise UserError(
-                        f"{place} cannot be decoded ({error}): replace or remove it, or give "
-                        "data.unreadable=skip"
-                    ) from error
-                unreadable.append(place)
+                    raise UserError(f"{error}, or give data.unreadable=skip") from error
+                unreadable.append(self.images.place(found))
             if not self.augment:
                 return found, None
         raise UserError(
@@ -138,10 +134,11 @@ class Maker(Dataset[Made | UserError]):
         height, width = image.shape[1:]
         return views.cut(image, views.draw(height, width, generator))
 
-    def _stacked(self, images: Sequence[Tensor]) -> UInt8[Tensor, "images 3 size size"]:
-        size = self.images.views.size
+    def _stacked(self, images: Sequence[Tensor]) -> UInt8[Tensor, "images channels height width"]:
+        channels, height, width = self.images.shape
         # Decoders give a pixel's colours one after the other: this way each image is one copy.
-        stacked = torch.empty(len(images), size, size, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
+        stacked = torch.empty(len(images), height, width, channels, dtype=torch.uint8)
+        stacked = stacked.permute(0, 3, 1, 2)
         for place, image in zip(stacked, images, strict=True):
             place.copy_(image)
         return stacked

@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field, replace
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from rlkd.data.images import ImageReader
 from rlkd.data.seeding import generator_of
 from rlkd.data.sources import Source
 from rlkd.data.unreadable import Unreadable
@@ -52,6 +53,7 @@ class StreamSet:
     """What the classes are called, in the order of their indices."""
     views: Views = field(default_factory=Views)
     reading: Reading = field(default_factory=Reading)
+    reader: ImageReader = field(default_factory=ImageReader)
 
     def __post_init__(self) -> None:
         wrong = (self.target < 0) | (self.target >= self.num_classes)
@@ -70,7 +72,7 @@ class StreamSet:
     @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height and width of every image as networks see it."""
-        return 3, self.views.size, self.views.size
+        return self.reader.channels, *self.views.size
 
     def __len__(self) -> int:
         return len(self.target)
@@ -79,13 +81,13 @@ class StreamSet:
         """Return some rows, in the order given; nothing is read."""
         return replace(self, row=self.row[rows], target=self.target[rows])
 
-    def encoded(self, row: int) -> bytes:
-        """Return the content of one image's file.
+    def read(self, row: int) -> UInt8[Tensor, "channels height width"]:
+        """Return the pixels of one image, in its own size.
 
         Raises:
-            OSError: if it cannot be read.
+            UndecodableError: if it cannot be read.
         """
-        return self.source.encoded(int(self.row[row]))
+        return self.reader.read(lambda: self.source.encoded(int(self.row[row])), self.place(row))
 
     def place(self, row: int) -> str:
         """Say where one image is."""

@@ -9,6 +9,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from rlkd.data.folder import check_same_classes, class_folders
+from rlkd.data.images import ImageReader
 from rlkd.data.parquet_shards import ParquetSource
 from rlkd.data.sets import IMAGENET_MEAN, IMAGENET_STD, Dataset
 from rlkd.data.shards import find_shards, given_names
@@ -17,7 +18,7 @@ from rlkd.data.splits import limited
 from rlkd.data.stream_set import Reading, StreamSet
 from rlkd.data.tar_shards import TarSource
 from rlkd.data.unreadable import Unreadable
-from rlkd.data.views import Views
+from rlkd.data.views import Views, pixel_size
 from rlkd.errors import UserError
 
 _Labelled = tuple[Source, Int64[Tensor, " _"]]
@@ -207,10 +208,11 @@ def streamed(
     Raises:
         UserError: if an option is out of its range, or a label is no class.
     """
-    views = Views(image_size, resize, smallest_area, flip)
+    views = Views(pixel_size(image_size, "data.image_size"), resize, smallest_area, flip)
     reading = Reading(workers, prefetch, Unreadable(unreadable))
+    reader = ImageReader()
     sets = [
-        StreamSet(source, torch.arange(len(target)), target, class_names, views, reading)
+        StreamSet(source, torch.arange(len(target)), target, class_names, views, reading, reader)
         for source, target in (train, test)
     ]
     return Dataset(

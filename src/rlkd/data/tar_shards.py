@@ -14,10 +14,10 @@ from jaxtyping import Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rlkd.data.listing import ENDINGS
 from rlkd.data.process_cache import ProcessCache
 from rlkd.errors import UserError
 
-_SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp")
 _OPEN_FILES = 64
 
 
@@ -78,7 +78,7 @@ class TarSource:
             for sample in _samples(file):
                 if sample.image is None:
                     raise UserError(
-                        f"{file}: {sample.key} has no image ({' '.join(_SUFFIXES)}): mend the shard"
+                        f"{file}: {sample.key} has no image ({' '.join(ENDINGS)}): mend the shard"
                     )
                 index.shard.append(shard)
                 index.begin.append(sample.image[0])
@@ -130,7 +130,7 @@ def _samples(file: Path) -> Iterator[_Sample]:
                     if sample is not None:
                         yield sample
                     sample = _Sample(key)
-                if suffix in _SUFFIXES:
+                if f".{suffix}" in ENDINGS:
                     if sample.image is not None:
                         raise UserError(f"{file}: {key} has two images: mend the shard")
                     sample.image = (member.offset_data, member.size)
@@ -166,6 +166,11 @@ def _label(file: Path, sample: _Sample, label_key: str, number_of: dict[str, int
                 told = json.loads(told)[label_key]
     except (ValueError, KeyError, TypeError):
         told = None
+    if told is None:
+        raise UserError(
+            f"{file}: {sample.key} has no label: mend the shard, or give data.label_key, the entry "
+            "of its json file"
+        )
     name = str(told)
     by_number = name.isdecimal() and not (sample.in_json and isinstance(told, str))
     if name in number_of and not by_number:

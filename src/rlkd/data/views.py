@@ -1,7 +1,9 @@
 """How images of any size become those that networks see: in training by chance, else by a rule."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +14,7 @@ from rlkd.errors import UserError
 
 _TRIES = 10
 _RATIO = (3 / 4, 4 / 3)
-"""Of width to height, of a random crop."""
+"""Of width to height, of a random crop that becomes a square."""
 _LONGEST = 16
 """The longer side over the shorter of what is resized whole."""
 
@@ -33,13 +35,12 @@ class Views:
     """The crops of an image.
 
     In training a crop's area is a random share of the image's, its width over its height 3/4 to
-    4/3; it is resized to a square. In evaluation the shorter side is resized and the middle square
-    is cut out. Both are torchvision's `RandomResizedCrop`, and `Resize` with `CenterCrop`.
+    4/3 of that of `size`, to which it is resized. In evaluation see `fitted`. Where the size is a
+    square, both are torchvision's `RandomResizedCrop`, and `Resize` with `CenterCrop`.
 
     Args:
         size: height and width of what networks see, in pixels.
-        resize: the shorter side that images are resized to before the middle is cut out; at least
-            `size`.
+        resize: see `fitted`; at least the shorter side of `size`.
         smallest_area: of a random crop, as a share of the image's; above 0, at most 1.
         flip: whether training mirrors images left to right with probability one half.
 
@@ -47,18 +48,16 @@ class Views:
         UserError: if an option is out of its range.
     """
 
-    size: int = 224
+    size: tuple[int, int] = (224, 224)
     resize: int = 256
     smallest_area: float = 0.08
     flip: bool = True
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise UserError(f"data.image_size={self.size}: give 1 or more pixels")
-        if self.resize < self.size:
+        if self.resize < min(self.size):
             raise UserError(
-                f"data.resize={self.resize}: give at least data.image_size={self.size}, which is "
-                "cut out of what is resized"
+                f"data.resize={self.resize}: give at least {min(self.size)}, the shorter side of "
+                "data.image_size, which is cut out of what is resized"
             )
         if not 0 < self.smallest_area <= 1:
             raise UserError(
@@ -70,7 +69,7 @@ class Views:
         """Draw a crop of an image of that height and width."""
         drawn = torch.rand(4 * _TRIES + 1, generator=generator, dtype=torch.float64).tolist()
         mirrored = self.flip and drawn[-1] < 0.5
-        lowest, highest = map(math.log, _RATIO)
+        lowest, highest = map(math.log, self._ratios)
         for number in range(0, 4 * _TRIES, 4):
             share, shape, down, across = drawn[number : number + 4]
             area = height * width * (self.smallest_area + share * (1 - self.smallest_area))
@@ -79,29 +78,81 @@ class Views:
             if 0 < w <= width and 0 < h <= height:
                 top, left = int(down * (height - h + 1)), int(across * (width - w + 1))
                 return Crop(top, left, h, w, mirrored)
-        return _middle(height, width, mirrored)
+        return self._middle(height, width, mirrored)
 
     def cut(
-        self, image: UInt8[Tensor, "3 height width"], crop: Crop
-    ) -> UInt8[Tensor, "3 size size"]:
-        """Cut a crop out, resize it to a square, and mirror it if told."""
+        self, image: UInt8[Tensor, "channels height width"], crop: Crop
+    ) -> UInt8[Tensor, "channels high wide"]:
+        """Cut a crop out, resize it to `size`, and mirror it if asked."""
         part = image[:, crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
-        square = _resized(part, self.size, self.size)
-        return square.flip(2) if crop.mirrored else square
+        view = _resized(part, *self.size)
+        return view.flip(2) if crop.mirrored else view
 
-    def evaluated(self, image: UInt8[Tensor, "3 height width"]) -> UInt8[Tensor, "3 size size"]:
-        """Resize the shorter side and cut out the middle square.
+    def evaluated(
+        self, image: UInt8[Tensor, "channels height width"]
+    ) -> UInt8[Tensor, "channels high wide"]:
+        """Return what an evaluation sees of an image."""
+        return fitted(image, self.size, self.resize)
 
-        Of an image 16 times as long as it is wide, or longer, only the middle is resized.
-        """
-        image = shortened(image)
-        height, width = image.shape[1:]
-        shorter = min(height, width)
-        resized = _resized(
-            image, int(self.resize * height / shorter), int(self.resize * width / shorter)
-        )
-        top, left = (round((side - self.size) / 2.0) for side in resized.shape[1:])
-        return resized[:, top : top + self.size, left : left + self.size]
+    @property
+    def _ratios(self) -> tuple[float, float]:
+        """The least and the most of width to height of a crop."""
+        high, wide = self.size
+        return _RATIO[0] * wide / high, _RATIO[1] * wide / high
+
+    def _middle(self, height: int, width: int, mirrored: bool) -> Crop:
+        """Return the largest crop in the middle of an image that is not too wide or too high."""
+        h, w = height, width
+        narrowest, widest = self._ratios
+        if width / height < narrowest:
+            h = max(round(width / narrowest), 1)
+        elif width / height > widest:
+            w = max(round(height * widest), 1)
+        return Crop((height - h) // 2, (width - w) // 2, h, w, mirrored)
+
+
+def pixel_size(given: Any, key: str) -> tuple[int, int]:
+    """Return the height and width that an option gives: one number for both, or both.
+
+    Raises:
+        UserError: if it gives anything else, or a side below 1 pixel.
+    """
+    sides: Any = [given, given] if isinstance(given, int) else given
+    if isinstance(sides, Sequence) and len(cast("Sequence[Any]", sides)) == 2:
+        height, width = sides
+        if type(height) is int and type(width) is int and min(height, width) > 0:
+            return height, width
+    raise UserError(f"{key}={given}: give 1 or more pixels, or [HEIGHT,WIDTH], such as [64,96]")
+
+
+def fitted(
+    image: UInt8[Tensor, "channels height width"], size: tuple[int, int], resize: int | None = None
+) -> UInt8[Tensor, "channels high wide"]:
+    """Resize an image until it just covers a frame, and cut the middle out.
+
+    Of an image 16 times as long as it is wide, or longer, only the middle is resized.
+
+    Args:
+        image: of any size.
+        size: height and width of what is cut out, in pixels.
+        resize: the shorter side of the frame, which has the proportions of `size`; None for `size`
+            itself.
+    """
+    image = shortened(image)
+    height, width = image.shape[1:]
+    high, wide = frame(size, resize)
+    if height * wide <= width * high:
+        resized = _resized(image, high, high * width // height)
+    else:
+        resized = _resized(image, wide * height // width, wide)
+    top, left = (round((a - b) / 2.0) for a, b in zip(resized.shape[1:], size, strict=True))
+    return resized[:, top : top + size[0], left : left + size[1]]
+
+
+def frame(size: tuple[int, int], resize: int | None = None) -> tuple[int, int]:
+    """Return the height and width that `fitted` resizes an image to cover."""
+    height, width = (side * (resize or min(size)) // min(size) for side in size)
+    return height, width
 
 
 def shortened(image: UInt8[Tensor, "c height width"]) -> UInt8[Tensor, "c _ _"]:
@@ -115,20 +166,10 @@ def shortened(image: UInt8[Tensor, "c height width"]) -> UInt8[Tensor, "c _ _"]:
 
 
 def _resized(
-    image: UInt8[Tensor, "3 height width"], height: int, width: int
-) -> UInt8[Tensor, "3 new_height new_width"]:
+    image: UInt8[Tensor, "channels height width"], height: int, width: int
+) -> UInt8[Tensor, "channels new_height new_width"]:
     if image.shape[1:] == (height, width):
         return image
     return F.interpolate(
         image[None], (height, width), mode="bilinear", antialias=True, align_corners=False
     )[0]
-
-
-def _middle(height: int, width: int, mirrored: bool) -> Crop:
-    """Return the largest crop in the middle of an image that is not too wide or too high."""
-    h, w = height, width
-    if width / height < _RATIO[0]:
-        h = round(width / _RATIO[0])
-    elif width / height > _RATIO[1]:
-        w = round(height * _RATIO[1])
-    return Crop((height - h) // 2, (width - w) // 2, h, w, mirrored)

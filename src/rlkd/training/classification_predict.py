@@ -11,19 +11,22 @@ import torch
 from jaxtyping import Float, UInt8
 from rich.console import Console
 from torch import Tensor, nn
-from torchvision.transforms import CenterCrop, Compose, Resize
-from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from rlkd.data import ImageSet
 from rlkd.data.imagenet_names import readable
 from rlkd.data.sets import Dataset
-from rlkd.data.views import shortened
 from rlkd.errors import UserError
 from rlkd.reporting.files import write_text
 from rlkd.reporting.provenance import counted
 from rlkd.training.image_sets import plain_loader
 from rlkd.training.options import TrainerOptions
-from rlkd.training.prediction_folder import RESULTS, batches, claim, image_files
+from rlkd.training.prediction_folder import (
+    RESULTS,
+    batches,
+    claim,
+    image_files,
+    left_out_words,
+)
 from rlkd.training.task import Asked
 
 TABLE = "predictions.csv"
@@ -52,7 +55,7 @@ def predict_classes(
 ) -> list[ImageClasses]:
     """Write `predictions.json` and `predictions.csv`: the likeliest classes of every image.
 
-    Images are treated as the data's test images are: the shorter side resized, the middle cut out,
+    Images are treated as the data's test images are: resized, the middle cut out,
     normalised. ImageNet's classes are called by their names, not their ids.
 
     Args:
@@ -70,7 +73,7 @@ def predict_classes(
             something else.
     """
     root = asked.images if asked.images.is_dir() else asked.images.parent
-    files = image_files(asked.images, asked.output)
+    files, others = image_files(asked.images, asked.output)
     claim(asked.output, keys=ImageClasses.__annotations__.keys())
     network = network.to(options.device).eval()
     network = network.to(memory_format=options.memory_format)  # pyright: ignore[reportCallIssue]
@@ -96,20 +99,19 @@ def predict_classes(
         )
     write_text(asked.output / TABLE, _table(predictions))
     write_text(asked.output / RESULTS, json.dumps(predictions, indent=1))
-    _tell(predictions, len(files) - len(predictions), asked.output, console)
+    left_out = left_out_words(len(files) - len(predictions), others)
+    _tell(predictions, left_out, asked.output, console)
     return predictions
 
 
 def _chunks(
     files: Sequence[Path], dataset: Dataset, *, skip_unreadable: bool
 ) -> Iterator[list[tuple[Path, tuple[int, int], UInt8[Tensor, "c h w"]]]]:
-    channels, height, width = dataset.shape
-    square = Compose([Resize(dataset.shorter_side), CenterCrop((height, width))])
     chunk: list[tuple[Path, tuple[int, int], Tensor]] = []
-    for ((file, image),) in batches(files, 1, skip_unreadable=skip_unreadable):
-        picture = to_pil_image(shortened(image))  # Pillow resizes otherwise than torch
-        picture = picture.convert("L") if channels == 1 else picture
-        chunk.append((file, (image.shape[1], image.shape[2]), pil_to_tensor(square(picture))))
+    one_by_one = batches(files, 1, channels=dataset.shape[0], skip_unreadable=skip_unreadable)
+    for ((file, image),) in one_by_one:
+        height, width = image.shape[1:]
+        chunk.append((file, (height, width), dataset.evaluated(image)))
         if len(chunk) == _AT_ONCE:
             yield chunk
             chunk = []
@@ -142,15 +144,12 @@ def _table(predictions: Sequence[ImageClasses]) -> str:
 
 
 def _tell(
-    predictions: Sequence[ImageClasses], left_out: int, output: Path, console: Console
+    predictions: Sequence[ImageClasses], left_out: str, output: Path, console: Console
 ) -> None:
     lines: list[str] = []
     if len(predictions) <= _SHOWN:
         for one in predictions:
             told = [f"{each['class']} {100 * each['probability']:.1f} %" for each in one["classes"]]
             lines.append(f"{one['file']}: {', '.join(told) or 'nothing as probable as that'}")
-    told = counted(len(predictions), "image")
-    if left_out:
-        told += f", {counted(left_out, 'file')} that cannot be decoded left out"
-    lines.append(f"{told}: everything is in {output}")
+    lines.append(f"{counted(len(predictions), 'image')}{left_out}: everything is in {output}")
     console.print("\n".join(lines), soft_wrap=True, markup=False, highlight=False)

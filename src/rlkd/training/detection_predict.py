@@ -25,6 +25,7 @@ from rlkd.training.prediction_folder import (
     batches,
     claim,
     image_files,
+    left_out_words,
     picture_path,
     save_picture,
 )
@@ -69,8 +70,8 @@ def predict_images(
     """Write `predictions.json`, and under `pictures` every image with its boxes drawn.
 
     A picture has the name of its image, in the same subfolder; what is neither JPEG nor PNG gets
-    `.png` appended. Images are taken as they are stored: an orientation tag turns nothing. Results
-    of an earlier prediction in `output` are replaced, one by one.
+    `.png` appended. Images are turned upright first, as EXIF says, and boxes are in that frame.
+    Results of an earlier prediction in `output` are replaced, one by one.
 
     Args:
         detector: a detector of torchvision's kind, on `device`.
@@ -99,7 +100,7 @@ def predict_images(
         raise UserError(f"batch_size={batch_size}: give 1 or more images")
     source, output = Path(source).expanduser(), Path(output).expanduser()
     root = source if source.is_dir() else source.parent
-    files = image_files(source, output)
+    files, others = image_files(source, output)
     claim(output, keys=ImagePrediction.__annotations__.keys())
     categories = dict(enumerate(zip(class_names, category_ids, strict=True), start=1))
     predictions: list[ImagePrediction] = []
@@ -123,9 +124,7 @@ def predict_images(
     total = sum(len(each["detections"]) for each in predictions)
     told = f"{counted(total, 'object')} of score {threshold:g} or more in "
     told += counted(len(predictions), "image")
-    if len(files) > len(predictions):
-        left_out = counted(len(files) - len(predictions), "file")
-        told += f", {left_out} that cannot be decoded left out"
+    told += left_out_words(len(files) - len(predictions), others)
     console.print(
         f"{told}: everything is in {output}", soft_wrap=True, markup=False, highlight=False
     )

@@ -65,7 +65,7 @@ def exportable_classifier(
             "input": {
                 "shape": ["batch", channels, height, width],
                 "values": "float32: pixels in [0, 1], of each channel minus mean, divided by std; "
-                f"the shorter side resized to {dataset.shorter_side}, the middle cut out",
+                f"{dataset.evaluation}",
                 "mean": list(dataset.mean),
                 "std": list(dataset.std),
             },

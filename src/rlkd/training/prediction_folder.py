@@ -8,45 +8,57 @@ from typing import cast
 from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.functional import pil_to_tensor
 
+from rlkd.data.images import ImageReader, UndecodableError
+from rlkd.data.listing import ENDINGS, list_images
 from rlkd.errors import UserError
 from rlkd.reporting.files import write_text
+from rlkd.reporting.provenance import counted
 
 RESULTS = "predictions.json"
 PICTURES = "pictures"
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-"""Of the files that are taken for images in a folder, in lower or upper case."""
 
 
-def image_files(source: Path, output: Path) -> list[Path]:
-    """Return an image, or those of a folder and its subfolders in order of their paths.
+def image_files(source: Path, output: Path) -> tuple[list[Path], list[str]]:
+    """Return an image, or those of a folder and its subfolders; see `list_images`.
 
-    Left out are hidden files, and the pictures in the output folder.
+    The pictures in the output folder are left out.
+
+    Returns:
+        The images, and the names of the files that are none by their names.
 
     Raises:
         UserError: if there are none, or they are where pictures would be written.
     """
-    pictures = output.resolve() / PICTURES
+    here = output.resolve()
+    pictures = here / PICTURES
     if source.resolve().is_relative_to(pictures):
         raise UserError(f"{source} is where pictures would be written: name another output folder")
     if source.is_file():
-        return [source]
+        return [source], []
     if not source.exists():
         raise UserError(f"{source} does not exist: name an image, or a folder of images")
+    listed = list_images(source)
     files = [
-        path
-        for path in source.rglob("*")
-        if path.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(source).parts)
-        and path.is_file()
-        and not path.resolve().is_relative_to(pictures)
+        source / name
+        for name in listed.images
+        if not (source / name).resolve().is_relative_to(pictures)
     ]
     if not files:
         raise UserError(
-            f"{source} has no images ({' '.join(SUFFIXES)}): name an image, or a folder of images"
+            f"{source} has no images ({' '.join(ENDINGS)}): name an image, or a folder of images"
         )
-    return sorted(files, key=lambda path: path.relative_to(source).as_posix())
+    return files, [
+        name for name in listed.others if not (source / name).resolve().is_relative_to(here)
+    ]
+
+
+def left_out_words(unreadable: int, others: Sequence[str]) -> str:
+    """Say what was left out, as the end of a line; empty where nothing was."""
+    told = f", {counted(unreadable, 'file')} that cannot be decoded left out" if unreadable else ""
+    if others:
+        told += f", {counted(len(others), 'file')} without an image's ending left out"
+    return told
 
 
 def claim(output: Path, *, keys: Collection[str]) -> None:
@@ -82,38 +94,32 @@ def _is_prediction(marker: Path, keys: Collection[str]) -> bool:
 
 
 def batches(
-    files: Sequence[Path], size: int, *, skip_unreadable: bool
-) -> Iterator[list[tuple[Path, UInt8[Tensor, "3 _ _"]]]]:
+    files: Sequence[Path], size: int, *, channels: int = 3, skip_unreadable: bool
+) -> Iterator[list[tuple[Path, UInt8[Tensor, "channels _ _"]]]]:
     """Decode images, so many at once.
+
+    Args:
+        files: the images.
+        size: of a batch, 1 or more.
+        channels: 3 for RGB, 1 for grey.
+        skip_unreadable: whether a file that cannot be decoded is left out.
 
     Raises:
         UserError: if a file cannot be decoded and is not to be skipped.
     """
+    reader = ImageReader(channels)
     batch: list[tuple[Path, Tensor]] = []
     for file in files:
         try:
-            batch.append((file, _read(file)))
-        except UserError:
+            batch.append((file, reader.read(file.read_bytes, file)))
+        except UndecodableError as error:
             if not skip_unreadable:
-                raise
+                raise UserError(f"{error}, or give skip_unreadable=true") from error
         if len(batch) == size:
             yield batch
             batch = []
     if batch:
         yield batch
-
-
-def _read(file: Path) -> UInt8[Tensor, "3 height width"]:
-    try:
-        with Image.open(file) as opened:
-            if opened.mode[0] in "IF":  # which a conversion would clip
-                raise ValueError("it has more than 8 bits a channel")
-            return pil_to_tensor(opened.convert("RGB"))
-    except Exception as error:  # Pillow's decoders raise a dozen unrelated types
-        raise UserError(
-            f"{file} cannot be decoded ({' '.join(str(error).split())}): replace or remove it, or "
-            "give skip_unreadable=true"
-        ) from error
 
 
 def picture_path(output: Path, name: Path) -> Path:

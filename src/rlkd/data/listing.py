@@ -1,0 +1,66 @@
+"""The one lister of image files: which of a folder's files are images, and in which order."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from rlkd.errors import UserError
+
+ENDINGS = tuple(dict.fromkeys((*IMG_EXTENSIONS, ".jfif", ".gif", ".bmp", ".tif", ".tiff", ".webp")))
+"""Of the names of image files, in lower or upper case."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """What is found in a folder and its subfolders."""
+
+    images: list[str]
+    """Names of image files, relative to the folder."""
+    others: list[str]
+    """Names of the other files."""
+
+
+def list_images(folder: str | Path) -> Listed:
+    """List a folder and its subfolders in the order of torchvision's `ImageFolder`.
+
+    What is hidden is left out: names that begin with a dot, and macOS's `__MACOSX`. Links to
+    folders are followed, but not to one that they are in.
+
+    Raises:
+        UserError: if a folder cannot be read.
+    """
+    listed = Listed([], [])
+    for place, names in sorted(_walk(str(folder), frozenset())):
+        inner = os.path.relpath(place, folder)
+        for name in sorted(names):
+            kind = listed.images if name.lower().endswith(ENDINGS) else listed.others
+            kind.append(os.path.normpath(os.path.join(inner, name)))
+    return listed
+
+
+def is_hidden(name: str) -> bool:
+    """Say whether a file or folder of this name is none of the user's own."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _walk(folder: str, above: frozenset[str]) -> Iterator[tuple[str, list[str]]]:
+    here = os.path.realpath(folder)
+    if here in above:
+        return
+    inner: list[str] = []
+    files: list[str] = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if not is_hidden(entry.name):
+                    (inner if entry.is_dir() else files).append(entry.name)
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be read ({error.strerror}): give yourself access, or remove it"
+        ) from None
+    yield folder, files
+    for name in inner:
+        yield from _walk(os.path.join(folder, name), above | {here})
