@@ -1,10 +1,14 @@
 """The order of the classes, left with a run and held against other data."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+from tests.training.detection_runs import tiny_detection, without_shapes, write_own
+from tests.training.refusal import Refuse, assert_told
 
+from rlkd.cli import main
 from rlkd.data.imagenet_names import WNIDS, readable
 from rlkd.errors import UserError
 from rlkd.training.class_order import check_order, keep_order
@@ -41,3 +45,29 @@ def test_the_ids_of_imagenet_and_its_names_are_told_apart(tmp_path: Path) -> Non
         check_order(run.student, readable(WNIDS))
     with pytest.raises(UserError, match=r"give the data that it was trained on$"):
         check_order(run.student, WNIDS[::-1])
+
+
+@pytest.mark.usefixtures("plainly")
+def test_a_detector_of_another_class_order_is_refused_as_teacher_as_student_and_on_resuming(
+    tmp_path: Path, detector_file: Path, refuse: Refuse
+) -> None:
+    def order(*names: str) -> None:
+        path = tmp_path / "earlier" / "class_names.json"
+        path.write_text(json.dumps(["background", *names]))
+
+    own = write_own(tmp_path / "own")
+    (tmp_path / "earlier").mkdir()
+    weights = shutil.copy(detector_file, tmp_path / "earlier" / "student.safetensors")
+    order("ball", "tent", "box", "plus", "sea star")
+    given = ["data=coco", f"data.root={own}", "temperature=constant"]
+    foreign = [*without_shapes(tiny_detection(detector_file, tmp_path / "earlier")), *given]
+    told = r"class order than the data: class 2 is tent, of the data box \(see class_names\.json\)"
+    for role in ("teacher", "student"):
+        settings = tiny_detection(detector_file, tmp_path / "new", f"{role}.checkpoint={weights}")
+        for verb in ("distill", "evaluate"):
+            assert_told(refuse(verb, *without_shapes(settings), *given), f"{role}: .*{told}")
+    assert_told(refuse("distill", *foreign), f"earlier/class_names.json has another {told}")
+    order("ball", "box", "tent", "plus")
+    assert_told(refuse("evaluate", *without_shapes(settings), *given), "has 5 classes, the data 6")
+    order("ball", "box", "tent", "plus", "sea star")
+    assert main(["evaluate", *without_shapes(settings), *given]) == 0

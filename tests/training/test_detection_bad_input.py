@@ -156,10 +156,21 @@ def test_a_missing_scorer_is_told_before_training(
 Spoil = Callable[[Path], None]
 
 
-def _no_objects(root: Path) -> None:
-    file = root / "annotations" / "instances_train2017.json"
+def _no_objects(part: str) -> Spoil:
+    def spoil(root: Path) -> None:
+        file = root / "annotations" / f"instances_{part}2017.json"
+        content = json.loads(file.read_text())
+        file.write_text(json.dumps({**content, "annotations": []}))
+
+    return spoil
+
+
+def _crowds_alone(root: Path) -> None:
+    file = root / "annotations" / "instances_val2017.json"
     content = json.loads(file.read_text())
-    file.write_text(json.dumps({**content, "annotations": []}))
+    for each in content["annotations"]:
+        each["iscrowd"] = 1
+    file.write_text(json.dumps(content))
 
 
 def _other_categories(root: Path) -> None:
@@ -178,7 +189,9 @@ def _no_image(root: Path) -> None:
 
 
 SPOILT: dict[str, tuple[Spoil, str]] = {
-    "no objects": (_no_objects, "no training image has an object|0 training images can be held"),
+    "no objects": (_no_objects("train"), "none of the 16 training images has an object: give an"),
+    "nothing to find": (_no_objects("val"), "none of the 6 test images has an object: give annot"),
+    "crowds alone": (_crowds_alone, "none of the 6 test images has an object"),
     "other categories": (_other_categories, "category .* with the id 3 is in the .* annotations"),
     "no COCO": (_no_coco, "instances_train2017.json"),
     "a missing image": (_no_image, "000003.png"),
@@ -194,6 +207,17 @@ def test_a_spoilt_folder_is_refused(
     spoil(own)
     settings = without_shapes(tiny_detection(detector_file, tmp_path / "run", *RLKD))
     assert_told(refuse("distill", *settings, "data=coco", f"data.root={own}"), expected)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_test_set_without_objects_is_not_scored(
+    refuse: Refuse, detector_file: Path, tmp_path: Path
+) -> None:
+    own = write_own(tmp_path / "own")
+    _no_objects("val")(own)
+    settings = without_shapes(tiny_detection(detector_file, tmp_path / "run"))
+    told = refuse("evaluate", *settings, "data=coco", f"data.root={own}")
+    assert_told(told, "none of the 6 test images has an object")
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -77,6 +77,7 @@ def test_a_run_leaves_its_folder_complete_and_its_detections_score_as_it_says(
     steps = 3 if name in ("rlkd", "dkd") else 4  # an epoch; those hold images out
     assert {each for each in names if not each.startswith("tensorboard")} - policy == {
         *(f"checkpoints/step-{steps}.ckpt", f"checkpoints/step-{2 * steps}.ckpt"),
+        "class_names.json",
         "config.yaml",
         "detections.json",
         "metrics.csv",
@@ -94,6 +95,8 @@ def test_a_run_leaves_its_folder_complete_and_its_detections_score_as_it_says(
     assert [float(row["test/ap"]) for row in rows][1] == result.test.ap
     assert all(math.isfinite(float(row["train/loss"])) for row in rows)
     test = tiny_test_set()
+    names_kept = json.loads((folder.path / "class_names.json").read_text())
+    assert names_kept == ["background", *test.class_names]
     found = by_pycocotools(as_coco(test), folder.path / "detections.json")
     assert found == pytest.approx(figures(result.test), abs=1e-6)
     page = (folder.path / "predictions.html").read_text()

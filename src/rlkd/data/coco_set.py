@@ -87,6 +87,16 @@ class CocoSet:
         return len(self.class_names) + 1
 
     @property
+    def output_names(self) -> tuple[str, ...]:
+        """What a detector's outputs are called: the background, then the classes."""
+        return "background", *self.class_names
+
+    @property
+    def has_objects(self) -> bool:
+        """Whether there is anything to learn or to find."""
+        return len(self._box) > 0
+
+    @property
     def sizes(self) -> Int64[Tensor, "images 2"]:
         """Height and width of every image in pixels."""
         return self._images.size

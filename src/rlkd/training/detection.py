@@ -19,12 +19,14 @@ from rlkd.reporting import AnyScores, ImageCounts, class_by_class, in_full, prin
 from rlkd.reporting.prediction_page import write_predictions
 from rlkd.temperature import TemperatureSource
 from rlkd.training import build
+from rlkd.training.class_order import check_order, check_run_order, keep_order
 from rlkd.training.detection_data import (
     Held,
     check_sizes,
     detection_sets,
     example_batch,
     hold_out,
+    require_objects,
     whole_batch,
 )
 from rlkd.training.detection_measure import (
@@ -61,6 +63,7 @@ class Detection(DetectionOptions):
         if options.compile:
             raise UserError("trainer.compile is for task=classification: leave it at false")
         held = hold_out(config, options)
+        check_run_order(RunFolder(Path(config.output)), held.train.output_names)
         module = self._module(config, options, held)
         sets = {"test": held.test} | ({"validation": held.validation} if held.validation else {})
         latest: dict[str, list[Any]] = {}
@@ -93,12 +96,18 @@ class Detection(DetectionOptions):
             title = f"rlkd: {folder.path.name}, the first test images"
             write_predictions(folder.path / "predictions.html", rows, title)
 
-        images = ImageCounts(
-            training=len(held.train),
-            probe=len(held.probe or ()),
-            validation=len(held.validation or ()),
+        return Prepared(
+            module,
+            scores,
+            teacher_scores,
+            ImageCounts(
+                training=len(held.train),
+                probe=len(held.probe or ()),
+                validation=len(held.validation or ()),
+            ),
+            enter=lambda folder: keep_order(folder, held.train.output_names),
+            leave=leave,
         )
-        return Prepared(module, scores, teacher_scores, images, leave=leave)
 
     def score_checkpoints(
         self, config: DictConfig, options: TrainerOptions, console: Console
@@ -106,6 +115,7 @@ class Detection(DetectionOptions):
         """Score the checkpoints that are given on the test set, by role, and print them."""
         given = build.given_checkpoints(config, published=self._published())
         test = detection_sets(config).test
+        require_objects(test, "test")
         scored: dict[str, AnyScores] = {}
         for role, node in given.items():
             made = self.network(node, role, test, trains=False).to(options.device)
@@ -168,12 +178,12 @@ class Detection(DetectionOptions):
         Args:
             node: the `teacher` or `student` node.
             role: its name, for messages.
-            images: give the number of classes.
+            images: give the classes.
             trains: whether it goes on learning; if not, a checkpoint stands in for ImageNet's
                 weights, which then are not fetched.
 
         Raises:
-            UserError: if it has no name, or its weights do not fit.
+            UserError: if it has no name, or its weights do not fit or are of another class order.
         """
         if node.name is None:
             raise UserError(f"{role}.name is missing: give {role}=fasterrcnn_resnet18, say")
@@ -185,6 +195,7 @@ class Detection(DetectionOptions):
             made = create_detector(node.name, num_classes=images.num_classes, **further)
             if node.checkpoint is not None:
                 models.load_weights(made, Path(node.checkpoint))
+                check_order(Path(node.checkpoint), images.output_names)
         except ClassCountError as error:
             by_id = "; data.keep_ids=true numbers classes as COCO does, 91 in all"
             raise UserError(

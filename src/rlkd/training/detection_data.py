@@ -51,10 +51,13 @@ def hold_out(config: DictConfig, options: TrainerOptions) -> Held:
     training images that cannot be learnt for want of area are told in a warning.
 
     Raises:
-        UserError: if the data are missing or broken, or too much is held out.
+        UserError: if the data are missing or broken, a part has no objects, or too much is held
+            out.
     """
     sets = detection_sets(config)
     train, validation, probe = sets.train, None, None
+    require_objects(train, "training")
+    require_objects(sets.test, "test")
     if train.without_area:
         warnings.warn(
             f"left out of training for want of area: "
@@ -70,7 +73,25 @@ def hold_out(config: DictConfig, options: TrainerOptions) -> Held:
     size = probe_options(config.probe).size
     if size:
         train, probe = _parted(train, _drawn(_with_objects(train), size, 1, "probe.size"))
+    if validation is not None:
+        require_objects(validation, "validation")
     return Held(train, sets.test, validation, probe)
+
+
+def require_objects(images: CocoSet, part: str) -> None:
+    """Refuse a set in which there is nothing to learn or to find.
+
+    Args:
+        images: the set.
+        part: its name, for messages.
+
+    Raises:
+        UserError: if none of its images has an object with area that is no crowd.
+    """
+    if not images.has_objects:
+        raise UserError(
+            f"none of the {len(images)} {part} images has an object: give annotations of them"
+        )
 
 
 def check_sizes(images: CocoSet, detector: FasterRCNN) -> None:
@@ -104,15 +125,8 @@ def whole_batch(images: CocoSet, device: torch.device | str) -> DetectionBatch:
 
 
 def example_batch(images: CocoSet, size: int = 2) -> DetectionBatch:
-    """Return the first images with objects, on the CPU, where networks are made.
-
-    Raises:
-        UserError: if no image has any.
-    """
-    rows = _with_objects(images)[:size]
-    if not len(rows):
-        raise UserError("no training image has an object: give annotations of these images")
-    return whole_batch(images.select(rows), "cpu")
+    """Return the first images with objects, on the CPU, where networks are made."""
+    return whole_batch(images.select(_with_objects(images)[:size]), "cpu")
 
 
 def _with_objects(images: CocoSet) -> torch.Tensor:

@@ -101,7 +101,7 @@ def exportable_detector(
             "task": "detection",
             "architecture": name,
             "options": options,
-            "class_names": ["background", *images.class_names],
+            "class_names": list(images.output_names),
             "category_ids": [0, *images.category_ids],
             "input": {
                 "shape": [3, "height", "width"],
