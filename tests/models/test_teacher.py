@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.transforms import functional as transforms
 
 from rlkd.models import Teacher, create, weights_sha256
 
@@ -180,3 +181,20 @@ def test_the_hash_of_weights_is_theirs_alone(network: nn.Module) -> None:
         first = next(network.parameters()).flatten()
         first[0] = torch.nextafter(first[0], first[0] + 1)
     assert weights_sha256(network) != digest
+
+
+def test_images_are_resized_smoothly_after_their_normalisation(
+    network: nn.Module, image: torch.Tensor
+) -> None:
+    renormalise = (torch.full((1, 1, 1), 2.0), torch.full((1, 1, 1), 0.25))
+    teacher = Teacher(network, renormalise=renormalise, image_size=(12, 6))
+    other = transforms.resize(image * 2 + 0.25, [12, 6], antialias=True)
+    torch.testing.assert_close(teacher.seen(image), other)
+    torch.testing.assert_close(teacher(image), network(other))
+    assert teacher.seen(torch.zeros(1, 1, 12, 6)).shape == (1, 1, 12, 6)
+
+
+def test_a_resized_image_has_the_teachers_precision(network: nn.Module) -> None:
+    teacher = Teacher(network, dtype=torch.bfloat16, image_size=(16, 16))
+    assert teacher.seen(torch.rand(2, 1, 8, 8)).dtype == torch.bfloat16
+    assert teacher(torch.rand(2, 1, 8, 8)).dtype == torch.float32

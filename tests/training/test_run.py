@@ -177,7 +177,7 @@ def test_a_teachers_own_normalisation_counts_in_its_score(
 ) -> None:
     given = ["data=digits", "teacher=convnet_small", f"teacher.checkpoint={teacher_file}"]
     (plain, *_) = command("evaluate", *given)
-    (other, *_) = command("evaluate", *given, "teacher.mean=[9.0]")
+    (other, *_) = command("evaluate", *given, "teacher.mean=[0.9]")
     mean, std = digits().mean, digits().std
     (again, *_) = command(
         "evaluate", *given, f"teacher.mean={list(mean)}", f"teacher.std={list(std)}"

@@ -24,7 +24,7 @@ def load_folder(
     root: str | Path,
     *,
     image_size: int | Sequence[int],
-    channels: int = 3,
+    reader: ImageReader | None = None,
     train: str = "train",
     test: str | None = None,
     test_fraction: float | None = None,
@@ -39,7 +39,7 @@ def load_folder(
     Args:
         root: the folder; `~` is the home folder.
         image_size: height and width in memory, in pixels; one number for both, or both.
-        channels: 3 for RGB, 1 for grey.
+        reader: reads the files, as RGB or grey; None for RGB.
         train: subfolder of the training images.
         test: subfolder of the test images; None for `test`, or else `val`.
         test_fraction: share of the training images to test on, above 0 and below 1, where there is
@@ -51,7 +51,7 @@ def load_folder(
         UserError: if a folder is missing or empty, the classes differ, an image is corrupt, an
             option is out of its range, or the images need more memory.
     """
-    size, reader = pixel_size(image_size, "data.image_size"), ImageReader(channels)
+    size, reader = pixel_size(image_size, "data.image_size"), reader or ImageReader()
     root = Path(root).expanduser()
     train_folder = root / train
     test_folder = _test_folder(root, test, test_fraction)
@@ -69,7 +69,7 @@ def load_folder(
     if limit is not None:
         train_rows = train_rows[choose_rows(train_target[train_rows], limit, seed=0)]
     count = len(train_rows) + len(test_rows)
-    needed = count * channels * size[0] * size[1] / 2**30
+    needed = count * reader.channels * size[0] * size[1] / 2**30
     if needed > memory_limit_gib:
         raise UserError(
             f"{count} images of {size[0]} x {size[1]} need {needed:.3g} GiB of memory, above "

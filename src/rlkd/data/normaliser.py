@@ -1,10 +1,41 @@
 """Pixels as networks want them."""
 
+import math
+from collections.abc import Sequence
+from typing import Any, cast
+
 import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 from rlkd.errors import UserError
+
+
+def per_channel(given: Any, default: Sequence[float], key: str) -> tuple[float, ...]:
+    """Return the numbers, one a channel, that an option gives.
+
+    Args:
+        given: the option; None for the default.
+        default: as many numbers as there are channels.
+        key: of the option; one that ends in `std` gives numbers above 0, any other from 0 to 1.
+
+    Raises:
+        UserError: if it gives anything else.
+    """
+    if given is None:
+        return tuple(default)
+    numbers = list(cast("Sequence[Any]", given)) if isinstance(given, Sequence) else []
+    std = key.endswith("std")
+    if len(numbers) != len(default) or not all(
+        isinstance(each, int | float)
+        and not isinstance(each, bool)
+        and (0 < each < math.inf if std else 0 <= each <= 1)
+        for each in numbers
+    ):
+        among = "above 0" if std else "from 0 to 1, for pixels in [0, 1]"
+        count = "1 number" if len(default) == 1 else f"{len(default)} numbers, one a channel,"
+        raise UserError(f"{key}={given}: give {count} {among}")
+    return tuple(map(float, numbers))
 
 
 class Normaliser:

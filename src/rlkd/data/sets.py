@@ -1,7 +1,9 @@
 """The data sets by name: images together with how they are normalised and augmented."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jaxtyping import UInt8
 from torch import Tensor
@@ -10,14 +12,18 @@ from rlkd.data import cifar
 from rlkd.data import digits as handwritten
 from rlkd.data.cifar import load_cifar
 from rlkd.data.folder import load_folder
+from rlkd.data.images import ImageReader
 from rlkd.data.memory import ImageSet
+from rlkd.data.normaliser import per_channel
 from rlkd.data.splits import limited
 from rlkd.data.stream_set import StreamSet
 from rlkd.data.unreadable import Unreadable
-from rlkd.data.views import fitted, frame
+from rlkd.data.views import fitted, frame, pixel_size
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+GREY_MEAN, GREY_STD = (0.449,), (0.226,)
+"""The means of those three, for images that are read as grey."""
 
 Images = ImageSet | StreamSet
 """Labelled images, in memory or decoded when they are needed."""
@@ -74,59 +80,103 @@ class Dataset:
         return f"resized until it just covers {high} x {wide}, the middle cut out"
 
 
-def digits(*, limit: int | None = None) -> Dataset:
+def own_normalisation(
+    mean: Any, std: Any, default: tuple[Sequence[float], Sequence[float]]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the mean and the standard deviation that `data.mean` and `data.std` give.
+
+    Raises:
+        UserError: if they are not one number a channel; see `per_channel`.
+    """
+    return per_channel(mean, default[0], "data.mean"), per_channel(std, default[1], "data.std")
+
+
+def imagenet_normalisation(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return ImageNet's mean and standard deviation, of RGB or of grey."""
+    return (GREY_MEAN, GREY_STD) if channels == 1 else (IMAGENET_MEAN, IMAGENET_STD)
+
+
+def digits(
+    *,
+    limit: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Dataset:
     """Return scikit-learn's digits, which need no download.
 
     Args:
         limit: how many training images to keep, stratified, always the same; None for all.
+        mean: what pixels in [0, 1] are normalised by; None for the digits' own.
+        std: the same.
     """
+    own = own_normalisation(mean, std, (handwritten.MEAN, handwritten.STD))
     train, test = handwritten.load_digits()
     return Dataset(
         name="digits",
         train=limited(train, limit),
         test=test,
-        mean=handwritten.MEAN,
-        std=handwritten.STD,
+        mean=own[0],
+        std=own[1],
         crop_padding=1,
         flip=False,
     )
 
 
-def cifar10(*, root: str | Path, download: bool = False, limit: int | None = None) -> Dataset:
+def cifar10(
+    *,
+    root: str | Path,
+    download: bool = False,
+    limit: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Dataset:
     """Return CIFAR-10, cropped with 4 pixels of padding and flipped in training.
 
     Args:
         root: folder of any layout that `load_cifar` reads.
         download: whether to fetch it where it is missing.
         limit: how many training images to keep, stratified, always the same; None for all.
+        mean: what pixels in [0, 1] are normalised by, a number a channel; None for CIFAR-10's.
+        std: the same.
     """
+    own = own_normalisation(mean, std, (cifar.CIFAR10_MEAN, cifar.CIFAR10_STD))
     train, test = load_cifar(root, num_classes=10, download=download)
     return Dataset(
         name="cifar10",
         train=limited(train, limit),
         test=test,
-        mean=cifar.CIFAR10_MEAN,
-        std=cifar.CIFAR10_STD,
+        mean=own[0],
+        std=own[1],
         crop_padding=4,
         flip=True,
     )
 
 
-def cifar100(*, root: str | Path, download: bool = False, limit: int | None = None) -> Dataset:
+def cifar100(
+    *,
+    root: str | Path,
+    download: bool = False,
+    limit: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Dataset:
     """Return CIFAR-100, cropped with 4 pixels of padding and flipped in training.
 
     Args:
         root: folder of any layout that `load_cifar` reads.
         download: whether to fetch it where it is missing.
         limit: how many training images to keep, stratified, always the same; None for all.
+        mean: what pixels in [0, 1] are normalised by, a number a channel; None for CIFAR-100's.
+        std: the same.
     """
+    own = own_normalisation(mean, std, (cifar.CIFAR100_MEAN, cifar.CIFAR100_STD))
     train, test = load_cifar(root, num_classes=100, download=download)
     return Dataset(
         name="cifar100",
         train=limited(train, limit),
         test=test,
-        mean=cifar.CIFAR100_MEAN,
-        std=cifar.CIFAR100_STD,
+        mean=own[0],
+        std=own[1],
         crop_padding=4,
         flip=True,
     )
@@ -135,7 +185,10 @@ def cifar100(*, root: str | Path, download: bool = False, limit: int | None = No
 def folder(
     *,
     root: str | Path,
-    image_size: int,
+    image_size: int | Sequence[int],
+    channels: int = 3,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     train: str = "train",
     test: str | None = None,
     test_fraction: float | None = None,
@@ -143,11 +196,14 @@ def folder(
     memory_limit_gib: float = 8.0,
     flip: bool = True,
 ) -> Dataset:
-    """Return images of one's own, normalised as ImageNet's are.
+    """Return images of one's own.
 
     Args:
         root: folder with one subfolder a split and in it one a class.
-        image_size: height and width in memory, in pixels.
+        image_size: height and width in memory, in pixels; one number for both, or both.
+        channels: 3 for RGB, 1 for grey.
+        mean: what pixels in [0, 1] are normalised by, a number a channel; None for ImageNet's.
+        std: the same.
         train: subfolder of the training images.
         test: subfolder of the test images; None for `test`, or else `val`.
         test_fraction: share of the training images to test on where there is no test folder.
@@ -155,9 +211,12 @@ def folder(
         memory_limit_gib: the most memory that the images may take, in GiB.
         flip: whether training mirrors images at random; false where left and right matter.
     """
+    size, reader = pixel_size(image_size, "data.image_size"), ImageReader(channels)
+    own = own_normalisation(mean, std, imagenet_normalisation(channels))
     train_images, test_images = load_folder(
         root,
-        image_size=image_size,
+        image_size=size,
+        reader=reader,
         train=train,
         test=test,
         test_fraction=test_fraction,
@@ -168,8 +227,8 @@ def folder(
         name="folder",
         train=train_images,
         test=test_images,
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-        crop_padding=image_size // 8,
+        mean=own[0],
+        std=own[1],
+        crop_padding=min(size) // 8,
         flip=flip,
     )

@@ -11,7 +11,7 @@ from torch import Tensor
 from rlkd.data.folder import check_same_classes, class_folders
 from rlkd.data.images import ImageReader
 from rlkd.data.parquet_shards import ParquetSource
-from rlkd.data.sets import IMAGENET_MEAN, IMAGENET_STD, Dataset
+from rlkd.data.sets import Dataset, imagenet_normalisation, own_normalisation
 from rlkd.data.shards import find_shards, given_names
 from rlkd.data.sources import Source, list_folder
 from rlkd.data.splits import limited
@@ -179,7 +179,10 @@ def streamed(
     class_names: tuple[str, ...],
     *,
     name: str,
-    image_size: int = 224,
+    image_size: int | Sequence[int] = 224,
+    channels: int = 3,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     resize: int = 256,
     smallest_area: float = 0.08,
     flip: bool = True,
@@ -188,15 +191,19 @@ def streamed(
     prefetch: int = 2,
     unreadable: str = "stop",
 ) -> Dataset:
-    """Return images that are decoded when they are needed, normalised as ImageNet's are.
+    """Return images that are decoded when they are needed.
 
     Args:
         train: the training images, and the class of each.
         test: the same to test on.
         class_names: what the classes are called, in the order of their labels.
         name: of the layout.
-        image_size: height and width of what networks see, in pixels.
-        resize: the shorter side that test images are resized to before the middle is cut out.
+        image_size: height and width of what networks see, in pixels; one number for both, or both.
+        channels: 3 for RGB, 1 for grey.
+        mean: what pixels in [0, 1] are normalised by, a number a channel; None for ImageNet's.
+        std: the same.
+        resize: the shorter side of what test images are resized to cover, before the middle is cut
+            out; see `fitted`.
         smallest_area: of a random crop in training, as a share of the image's.
         flip: whether training mirrors images at random; false where left and right matter.
         limit: how many training images to keep, stratified, always the same; None for all.
@@ -210,7 +217,8 @@ def streamed(
     """
     views = Views(pixel_size(image_size, "data.image_size"), resize, smallest_area, flip)
     reading = Reading(workers, prefetch, Unreadable(unreadable))
-    reader = ImageReader()
+    reader = ImageReader(channels)
+    own = own_normalisation(mean, std, imagenet_normalisation(channels))
     sets = [
         StreamSet(source, torch.arange(len(target)), target, class_names, views, reading, reader)
         for source, target in (train, test)
@@ -219,8 +227,8 @@ def streamed(
         name=name,
         train=limited(sets[0], limit),
         test=sets[1],
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
+        mean=own[0],
+        std=own[1],
         crop_padding=0,
         flip=flip,
         resize=resize,

@@ -98,7 +98,7 @@ class Views:
     def _ratios(self) -> tuple[float, float]:
         """The least and the most of width to height of a crop."""
         high, wide = self.size
-        return _RATIO[0] * wide / high, _RATIO[1] * wide / high
+        return _RATIO[0] * (wide / high), _RATIO[1] * (wide / high)
 
     def _middle(self, height: int, width: int, mirrored: bool) -> Crop:
         """Return the largest crop in the middle of an image that is not too wide or too high."""

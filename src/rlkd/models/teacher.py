@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.fx.experimental import optimization
+from torch.nn import functional as F
 
 
 class Teacher(nn.Module):
@@ -27,6 +28,8 @@ class Teacher(nn.Module):
             (channels, 1, 1): for a teacher that wants another normalisation than the student.
         sha256: see `weights_sha256`, of the network as it is given, by which runs are known to have
             had the same teacher; None where nobody compares them.
+        image_size: height and width in pixels that images are resized to (bilinearly, smoothed
+            where they shrink); None for their own.
     """
 
     def __init__(
@@ -37,9 +40,10 @@ class Teacher(nn.Module):
         fuse: bool = False,
         renormalise: tuple[Tensor, Tensor] | None = None,
         sha256: str | None = None,
+        image_size: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
-        self.dtype, self.sha256 = dtype, sha256
+        self.dtype, self.sha256, self.image_size = dtype, sha256, image_size
         if fuse:
             network = _fused(network.eval())
         # A tuple hides it from nn.Module, which registers every module among its attributes.
@@ -66,10 +70,20 @@ class Teacher(nn.Module):
     ) -> Float[Tensor, "batch classes"]:
         """Return the logits, in float32 or better."""
         with torch.no_grad():
-            if self.scale is not None and self.shift is not None:
-                image = image * self.scale + self.shift
-            logits = self.network(image.to(dtype=self.dtype))
+            logits = self.network(self.seen(image))
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    def seen(
+        self, image: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch channels high wide"]:
+        """Return images as the network sees them: in its normalisation, size and precision."""
+        if self.scale is not None and self.shift is not None:
+            image = image * self.scale + self.shift
+        if self.image_size is not None and image.shape[-2:] != self.image_size:
+            image = F.interpolate(
+                image, self.image_size, mode="bilinear", antialias=True, align_corners=False
+            )
+        return image.to(dtype=self.dtype)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Teacher":
         super()._apply(fn, recurse)

@@ -26,7 +26,7 @@ from rlkd.temperature import TemperatureSource
 from rlkd.training.class_order import check_order
 from rlkd.training.compose import unresolved
 from rlkd.training.module import Schedule, ScheduleBy
-from rlkd.training.normalisation import renormalisation
+from rlkd.training.normalisation import renormalisation, resolution
 from rlkd.training.options import (
     TrainerOptions,
     exploration_options,
@@ -68,8 +68,8 @@ def teacher(
     In bfloat16 training its weights are cast once, not at every step.
 
     Args:
-        config: the `teacher` node; its `mean` and `std`, where given, are the normalisation that
-            it wants in place of the data's.
+        config: the `teacher` node; its `mean`, `std` and `image_size`, where given, are what it
+            wants in place of the data's.
         dataset: gives the number of classes and of channels, and the data's normalisation.
         options: give precision and layout.
         fuse: whether batch norms may be folded away, which takes the places of features along.
@@ -92,6 +92,7 @@ def teacher(
         fuse=fuse,
         renormalise=renormalisation(config, dataset),
         sha256=models.weights_sha256(loaded),
+        image_size=resolution(config),
     )
     return made.to(memory_format=options.memory_format)
 

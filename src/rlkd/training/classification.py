@@ -35,7 +35,7 @@ from rlkd.training.image_sets import (
     train_loader,
 )
 from rlkd.training.measure import evaluate
-from rlkd.training.normalisation import renormalisation
+from rlkd.training.normalisation import renormalisation, resolution
 from rlkd.training.observed import observe
 from rlkd.training.rank_checks import require_same_data, require_shareable
 from rlkd.training.run_config import require_student, with_weights
@@ -109,7 +109,11 @@ class Classification:
         for role, node in given.items():
             made = build.network(node, role, sets.dataset)
             if role == "teacher":
-                made = Teacher(made, renormalise=renormalisation(node, sets.dataset))
+                made = Teacher(
+                    made,
+                    renormalise=renormalisation(node, sets.dataset),
+                    image_size=resolution(node),
+                )
             made = made.to(options.device)
             made = made.to(memory_format=options.memory_format)  # pyright: ignore[reportCallIssue]
             scores = score(made, sets.test, sets, options)

@@ -188,8 +188,9 @@ def _register() -> None:
     store = ConfigStore.instance()
     for name in _network_names():
         network = {"name": None if name == "custom" else name, "checkpoint": None}
+        own = {"mean": None, "std": None, "image_size": None}
         store.store(group="student", name=name, node=network)
-        store.store(group="teacher", name=name, node=network | {"mean": None, "std": None})
+        store.store(group="teacher", name=name, node=network | own)
 
 
 def _composed(name: str, given: Iterable[str], known_groups: Collection[str]) -> DictConfig:

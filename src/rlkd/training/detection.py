@@ -187,6 +187,11 @@ class Detection(DetectionOptions):
         """
         if node.name is None:
             raise UserError(f"{role}.name is missing: give {role}=fasterrcnn_resnet18, say")
+        if node.get("image_size") is not None:
+            raise UserError(
+                f"{role}.image_size={node.image_size}: a detector resizes images itself: leave it "
+                "at null, and give task.detector.min_size"
+            )
         given = getattr(self, f"{role}_pretrained")
         if given == "imagenet" and not trains and node.checkpoint is not None:
             given = None

@@ -48,6 +48,7 @@ def exportable_classifier(
     images = next(iter(loader)).image.cpu()
     example = images[:2].contiguous()
     channels, height, width = images.shape[1:]
+    colours = "grey" if channels == 1 else "RGB"
     return Exportable(
         answer=_logits(network),
         inputs=[example, images[2:3].contiguous(), images[3:].contiguous()],
@@ -64,8 +65,8 @@ def exportable_classifier(
             "images": {"train on": len(dataset.train), "test on": len(dataset.test)},
             "input": {
                 "shape": ["batch", channels, height, width],
-                "values": "float32: pixels in [0, 1], of each channel minus mean, divided by std; "
-                f"{dataset.evaluation}",
+                "values": f"float32: {colours} pixels in [0, 1], of each channel minus mean, "
+                f"divided by std; {dataset.evaluation}",
                 "mean": list(dataset.mean),
                 "std": list(dataset.std),
             },

@@ -1,13 +1,12 @@
-"""A teacher that wants another normalisation of its images than the student."""
-
-from typing import Any
+"""A teacher that wants its images normalised or sized otherwise than the student."""
 
 import torch
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 from torch import Tensor
 
+from rlkd.data.normaliser import per_channel
 from rlkd.data.sets import Dataset
-from rlkd.errors import UserError
+from rlkd.data.views import pixel_size
 
 
 def renormalisation(config: DictConfig, dataset: Dataset) -> tuple[Tensor, Tensor] | None:
@@ -21,23 +20,28 @@ def renormalisation(config: DictConfig, dataset: Dataset) -> tuple[Tensor, Tenso
         Both of shape (channels, 1, 1); None where the teacher wants the data's own.
 
     Raises:
-        UserError: if they are not one number a channel, std above 0.
+        UserError: if they are not one number a channel; see `per_channel`.
     """
     if config.get("mean") is None and config.get("std") is None:
         return None
-    columns: dict[str, Tensor] = {}
-    for name in ("mean", "std"):
-        given = config[name] if config[name] is not None else getattr(dataset, name)
-        numbers = [each for each in given if isinstance(each, int | float)] if _many(given) else []
-        if len(numbers) != len(dataset.mean) or (name == "std" and min(numbers) <= 0):
-            raise UserError(
-                f"teacher.{name}={given}: give {len(dataset.mean)} numbers, one a channel"
-                + (", above 0" if name == "std" else "")
-            )
-        columns[name] = torch.tensor(numbers, dtype=torch.float32)[:, None, None]
-    mean, std = (torch.tensor(each)[:, None, None] for each in (dataset.mean, dataset.std))
-    return std / columns["std"], (mean - columns["mean"]) / columns["std"]
+    wanted = (
+        per_channel(config.get("mean"), dataset.mean, "teacher.mean"),
+        per_channel(config.get("std"), dataset.std, "teacher.std"),
+    )
+    mean, std, teacher_mean, teacher_std = (
+        torch.tensor(each)[:, None, None] for each in (dataset.mean, dataset.std, *wanted)
+    )
+    return std / teacher_std, (mean - teacher_mean) / teacher_std
 
 
-def _many(given: Any) -> bool:
-    return isinstance(given, ListConfig | list | tuple)
+def resolution(config: DictConfig) -> tuple[int, int] | None:
+    """Return the height and width that the teacher wants in place of the data's; None for those.
+
+    Args:
+        config: the `teacher` node, with its `image_size`.
+
+    Raises:
+        UserError: if it gives no size.
+    """
+    given = config.get("image_size")
+    return None if given is None else pixel_size(given, "teacher.image_size")

@@ -179,7 +179,9 @@ def _tapped(
         return Observed(student, teacher, strong=objective.strong), pairs
     named = {
         "student": named_taps(student, image),
-        "teacher": named_taps(_network(teacher), image.to(dtype=getattr(teacher, "dtype", None))),
+        "teacher": named_taps(
+            _network(teacher), teacher.seen(image) if isinstance(teacher, Teacher) else image
+        ),
     }
     networks = {"student": student, "teacher": _network(teacher)}
     for name, term in objective.terms.items():
