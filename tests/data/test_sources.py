@@ -169,6 +169,14 @@ def test_shards_that_are_absent_are_told(tmp_path: Path) -> None:
         parquet(root=root, train=str(root / "train-*"), **SMALL)
 
 
+def test_hidden_shards_are_left_out(tmp_path: Path) -> None:
+    root = write_parquet(tmp_path)
+    for name in ("._train-00000-of-00003.parquet", "__MACOSX/test.parquet", ".old/test.parquet"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(b"AppleDouble")
+    assert len(parquet(root=root, **SMALL).train) == COUNT
+
+
 def test_shards_are_numbered_in_each_folder_by_themselves(tmp_path: Path) -> None:
     for name in ("one", "other"):
         write_parquet(tmp_path / name)

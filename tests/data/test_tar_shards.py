@@ -89,3 +89,30 @@ def test_dots_in_folders_and_suffixes_of_two_parts_do_not_part_a_sample(tmp_path
     images = webdataset(root=tmp_path, class_names=3, **SMALL).train
     (batch,) = list(loader_of(images, batch_size=1))
     assert (numbers(batch.image), batch.target.tolist()) == ([4], [1])
+
+
+def test_hidden_members_and_endings_of_every_kind(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        with tarfile.open(tmp_path / f"{split}.tar", "w") as tar:
+            for name in ("./0.png", "./set/1.GIF", "./set/2.jfif", "../3.tiff"):
+                add(tar, str(Path(name).parent / f"._{Path(name).name}"), b"AppleDouble")
+                add(tar, name, encoded(0))
+                add(tar, f"{name.rpartition('.')[0]}.cls", b"1")
+            for hidden in ("__MACOSX/set/4", ".ipynb_checkpoints/5"):
+                add(tar, f"{hidden}.png", encoded(0))
+    dataset = webdataset(root=tmp_path, class_names=2, **SMALL)
+    assert dataset.train.target.tolist() == [1] * 4
+
+
+def test_a_missing_label_is_no_class_that_is_called_none(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        with tarfile.open(tmp_path / f"{split}.tar", "w") as tar:
+            add(tar, "0.png", encoded(0))
+    with pytest.raises(UserError, match=r"train\.tar: 0 has no label: .*data\.label_key"):
+        webdataset(root=tmp_path, class_names=["None", "Some"], **SMALL)
+    for split in ("train", "val"):
+        with tarfile.open(tmp_path / f"{split}.tar", "w") as tar:
+            add(tar, "0.png", encoded(0))
+            add(tar, "0.cls", b"None")
+    named = webdataset(root=tmp_path, class_names=["Some", "None"], **SMALL)
+    assert named.train.target.tolist() == [1]

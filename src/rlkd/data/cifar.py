@@ -12,6 +12,7 @@ from torchvision import datasets
 
 from rlkd.data import cifar_names
 from rlkd.data.folder import load_folder
+from rlkd.data.listing import is_hidden
 from rlkd.data.memory import ImageSet
 from rlkd.data.parquet import read_parquet
 from rlkd.errors import UserError
@@ -98,8 +99,10 @@ def _read_archive(root: Path, archive: type[datasets.CIFAR10], train: bool) -> I
 
 def _read_parquet_layout(root: Path, num_classes: int) -> tuple[ImageSet, ImageSet] | None:
     for folder in (root, root / "data"):
-        train = sorted(folder.glob("*train*.parquet"))
-        test = sorted(folder.glob("*test*.parquet"))
+        train, test = (
+            sorted(file for file in folder.glob(name) if not is_hidden(file.name))
+            for name in ("*train*.parquet", "*test*.parquet")
+        )
         if not train and not test:
             continue
         if not train or not test:

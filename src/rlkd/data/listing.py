@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
@@ -41,9 +41,10 @@ def list_images(folder: str | Path) -> Listed:
     return listed
 
 
-def is_hidden(name: str) -> bool:
-    """Say whether a file or folder of this name is none of the user's own."""
-    return name.startswith(".") or name == "__MACOSX"
+def is_hidden(path: str | PurePath) -> bool:
+    """Say whether a file or folder, or one that it is in, is none of the user's own by its name."""
+    parts = PurePath(path).parts
+    return any(part == "__MACOSX" or (part[0] == "." and part != "..") for part in parts)
 
 
 def _walk(folder: str, above: frozenset[str]) -> Iterator[tuple[str, list[str]]]:

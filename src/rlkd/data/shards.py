@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rlkd.data.imagenet_names import WNIDS
+from rlkd.data.listing import is_hidden
 from rlkd.data.parquet import check_shards
 from rlkd.errors import UserError
 
@@ -30,7 +31,11 @@ def find_shards(root: str | Path, patterns: str | Sequence[str], key: str) -> li
     files: list[Path] = []
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         try:
-            found = sorted(root.glob(pattern))
+            found = sorted(
+                file
+                for file in root.glob(pattern)
+                if is_hidden(pattern) or not is_hidden(file.relative_to(root))
+            )
         except (NotImplementedError, ValueError, IndexError):
             raise UserError(
                 f"{key}={pattern}: give file names within data.root={root}, such as train-*"

@@ -14,7 +14,7 @@ from jaxtyping import Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rlkd.data.listing import ENDINGS
+from rlkd.data.listing import ENDINGS, is_hidden
 from rlkd.data.process_cache import ProcessCache
 from rlkd.errors import UserError
 
@@ -123,7 +123,7 @@ def _samples(file: Path) -> Iterator[_Sample]:
         with tarfile.open(file, "r:") as opened:
             for member in opened:
                 named = re.fullmatch(r"((?:.*/)?[^/.]+)\.([^/]*)", member.name)
-                if not member.isfile() or named is None:
+                if not member.isfile() or named is None or is_hidden(member.name):
                     continue
                 key, suffix = named[1], named[2].lower()
                 if sample is None or sample.key != key:
