@@ -2,11 +2,14 @@
 
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 
-from rlkd.errors import UserError
+from rlkd.errors import Notice, UserError
 
 HELP = """rlkd: knowledge distillation with a learnt temperature for every instance
 
@@ -42,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(HELP)
         return 0
     try:
-        _run(given[0], given[1:])
+        with _noticing(errors):
+            _run(given[0], given[1:])
     except (KeyboardInterrupt, Exception) as error:
         from rlkd import ranks
 
@@ -66,6 +70,27 @@ def _told(error: BaseException) -> tuple[int, str]:
     if isinstance(error, KeyboardInterrupt):
         return 130, "interrupted"
     return 1, "this is a bug; please report it with the lines above"
+
+
+@contextmanager
+def _noticing(errors: Console) -> Generator[None]:
+    """Print each notice once, as a line of its own, and other warnings as Python does."""
+    said: set[str] = set()
+    with warnings.catch_warnings():
+        otherwise = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
+            if not issubclass(category, Notice):
+                return otherwise(message, category, *where)
+            if str(message) not in said and ranks.tells():
+                errors.print(f"rlkd: note: {message}")
+            return said.add(str(message))
+
+        from rlkd import ranks
+
+        warnings.simplefilter("always", Notice)
+        warnings.showwarning = show
+        yield
 
 
 def _run(verb: str, overrides: list[str]) -> None:

@@ -1,4 +1,6 @@
-"""What the user can fix, in one line each."""
+"""What the user can fix or should know of, in one line."""
+
+import warnings
 
 
 class UserError(Exception):
@@ -15,3 +17,15 @@ class InputError(UserError, ValueError):
 
 class DivergenceError(UserError):
     """The training loss became NaN or infinite."""
+
+
+class Notice(UserWarning):
+    """What a user should know of although nothing failed, in one line.
+
+    The command line prints it without the place in the code that it comes from.
+    """
+
+
+def notice(line: str) -> None:
+    """Warn with a line, as a `Notice`."""
+    warnings.warn(line, Notice, stacklevel=3)

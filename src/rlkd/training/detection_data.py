@@ -1,6 +1,5 @@
 """The images of a detection run, by their part in it."""
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ from torchvision.models.detection import FasterRCNN
 from rlkd.data.coco import DetectionSets
 from rlkd.data.coco_set import CocoSet
 from rlkd.data.detection_loader import DetectionLoader
-from rlkd.errors import UserError
+from rlkd.errors import UserError, notice
 from rlkd.reporting.provenance import counted
 from rlkd.training.options import TrainerOptions, probe_options
 from rlkd.training.shared_data import load
@@ -59,11 +58,10 @@ def hold_out(config: DictConfig, options: TrainerOptions) -> Held:
     require_objects(train, "training")
     require_objects(sets.test, "test")
     if train.without_area:
-        warnings.warn(
+        notice(
             f"left out of training for want of area: "
             f"{counted(len(train.without_area), 'annotation')}, the first with the id "
-            f"{train.without_area[0]}",
-            stacklevel=2,
+            f"{train.without_area[0]}"
         )
     if options.validation_size:
         rows = _drawn(
