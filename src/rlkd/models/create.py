@@ -9,6 +9,7 @@ from torch import nn
 from rlkd.errors import UserError
 from rlkd.models import cifar, small
 from rlkd.models.factories import built, imported, timm_factory, unknown_name
+from rlkd.models.outputs import giving_logits
 
 _PACKAGED: dict[str, Callable[..., nn.Module]] = {**cifar.BUILDERS, **small.BUILDERS}
 _FORMS = (
@@ -23,7 +24,7 @@ def names() -> list[str]:
 
 
 def create(name: str, *, num_classes: int, in_channels: int = 3, **kwargs: Any) -> nn.Module:
-    """Build a network with fresh weights.
+    """Build a network with fresh weights, which returns logits: see `giving_logits`.
 
     Args:
         name: a packaged name (see `names`), "torchvision:NAME" or "timm:NAME" for a classifier of
@@ -39,12 +40,16 @@ def create(name: str, *, num_classes: int, in_channels: int = 3, **kwargs: Any) 
             take these arguments.
     """
     arguments: dict[str, Any] = {"num_classes": num_classes, **kwargs}
-    source, separator, attribute = name.partition(":")
-    if not separator:
+    if ":" not in name:
         factory = _PACKAGED.get(name)
         if factory is None:
             raise unknown_name(name, names(), forms=_FORMS)
         return built(name, factory, {"in_channels": in_channels, **arguments})
+    return giving_logits(_elsewhere(name, in_channels, arguments), name, num_classes)
+
+
+def _elsewhere(name: str, in_channels: int, arguments: dict[str, Any]) -> nn.Module:
+    source, _, attribute = name.partition(":")
     if source == "torchvision":
         if in_channels != 3:
             raise UserError(

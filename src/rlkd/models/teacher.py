@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from torch.fx.experimental import optimization
 from torch.nn import functional as F
 
+from rlkd.models.modes import at_rest
+from rlkd.models.outputs import keep_hooks
+
 
 class Teacher(nn.Module):
     """A frozen network: always in evaluation mode, without gradient, absent from checkpoints.
@@ -45,9 +48,9 @@ class Teacher(nn.Module):
         super().__init__()
         self.dtype, self.sha256, self.image_size = dtype, sha256, image_size
         if fuse:
-            network = _fused(network.eval())
+            network = _fused(at_rest(network))
         # A tuple hides it from nn.Module, which registers every module among its attributes.
-        self._unregistered = (network.eval().requires_grad_(False).to(dtype=dtype),)
+        self._unregistered = (at_rest(network).requires_grad_(False).to(dtype=dtype),)
         scale, shift = (None, None) if renormalise is None else renormalise
         self.register_buffer("scale", scale, persistent=False)
         self.register_buffer("shift", shift, persistent=False)
@@ -105,6 +108,6 @@ def weights_sha256(network: nn.Module) -> str:
 
 def _fused(network: nn.Module) -> nn.Module:
     try:
-        return optimization.fuse(network)
+        return keep_hooks(optimization.fuse(network), network)
     except Exception:  # whatever a network's own code raises when it is traced, not run
         return network

@@ -16,6 +16,7 @@ from rlkd.data import ImageSet
 from rlkd.data.imagenet_names import readable
 from rlkd.data.sets import Dataset
 from rlkd.errors import UserError
+from rlkd.models.modes import at_rest
 from rlkd.reporting.files import write_text
 from rlkd.reporting.provenance import counted
 from rlkd.training.image_sets import plain_loader
@@ -75,7 +76,7 @@ def predict_classes(
     root = asked.images if asked.images.is_dir() else asked.images.parent
     files, others = image_files(asked.images, asked.output)
     claim(asked.output, keys=ImageClasses.__annotations__.keys())
-    network = network.to(options.device).eval()
+    network = at_rest(network).to(options.device)
     network = network.to(memory_format=options.memory_format)  # pyright: ignore[reportCallIssue]
     lowest = asked.threshold or 0.0
     names = readable(dataset.class_names)

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import re
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -170,7 +171,8 @@ def _exporting(network: nn.Module, name: str) -> Generator[None]:
             "pip install 'rlkd[export]'"
         ) from error
     except Exception as error:  # whatever an exporter meets in a network's own code
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        plain = re.sub(r"\x1b\[[\d;]*m", "", str(error)).strip()  # without torch.onnx's colours
+        reason = (plain.splitlines() or [type(error).__name__])[0][:200]
         raise UserError(
             f"format={name} does not hold this {type(network).__name__} ({reason}): "
             "give format=safetensors"

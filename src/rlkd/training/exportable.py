@@ -14,6 +14,7 @@ from rlkd.data import first_readable
 from rlkd.data.coco_set import CocoSet
 from rlkd.data.imagenet_names import readable
 from rlkd.data.sets import Dataset
+from rlkd.models.modes import at_rest
 from rlkd.training.detection_measure import as_input
 from rlkd.training.export_formats import (
     write_detector_onnx,
@@ -40,7 +41,7 @@ def exportable_classifier(
         dataset: has the classes, and the normalisation of images.
         options: of the run.
     """
-    network = make(None).eval()
+    network = at_rest(make(None))
     rows = first_readable(dataset.test, _IMAGES)
     rows = rows[torch.arange(_IMAGES) % len(rows)]
     on_cpu = replace(options, accelerator="cpu", channels_last=False)
@@ -53,7 +54,7 @@ def exportable_classifier(
         answer=_logits(network),
         inputs=[example, images[2:3].contiguous(), images[3:].contiguous()],
         formats={
-            "safetensors": write_safetensors(network, lambda path: make(path).eval(), _logits),
+            "safetensors": write_safetensors(network, lambda path: at_rest(make(path)), _logits),
             "onnx": write_onnx(network, example),
             "torch_export": write_torch_export(network, example),
         },

@@ -13,7 +13,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from rlkd import ranks
 from rlkd.errors import UserError
-from rlkd.models.modes import evaluating
+from rlkd.models.modes import evaluating, observing_nothing
 from rlkd.reporting import Scores
 from rlkd.temperature import TemperatureSource
 from rlkd.types import Batch
@@ -60,13 +60,14 @@ def evaluate(network: nn.Module, batches: Iterable[Batch], *, num_classes: int) 
 
 @contextmanager
 def frozen_statistics(network: nn.Module) -> Generator[None]:
-    """Let batch norms use the batch's statistics and keep their running ones as they are."""
+    """Let batch norms use the batch's statistics and keep running ones and ranges as they are."""
     norms = [each for each in network.modules() if isinstance(each, _BatchNorm)]
     tracked = [each.track_running_stats for each in norms]
     for each in norms:
         each.track_running_stats = False
     try:
-        yield
+        with observing_nothing(network):
+            yield
     finally:
         for each, was in zip(norms, tracked, strict=True):
             each.track_running_stats = was

@@ -15,6 +15,7 @@ from rlkd.losses.inputs import EMBEDDING as EMBEDDING_INPUTS
 from rlkd.losses.inputs import FEATURE, FEATURES, HEAD
 from rlkd.models import Teacher
 from rlkd.models.modes import evaluating
+from rlkd.models.outputs import check_logits
 from rlkd.models.taps import EMBEDDING as EMBEDDING_TAP
 from rlkd.models.taps import Taps, module_at, named_taps
 from rlkd.temperature import TemperatureSource
@@ -137,24 +138,13 @@ def observe(
         seen = observed(batch)
     for role, logits in (("student", seen.student_logits), ("teacher", seen.teacher_logits)):
         if logits is not None:
-            _check_logits(role, logits, len(batch.index), num_classes)
+            check_logits(role, logits, len(batch.index), num_classes)
     if temperature is not None and seen.teacher_logits is not None:
         seen = replace(seen, temperature=rehearsed_temperatures(temperature, seen))
     objective.prepare(replace(seen, train_targets=train_targets), pairs)
     if mixes:
         objective.rehearse(replace(seen, target=one_hot(seen.target, num_classes).float()))
     return observed
-
-
-def _check_logits(role: str, logits: Any, rows: int, num_classes: int) -> None:
-    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != rows:
-        given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise UserError(f"the {role} returned {given}: it must return logits, (batch, classes)")
-    if logits.shape[1] != num_classes:
-        raise UserError(
-            f"the {role} gives {logits.shape[1]} logits and the data have {num_classes} classes: "
-            "make a network for these classes"
-        )
 
 
 def rehearsed_temperatures(source: TemperatureSource, seen: LossInputs) -> Temperatures:
