@@ -5,7 +5,8 @@ import os
 import pickle
 import re
 import warnings
-from collections.abc import Container
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from rlkd.errors import UserError
-
-_WEIGHT_KEYS = ("model", "state_dict")
-_WRAPPERS = ("student.", "model.", "module.", "network.", "_orig_mod.")
+from rlkd.models.matching import COUNTER, find_weights, named_tensors
 
 
 class ClassCountError(UserError):
@@ -37,26 +36,82 @@ class ClassCountError(UserError):
         self.found = found
 
 
-def load_weights(model: nn.Module, path: str | Path) -> None:
+@dataclass(frozen=True)
+class Loaded:
+    """What was made of a file's weights."""
+
+    place: str | None
+    """Where in the file they were; None where most files have them."""
+    new: Collection[str]
+    """The entries of the network that kept what they had."""
+
+    @property
+    def told(self) -> str | None:
+        """What a user should know; None where there is nothing to say."""
+        said = [self.place] if self.place else []
+        said += [f"{', '.join(self.new)} are new, the rest is the file's"] if self.new else []
+        return "; ".join(said) or None
+
+
+def load_weights(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    classifier: Collection[str] = (),
+    rows: Sequence[int] | None = None,
+) -> Loaded:
     """Copy a file's weights into a model of the same architecture; a refusal changes nothing.
 
-    Reads `{"model": state_dict}` (RepDistiller, mdistiller), `{"state_dict": ...}` (Lightning), a
-    plain state dict, each without the prefix of a wrapper such as `student.` or `module.`, and
-    safetensors. Entries beside a wrapper's are left out.
+    Reads a plain state dict, one under a key such as `model` (RepDistiller, mdistiller),
+    `state_dict` (Lightning), `net` or `model_ema`, and safetensors. Which, and without which prefix
+    of a wrapper such as `module.`, is found by matching names and shapes; plain weights come before
+    their running average. Entries beside those of the prefix are left out.
 
     Args:
         model: the network to fill; keeps its dtype and device.
         path: a .pth, .pt, .ckpt or .safetensors file.
+        classifier: the entries that need not fit, see `classifier_entries`, with all others that
+            differ in the number of classes alone.
+        rows: the file's classes that the classifier is to take, in order; None to leave it new.
 
     Raises:
         UserError: if there is no such file; if it is not a checkpoint, is truncated or holds
-            pickled code; if it is another architecture's, or has another number of classes.
+            pickled code; if it is another architecture's, has another number of classes, holds
+            several weights that fit, or holds NaN or infinity.
     """
     path = Path(path)
     model_state = model.state_dict()
-    found = _without_wrapper(_weights(_read(path), path), model_state)
-    _check_match(path, type(model).__name__, model_state, found)
-    model.load_state_dict(found, strict=False)
+    found = find_weights(path, _read(path), model_state)
+    weights, new = found.weights, list[str]()
+    if classifier:
+        differing = list(_differences(model_state, weights))
+        counts = _class_counts(differing, model_state, weights)
+        head = {*classifier, *(differing if counts else ())}
+        if rows is None:
+            new = [name for name in model_state if name in head]
+            weights = {name: each for name, each in weights.items() if name not in head}
+        else:
+            weights = _selected(path, weights, head, rows)
+    _check_match(path, type(model).__name__, model_state, weights, new)
+    _check_finite(path, model_state, weights)
+    model.load_state_dict(weights, strict=False)
+    return Loaded(found.told, new)
+
+
+def classifier_entries(model: nn.Module, num_classes: int) -> list[str]:
+    """Return the entries of a network's state that make its logits: those of the last such layer.
+
+    Raises:
+        UserError: if no layer has as many outputs.
+    """
+    for name, tensor in reversed(model.state_dict().items()):
+        if tensor.dim() >= 2 and len(tensor) == num_classes:
+            layer = name.rpartition(".")[0]
+            return [each for each in model.state_dict() if each.rpartition(".")[0] == layer]
+    raise UserError(
+        f"this {type(model).__name__} has no layer of {num_classes} outputs, one a class: its "
+        "classifier cannot be told from the rest"
+    )
 
 
 def read_metadata(path: str | Path) -> dict[str, float | int | str]:
@@ -67,7 +122,7 @@ def read_metadata(path: str | Path) -> dict[str, float | int | str]:
     """
     path = Path(path)
     payload = _read(path)
-    if not any(_named_tensors(payload.get(key)) for key in _WEIGHT_KEYS):
+    if not any(map(named_tensors, payload.values())):
         return {}
     scalars = {
         key: value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
@@ -153,57 +208,60 @@ def _holds_code(path: Path, refusal: str) -> str:
     )
 
 
-def _weights(payload: dict[str, Any], path: Path) -> dict[str, Tensor]:
-    for holder in (*map(payload.get, _WEIGHT_KEYS), payload):
-        weights = _named_tensors(holder)
-        if weights:
-            return weights
-    held = ", ".join(map(str, payload)) or "nothing"
-    raise UserError(
-        f"{path}: holds no weights, but {held}; give a state dict, alone or under 'model' or "
-        "'state_dict'"
-    )
+def _selected(
+    path: Path, weights: dict[str, Tensor], head: Collection[str], rows: Sequence[int]
+) -> dict[str, Tensor]:
+    chosen = dict(weights)
+    for name in head & weights.keys():
+        if max(rows) >= len(weights[name]):
+            raise UserError(
+                f"{path}: checkpoint has {len(weights[name])} classes, so there is no class "
+                f"{max(rows)} (the first is 0)"
+            )
+        chosen[name] = weights[name][list(rows)]
+    return chosen
 
 
-def _named_tensors(holder: object) -> dict[str, Tensor]:
-    if not isinstance(holder, dict):
-        return {}
-    return {
-        name: tensor
-        for name, tensor in holder.items()
-        if isinstance(name, str) and isinstance(tensor, Tensor)
-    }
+def _check_finite(path: Path, wanted: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+    for name, tensor in found.items():
+        # A buffer that is infinite in a fresh network too, as a mask may be, is as it should be.
+        if not tensor.isfinite().all() and wanted[name].isfinite().all():
+            what = "NaN" if tensor.isnan().any() else "infinity"
+            raise UserError(
+                f"{path}: {name} holds {what}, as after a training that diverged; give a "
+                "checkpoint from before"
+            )
 
 
-def _without_wrapper(weights: dict[str, Tensor], wanted: Container[str]) -> dict[str, Tensor]:
-    while not any(name in wanted for name in weights):
-        prefix = next((p for p in _WRAPPERS if any(name.startswith(p) for name in weights)), None)
-        if prefix is None:
-            break
-        weights = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
-    return weights
+def _differences(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> dict[str, str]:
+    """Return how entries differ, by their names, the network's first."""
+    differing: dict[str, str] = {}
+    for name, tensor in wanted.items():
+        if name not in found:
+            if not name.endswith(COUNTER):
+                differing[name] = "is in the model, not in the checkpoint"
+        elif found[name].shape != tensor.shape:
+            shapes = tuple(found[name].shape), tuple(tensor.shape)
+            differing[name] = f"is {shapes[0]} in the checkpoint, {shapes[1]} in the model"
+    for name in found:
+        if name not in wanted:
+            differing[name] = "is in the checkpoint, not in the model"
+    return differing
 
 
 def _check_match(
-    path: Path, architecture: str, wanted: dict[str, Tensor], found: dict[str, Tensor]
+    path: Path,
+    architecture: str,
+    wanted: dict[str, Tensor],
+    found: dict[str, Tensor],
+    new: Collection[str],
 ) -> None:
-    problems: dict[str, str] = {}
-    for name, tensor in wanted.items():
-        if name not in found:
-            # Files older than torch 0.4.1 lack the batch counters.
-            if not name.endswith("num_batches_tracked"):
-                problems[name] = "is in the model, not in the checkpoint"
-        elif found[name].shape != tensor.shape:
-            shapes = tuple(found[name].shape), tuple(tensor.shape)
-            problems[name] = f"is {shapes[0]} in the checkpoint, {shapes[1]} in the model"
-    for name in found:
-        if name not in wanted:
-            problems[name] = "is in the checkpoint, not in the model"
-    if not problems:
+    differing = {k: how for k, how in _differences(wanted, found).items() if k not in new}
+    if not differing:
         return
-    if counts := _class_counts(list(problems), wanted, found):
+    if counts := _class_counts(list(differing), wanted, found):
         raise ClassCountError(path, *counts)
-    first, how = next(iter(problems.items()))
+    first, how = next(iter(differing.items()))
     raise UserError(
         f"{path}: another architecture than this {architecture}: {first} {how}; name the network "
         "that the checkpoint was trained with"
@@ -214,14 +272,18 @@ def _class_counts(
     names: list[str], wanted: dict[str, Tensor], found: dict[str, Tensor]
 ) -> tuple[int, int] | None:
     """Return the class counts (found, wanted) if nothing differs but how many are told apart."""
-    if not all(name in wanted and name in found for name in names):
+    if not names or not all(name in wanted and name in found for name in names):
         return None
     shapes = [(found[name].shape, wanted[name].shape) for name in names]
     if any(not f or not w or f[1:] != w[1:] for f, w in shapes):
         return None
-    layers = len({name.rpartition(".")[0] for name in names})
+    layers = {name.rpartition(".")[0] for name in names}
     (classes, wanted_classes), *others = sorted({(f[0], w[0]) for f, w in shapes})
     # Beside its logits a detector has four offsets for each class.
-    if (layers, others) in ((1, []), (2, [(4 * classes, 4 * wanted_classes)])):
+    if len(layers) == 2 and others == [(4 * classes, 4 * wanted_classes)]:
+        return classes, wanted_classes
+    # Auxiliary classifiers are classifiers too, norms of another width are none.
+    matrices = {name.rpartition(".")[0] for name in names if wanted[name].dim() > 1}
+    if not others and (len(layers) == 1 or layers == matrices):
         return classes, wanted_classes
     return None

@@ -1,0 +1,184 @@
+"""Which weights of a file are a network's: found by matching names and shapes."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from torch import Tensor
+
+from rlkd.errors import UserError
+
+_USUAL = ("", "model", "state_dict")
+"""Holders that need no mention."""
+_WRAPPERS = frozenset({"module", "_orig_mod"})
+"""Parts of prefixes that need none either."""
+_AVERAGES = frozenset({"ema", "swa", "averaged"})
+_DEPTH = 3
+COUNTER = "num_batches_tracked"
+"""Of a batch norm; files older than torch 0.4.1 lack it."""
+
+Weights = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in a file a network's weights are, and what they are called there."""
+
+    holder: str = ""
+    """The keys that lead to them, joined by dots; empty for the file itself."""
+    stripped: str = ""
+    """What their names begin with, and the network's do not."""
+    added: str = ""
+    """What the network's names begin with, and theirs do not."""
+
+    @property
+    def averaged(self) -> bool:
+        """Whether they are a running average of the weights, by name."""
+        return not _AVERAGES.isdisjoint(re.split(r"[._]", f"{self.holder}.{self.stripped}"))
+
+    @property
+    def usual(self) -> bool:
+        """Whether they are where most files have them."""
+        parts = self.stripped.rstrip(".").split(".")
+        wrapped = not self.stripped or _WRAPPERS.issuperset(parts)
+        return self.holder in _USUAL and wrapped and not self.added
+
+    def __str__(self) -> str:
+        said = [f"under '{self.holder}'"] if self.holder else []
+        said += [f"without the prefix '{self.stripped}'"] if self.stripped else []
+        said += [f"with the prefix '{self.added}'"] if self.added else []
+        return ", ".join(said) or "at its top"
+
+    def of(self, weights: Mapping[str, Tensor]) -> Weights:
+        """Return the holder's weights by the network's names; those beside the prefix left out."""
+        return {
+            self.added + name.removeprefix(self.stripped): tensor
+            for name, tensor in weights.items()
+            if name.startswith(self.stripped)
+        }
+
+
+@dataclass(frozen=True)
+class Found:
+    """The weights of a file that match a network best."""
+
+    weights: Weights
+    place: Place
+    beside: list[Place] = field(default_factory=list[Place])
+    """Where the file has others that match as well and were not taken."""
+
+    @property
+    def told(self) -> str | None:
+        """What a user should know of where they were; None where there is nothing to say."""
+        if self.beside:
+            others = " and ".join(map(str, self.beside))
+            which = "an average of them" if self.beside[0].averaged else "others"
+            return f"took the weights {self.place}; {others} it has {which}, to be saved alone"
+        return None if self.place.usual else f"took the weights {self.place}"
+
+
+def find_weights(path: Path, payload: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> Found:
+    """Find the weights of a file that match a network's names and shapes best.
+
+    Plain weights come before their running average.
+
+    Args:
+        path: of the file, for messages.
+        payload: what it holds.
+        wanted: the network's state.
+
+    Raises:
+        UserError: if it holds no weights, or different ones that match equally well.
+    """
+    held = dict(_holders(payload))
+    if not held:
+        keys = ", ".join(map(str, payload)) or "nothing"
+        raise UserError(
+            f"{path}: holds no weights, but {keys}; give a state dict, alone or under 'model' or "
+            "'state_dict'"
+        )
+    scores: dict[Place, tuple[int, int]] = {}
+    for holder, weights in held.items():
+        scores |= _scores(holder, weights, wanted)
+    best = max(scores.values())
+    equal = [place for place, score in scores.items() if score == best]
+    if best == (0, 0):
+        equal = [Place(max(held, key=lambda holder: len(held[holder])))]
+    plain = [each for each in equal if not each.averaged] or equal
+    taken = min(plain, key=_simplicity)
+    weights = taken.of(held[taken.holder])
+    # A few names in common are chance.
+    equal = equal if 2 * best[0] > len(set(wanted) - _counters(wanted)) else []
+    others = [each for each in equal if not _same(each.of(held[each.holder]), weights)]
+    if rivals := [each for each in others if each in plain]:
+        both = " and ".join(map(str, (taken, *rivals)))
+        raise UserError(
+            f"{path}: several weights fit this network, {both}: save those that are meant alone"
+        )
+    return Found(weights, taken, others)
+
+
+def named_tensors(holder: object) -> Weights:
+    """Return the entries of a dictionary that are tensors with names."""
+    if not isinstance(holder, Mapping):
+        return {}
+    return {
+        name: tensor
+        for name, tensor in cast(Mapping[Any, Any], holder).items()
+        if isinstance(name, str) and isinstance(tensor, Tensor)
+    }
+
+
+def _holders(payload: Mapping[Any, Any], path: str = "", depth: int = 0) -> Iterator[Any]:
+    """Yield what leads to each dictionary that holds named tensors, and these."""
+    if weights := named_tensors(payload):
+        yield path, weights
+    for key, value in payload.items():
+        if isinstance(key, str) and isinstance(value, Mapping) and depth < _DEPTH:
+            inner = f"{path}.{key}".lstrip(".")
+            yield from _holders(cast(Mapping[Any, Any], value), inner, depth + 1)
+
+
+def _scores(
+    holder: str, weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
+) -> dict[Place, tuple[int, int]]:
+    """Return for each pair of prefixes how many entries match: in name and shape, in name."""
+    scores = {Place(holder): (0, 0)}
+    for added in _common_prefixes(wanted):
+        exact, named = Counter[str](), Counter[str]()
+        for name in weights.keys() - _counters(weights):
+            tensor = weights[name]
+            for start in (0, *(dot.end() for dot in re.finditer(r"\.", name))):
+                other = wanted.get(added + name[start:])
+                if other is not None:
+                    named[name[:start]] += 1
+                    exact[name[:start]] += other.shape == tensor.shape
+        scores |= {Place(holder, each, added): (exact[each], named[each]) for each in named}
+    return scores
+
+
+def _counters(names: Iterable[str]) -> set[str]:
+    """Return the batch counters among names, which are alike in all networks."""
+    return {each for each in names if each.endswith(COUNTER)}
+
+
+def _common_prefixes(wanted: Mapping[str, Tensor]) -> list[str]:
+    """Return the prefixes, "" first, that all of a network's names have."""
+    first = next(iter(wanted), "")
+    prefixes = ["", *(first[: dot.end()] for dot in re.finditer(r"\.", first))]
+    return [each for each in prefixes if all(name.startswith(each) for name in wanted)]
+
+
+def _simplicity(place: Place) -> tuple[bool, int]:
+    return not place.usual, len(place.stripped) + len(place.added)
+
+
+def _same(one: Weights, other: Weights) -> bool:
+    return one.keys() == other.keys() and all(
+        each is other[name]
+        or (each.shape == other[name].shape and bool((each == other[name]).all()))
+        for name, each in one.items()
+    )

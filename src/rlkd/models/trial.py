@@ -1,0 +1,115 @@
+"""A network is called once before it is used: whether it takes the images, and what it returns."""
+
+import copy
+from collections.abc import Iterator
+from itertools import chain, product
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from rlkd.errors import UserError, notice
+from rlkd.models.modes import evaluating
+from rlkd.models.outputs import check_logits, without_logits
+
+Shape = tuple[int, int, int]
+"""Channels, height and width."""
+
+_ROWS = 2
+_CHANNELS = (3, 1)
+_SIZES = (32, 64, 96, 128, 160, 192, 224, 256, 299, 384, 448, 512)
+
+
+def called_once(
+    network: nn.Module,
+    who: str,
+    *,
+    shape: Shape,
+    num_classes: int,
+    trains: bool = False,
+    size_setting: str = "data.image_size",
+) -> nn.Module:
+    """Call a network on noise, and return one of the same parameters that has been called.
+
+    It is a copy that shares its parameters, where one can be made: what a call leaves in buffers,
+    such as the ranges of a quantisation-aware network, then is the copy's alone. A network with
+    lazy modules becomes whole by the call, and is returned itself.
+
+    Args:
+        network: a classifier.
+        who: its role and its name, for messages.
+        shape: of an image.
+        num_classes: of the data.
+        trains: whether it is called in training mode too.
+        size_setting: what sets the size of its images, for messages.
+
+    Raises:
+        UserError: if it raises, or returns no logits of these classes.
+        Notice: as a warning, if a softmax is inside it.
+    """
+    called = network if any(map(is_lazy, _state(network))) else _copy(network)
+    with evaluating(called):
+        logits = _call(called, who, shape, size_setting)
+    check_logits(who, logits, _ROWS, num_classes)
+    if what := without_logits(logits):
+        notice(
+            f"the {who} returns {what}, as a softmax inside it makes them, and everything here "
+            "takes its outputs for logits: return what goes into the softmax"
+        )
+    if trains and (trained := _copy(network)) is not network:
+        with torch.random.fork_rng(devices=[]):
+            logits = _call(trained.train(), who, shape, size_setting, mode="in training ")
+        check_logits(f"{who}, in training,", logits, _ROWS, num_classes)
+    return called
+
+
+def same_form(one: nn.Module, other: nn.Module) -> bool:
+    """Return whether two networks' states have the same names and shapes."""
+    first, second = one.state_dict(), other.state_dict()
+    return {k: v.shape for k, v in first.items()} == {k: v.shape for k, v in second.items()}
+
+
+def _state(network: nn.Module) -> Iterator[Tensor]:
+    return chain(network.parameters(), network.buffers())
+
+
+def _copy(network: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(network, {id(each): each for each in network.parameters()})
+    except Exception:  # whatever a stranger's module holds that has no copy
+        return network
+
+
+def _call(network: nn.Module, who: str, shape: Shape, size_setting: str, mode: str = "") -> Tensor:
+    try:
+        return _answer(network, shape)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a network's own code raises
+        said = " ".join(str(error).split())[:200]
+        remedy = _remedy(network, shape, size_setting)
+        raise UserError(
+            f"the {who} does not take images of shape {shape} {mode}"
+            f"({type(error).__name__}: {said}): {remedy}"
+        ) from error
+
+
+def _answer(network: nn.Module, shape: Shape) -> Tensor:
+    noise = torch.randn(_ROWS, *shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return network(noise)
+
+
+def _remedy(network: nn.Module, shape: Shape, size_setting: str) -> str:
+    channels, height, width = shape
+    sizes = product(_SIZES, dict.fromkeys((channels, *_CHANNELS)))
+    tries: list[Shape] = [(each, height, width) for each in _CHANNELS]
+    for one in (*tries, *((each, size, size) for size, each in sizes)):
+        try:
+            _answer(network, one)
+        except Exception:  # the same, of another shape
+            continue
+        settings = [] if one[0] == channels else [f"data.channels={one[0]}"]
+        settings += [] if one[1:] == (height, width) else [f"{size_setting}={one[1]}"]
+        return f"it takes {one}, so give {' '.join(settings)}, or another network"
+    return f"give images of a size that it takes ({size_setting}=224, say), or another network"
