@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 import torch
 from tests.reference.crop_flip import crop_and_flip_slowly
+from tests.training.runs import as_users_call
+from torch import Tensor
 from torchvision.transforms import functional as transforms
 
 from rlkd.data import ImageSet, MemoryLoader
@@ -214,3 +216,10 @@ def test_labels_at_both_ends_of_the_range_and_no_labels_at_all_are_taken(images:
     ends = replace(images, target=torch.tensor([0, 2]), image=images.image[:2])
     assert ends.target.tolist() == [0, 2]
     assert len(images.select(torch.tensor([], dtype=torch.int64))) == 0
+
+
+@pytest.mark.parametrize("target", [torch.eye(3), torch.eye(3).long(), torch.zeros(3)])
+def test_targets_that_are_not_one_class_an_image_are_refused(target: Tensor) -> None:
+    image = torch.zeros(3, 1, 4, 4, dtype=torch.uint8)
+    with as_users_call(), pytest.raises(UserError, match=r"not one class an image: .*multi-hot"):
+        ImageSet(image, target, ("a", "b", "c"))

@@ -18,6 +18,20 @@ from rlkd.ranks import Part
 from rlkd.types import Batch
 
 
+def check_single_class(target: Tensor) -> None:
+    """Refuse targets that are not one class an image, as multi-hot ones are.
+
+    Raises:
+        UserError: if they are no vector of whole numbers.
+    """
+    if target.dim() != 1 or target.is_floating_point() or target.is_complex():
+        raise UserError(
+            f"targets of shape {tuple(target.shape)} and type {target.dtype} are not one class an "
+            "image: give the index of each image's class, as int64; several classes of one image "
+            "(multi-hot targets) are not for distillation by softmax"
+        )
+
+
 @dataclass(frozen=True)
 class ImageSet:
     """Labelled images of one size.
@@ -34,6 +48,7 @@ class ImageSet:
     """What the classes are called, in the order of their indices."""
 
     def __post_init__(self) -> None:
+        check_single_class(self.target)
         if len(self.target) == 0:
             return
         lowest, highest = (int(label) for label in self.target.aminmax())

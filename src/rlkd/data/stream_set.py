@@ -7,6 +7,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from rlkd.data.images import ImageReader
+from rlkd.data.memory import check_single_class
 from rlkd.data.seeding import generator_of
 from rlkd.data.sources import Source
 from rlkd.data.unreadable import Unreadable
@@ -56,6 +57,7 @@ class StreamSet:
     reader: ImageReader = field(default_factory=ImageReader)
 
     def __post_init__(self) -> None:
+        check_single_class(self.target)
         wrong = (self.target < 0) | (self.target >= self.num_classes)
         if wrong.any():
             row = int(wrong.int().argmax())
