@@ -34,7 +34,7 @@ def test_a_class_order_is_found_beside_a_file_and_others_are_not_refused(tmp_pat
         check_order(exported, names[::-1])
     check_order(tmp_path / "foreign.pth", ["anything"])
     (tmp_path / "class_names.json").write_text("{")
-    with pytest.raises(UserError, match=r"class_names\.json .* cannot be read: mend or remove"):
+    with pytest.raises(UserError, match=r"class_names\.json .* cannot be read: fix or remove"):
         check_order(tmp_path / "foreign.pth", ["anything"])
 
 

@@ -12,18 +12,18 @@ from typing import Any
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from rlkd import models
 from rlkd.data.sets import Dataset
-from rlkd.errors import UserError
+from rlkd.errors import UserError, notice
 from rlkd.exploration import Explorer
 from rlkd.losses import Objective
 from rlkd.models import Teacher
 from rlkd.temperature import TemperatureSource
-from rlkd.training.class_order import check_order
+from rlkd.training.class_order import check_order, taught_rows
 from rlkd.training.compose import unresolved
 from rlkd.training.module import Schedule, ScheduleBy
 from rlkd.training.normalisation import renormalisation, resolution
@@ -36,16 +36,20 @@ from rlkd.training.options import (
 from rlkd.training.task import Task
 
 
-def network(config: DictConfig, role: str, dataset: Dataset) -> nn.Module:
+def network(config: DictConfig, role: str, dataset: Dataset, *, trains: bool = False) -> nn.Module:
     """Make a network for the data, with the weights of its checkpoint if it has one.
+
+    It has been tried on noise of the data's shape, and returns logits.
 
     Args:
         config: the `teacher` or `student` node.
         role: its name, for messages.
-        dataset: gives the number of classes and of channels.
+        dataset: gives the number of classes, and the shape of images.
+        trains: whether it is to train.
 
     Raises:
-        UserError: if it has no name, its checkpoint does not fit, or it is of another class order.
+        UserError: if it has no name, does not take the images, returns no logits, its checkpoint
+            does not fit, or it is of another class order.
     """
     if config.name is None:
         raise UserError(f"{role}.name is missing: give {role}=resnet20, say")
@@ -54,10 +58,75 @@ def network(config: DictConfig, role: str, dataset: Dataset) -> nn.Module:
         num_classes=dataset.num_classes,
         in_channels=dataset.shape[0],
     )
-    if config.checkpoint is not None:
-        models.load_weights(made, Path(config.checkpoint))
-        check_order(Path(config.checkpoint), dataset.class_names)
-    return made
+    called = models.called_once(
+        made,
+        f"{role} {config.name}",
+        shape=dataset.shape,
+        num_classes=dataset.num_classes,
+        trains=trains,
+    )
+    path = checkpoint_path(config, role)
+    if path is None:
+        if config.get("head") is not None:
+            raise UserError(f"{role}.head={config.head} is for {role}.checkpoint=FILE: give both")
+        return made
+    # A quantisation-aware network has by its first call the form that it is saved in.
+    filled = made if models.same_form(made, called) else called
+    _load(filled, path, config, role, dataset)
+    return filled
+
+
+def checkpoint_path(config: DictConfig, role: str) -> Path | None:
+    """Return the file that a network's weights are in; None where none is given.
+
+    Args:
+        config: the `teacher` or `student` node.
+        role: its name, for messages.
+
+    Raises:
+        UserError: if it is no one file.
+    """
+    given = config.get("checkpoint")
+    if given is None or isinstance(given, str | int | float):
+        return None if given is None else Path(str(given))
+    listed = list(given) if isinstance(given, ListConfig) else [given]
+    several = ",".join(map(str, listed))
+    raise UserError(
+        f"{role}.checkpoint={given}: give one file; `rlkd compare {role}.checkpoint={several}` "
+        "compares several, a run each"
+    )
+
+
+def new_head(config: DictConfig, role: str) -> bool:
+    """Return whether a network's classifier is to be new, the rest its checkpoint's.
+
+    Raises:
+        UserError: if its `head` is not known.
+    """
+    head = config.get("head")
+    if head not in (None, "checkpoint", "new"):
+        raise UserError(f"{role}.head={head}: give new, or checkpoint for all of its weights")
+    return head == "new"
+
+
+def _load(made: nn.Module, path: Path, config: DictConfig, role: str, dataset: Dataset) -> None:
+    classes, rows = config.get("classes"), None
+    if classes is not None:
+        rows = taught_rows(classes, path, dataset.class_names)
+    elif not new_head(config, role):
+        check_order(path, dataset.class_names)
+    classifier: list[str] = []
+    if rows is not None or new_head(config, role):
+        classifier = models.classifier_entries(made, dataset.num_classes)
+    try:
+        loaded = models.load_weights(made, path, classifier=classifier, rows=rows)
+    except models.ClassCountError as error:
+        remedy = "student.head=new for all of it but the classifier"
+        if role == "teacher":
+            remedy = "teacher.classes=[...] for the data's classes among its own"
+        raise UserError(f"{error}, or {remedy}") from None
+    if loaded.told:
+        notice(f"{role} {path}: {loaded.told}")
 
 
 def teacher(

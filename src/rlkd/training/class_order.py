@@ -1,5 +1,6 @@
 """The order of the classes: left with a run, and held against the data that weights meet again."""
 
+import difflib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -47,10 +48,79 @@ def check_order(checkpoint: Path, class_names: Sequence[str]) -> None:
     Raises:
         UserError: naming the first class that differs.
     """
-    for told in _beside(checkpoint):
-        if told.is_file():
-            _check(checkpoint, told, class_names)
-            return
+    if told := _told(checkpoint):
+        _check(checkpoint, told, class_names)
+
+
+def taught_rows(given: Any, checkpoint: Path, class_names: Sequence[str]) -> list[int]:
+    """Return which of a teacher's classes each of the data's is.
+
+    Args:
+        given: `teacher.classes`: for each class of the data, in order, the index or the name of the
+            teacher's; or the names of all the teacher's classes, in the order of its logits, among
+            which the data's are found; or a file of either, as JSON or a class a line.
+        checkpoint: the teacher's; what tells its class names lies beside it, see `check_order`.
+        class_names: the data's.
+
+    Raises:
+        UserError: if they do not name a class of the teacher for each of the data.
+    """
+    listed = _listed(given)
+    told = _told(checkpoint)
+    own = _names(told, checkpoint) if told else None
+    if all(isinstance(each, int) for each in listed):
+        rows: list[int] = listed
+    elif own and len(listed) == len(class_names):
+        rows = [_place(name, own, f"among the teacher's classes (see {told})") for name in listed]
+    else:
+        where = "among them, which without a class_names.json beside the checkpoint are to be all "
+        where += "the teacher's classes in order"
+        rows = [_place(name, listed, where) for name in class_names]
+    if len(rows) != len(class_names) or len({*rows}) < len(rows) or min(rows) < 0:
+        raise UserError(
+            f"teacher.classes gives {len(rows)} indices, {len({*rows})} of them different: give "
+            f"one for each of the data's {len(class_names)} classes, from 0"
+        )
+    return rows
+
+
+def _listed(given: Any) -> list[Any]:
+    if not isinstance(given, str):
+        listed: Any = list(given) if isinstance(given, Sequence) else None
+    else:
+        try:
+            content = Path(given).expanduser().read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"teacher.classes={given}: cannot be read ({error}); give a file of classes, or a "
+                "list of them, such as [cat,dog] or [281,207]"
+            ) from None
+        try:
+            listed = json.loads(content)
+        except ValueError:
+            lines = [line.strip() for line in content.splitlines() if line.strip()]
+            listed = [int(each) for each in lines] if all(map(str.isdecimal, lines)) else lines
+        listed = listed.get("class_names") if isinstance(listed, dict) else listed
+    if isinstance(listed, list) and listed:
+        for kind in (int, str):
+            if all(type(each) is kind for each in listed):
+                return listed
+    raise UserError(
+        f"teacher.classes={given}: give a list of indices or of names, such as [281,207] or "
+        "[cat,dog], or a file of one"
+    )
+
+
+def _place(name: str, names: list[str], where: str) -> int:
+    if name in names:
+        return names.index(name)
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise UserError(f"teacher.classes: there is no {name} {where}{hint}")
+
+
+def _told(checkpoint: Path) -> Path | None:
+    return next((each for each in _beside(checkpoint) if each.is_file()), None)
 
 
 def _beside(checkpoint: Path) -> Iterator[Path]:
@@ -61,13 +131,7 @@ def _beside(checkpoint: Path) -> Iterator[Path]:
 
 
 def _check(subject: Path, told: Path, class_names: Sequence[str]) -> None:
-    try:
-        found: Any = json.loads(told.read_text(encoding="utf-8"))
-        names = list(map(str, found["class_names"] if isinstance(found, dict) else found))
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(
-            f"{told} is to name the classes of {subject.name} and cannot be read: mend or remove it"
-        ) from None
+    names = _names(told, subject)
     if names == list(class_names):
         return
     remedy = "give the data that it was trained on"
@@ -80,3 +144,13 @@ def _check(subject: Path, told: Path, class_names: Sequence[str]) -> None:
         if (set(names) == set(WNIDS)) != (set(class_names) == set(WNIDS)):
             remedy += ", or name the classes of both by data.class_names=imagenet"
     raise UserError(f"{subject} has {what} (see {told.name}): {remedy}")
+
+
+def _names(told: Path, subject: Path) -> list[str]:
+    try:
+        found: Any = json.loads(told.read_text(encoding="utf-8"))
+        return list(map(str, found["class_names"] if isinstance(found, dict) else found))
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{told} is to name the classes of {subject.name} and cannot be read: fix or remove it"
+        ) from None

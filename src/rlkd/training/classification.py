@@ -209,7 +209,7 @@ def _remarks(dataset: Dataset) -> list[str]:
 
 def _distiller(config: DictConfig, sets: Sets, options: build.TrainerOptions) -> Distiller:
     objective = build.objective(config)
-    student = build.network(config.student, "student", sets.dataset)
+    student = build.network(config.student, "student", sets.dataset, trains=True)
     if options.sync_batch_norm and ranks.here().world > 1:
         student = synchronised(student, options.device)
     teacher, temperature = None, None

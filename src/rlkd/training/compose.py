@@ -188,8 +188,8 @@ def _register() -> None:
     store = ConfigStore.instance()
     for name in _network_names():
         network = {"name": None if name == "custom" else name, "checkpoint": None}
-        own = {"mean": None, "std": None, "image_size": None}
-        store.store(group="student", name=name, node=network)
+        own = {"mean": None, "std": None, "image_size": None, "classes": None}
+        store.store(group="student", name=name, node=network | {"head": None})
         store.store(group="teacher", name=name, node=network | own)
 
 

@@ -12,9 +12,8 @@ from torchvision.models.detection import FasterRCNN
 from rlkd import models
 from rlkd.data.coco_set import CocoSet
 from rlkd.data.detection_loader import DetectionLoader
-from rlkd.errors import UserError
+from rlkd.errors import UserError, notice
 from rlkd.models import Teacher, create_detector
-from rlkd.models.checkpoint import ClassCountError
 from rlkd.reporting import AnyScores, ImageCounts, class_by_class, in_full, print_cells
 from rlkd.reporting.prediction_page import write_predictions
 from rlkd.temperature import TemperatureSource
@@ -48,6 +47,7 @@ from rlkd.training.task import Asked, Exportable, Prepared
 _ROLES = ("teacher", "student")
 _SHOWN = 12
 """Test images on the page of predictions."""
+_CLASSIFIER = "roi_heads.box_predictor."
 _THRESHOLD = 0.5
 """The lowest score of what is predicted, unless told otherwise."""
 
@@ -196,15 +196,23 @@ class Detection(DetectionOptions):
         if given == "imagenet" and not trains and node.checkpoint is not None:
             given = None
         further = {**self.detector_options, **PRETRAINED[given]}
+        if node.get("classes") is not None:
+            raise UserError(f"{role}.classes is for task=classification: leave it at null")
+        path, head = build.checkpoint_path(node, role), build.new_head(node, role)
         try:
             made = create_detector(node.name, num_classes=images.num_classes, **further)
-            if node.checkpoint is not None:
-                models.load_weights(made, Path(node.checkpoint))
-                check_order(Path(node.checkpoint), images.output_names)
-        except ClassCountError as error:
+            if path is not None:
+                classifier = [k for k in made.state_dict() if k.startswith(_CLASSIFIER)]
+                loaded = models.load_weights(made, path, classifier=classifier if head else ())
+                if loaded.told:
+                    notice(f"{role} {path}: {loaded.told}")
+                if not head:
+                    check_order(path, images.output_names)
+        except models.ClassCountError as error:
             by_id = "; data.keep_ids=true numbers classes as COCO does, 91 in all"
+            new = "; student.head=new takes all but the classifier" if role == "student" else ""
             raise UserError(
-                f"{role}: {error} (the background counts){by_id if error.found == 91 else ''}"
+                f"{role}: {error} (the background counts){by_id if error.found == 91 else ''}{new}"
             ) from None
         except UserError as error:
             raise UserError(f"{role}: {error}") from None

@@ -9,7 +9,7 @@ from hydra.errors import HydraException
 
 from rlkd.errors import UserError
 
-PATTERNS = frozenset({"data.train", "data.test", "data.class_names"})
+PATTERNS = frozenset({"data.train", "data.test", "data.class_names", "teacher.classes"})
 """The paths that may also be several, `[a,b]`, or a number."""
 PATHS = PATTERNS | {
     *("data.root", "data.train_images", "data.train_annotations"),

@@ -70,6 +70,7 @@ def configured(overrides: Iterable[str], *, run: str | None = None) -> DictConfi
     if not isinstance(config, DictConfig) or "student" not in config:
         raise UserError(f"{folder.config} is not the configuration of a run of rlkd")
     config.student.checkpoint = str(folder.student)
+    config.student.head = None  # the run has trained it
     OmegaConf.set_struct(config, True)
     for each in map(parse, overrides):
         require_one_value(each)
