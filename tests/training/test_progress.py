@@ -1,17 +1,20 @@
 """The clock: steps, and the wait for data between them."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
-from tests.training.runs import tiny
+from tests.training.runs import silent, tiny
 
 from rlkd.ranks import Part
 from rlkd.reporting import read_metrics
-from rlkd.training import progress
+from rlkd.training import checkpoints, logging, progress
+from rlkd.training.meters import EpochMeters
 from rlkd.training.progress import Clock
 from rlkd.training.run import distill
 from rlkd.training.run_folder import RunFolder
@@ -104,6 +107,60 @@ def test_images_are_those_of_all_ranks(hours: Hours, monkeypatch: pytest.MonkeyP
     clock = Clock()
     train(clock, SlowLoader(hours, 2), hours)
     assert clock.images == 2 * 5 * 4
+
+
+def test_a_gpus_lag_counts_once_as_training_and_no_step_waits_for_it(
+    hours: Hours, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lag, waits = 8.0, list[float]()
+
+    def synchronize(device: object) -> None:
+        nonlocal lag
+        waits.append(lag)
+        hours.now, lag = hours.now + lag, 0
+
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    clock = Clock("cuda")
+    clock.on_train_epoch_start(NOTHING, NOTHING)
+    train(clock, SlowLoader(hours, 4), hours)
+    assert (clock.seconds, waits) == (4, [])
+    for _ in range(2):
+        clock.settle()
+    assert (clock.seconds, clock.data_seconds, waits) == (12, 12, [8, 0])
+    assert (clock.images_per_second, clock.epoch_data_share) == (20 / 12, 0.5)
+
+
+def test_whoever_reads_the_device_lets_the_clock_settle_first(
+    teacher_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settled, readers = True, Counter[str]()
+
+    def step(*_: object) -> None:
+        nonlocal settled
+        settled = False
+
+    def settle(_: Clock) -> None:
+        nonlocal settled
+        settled = True
+
+    def reading(where: str, read: Callable[..., Any]) -> Callable[..., Any]:
+        def checked(*arguments: object) -> Any:
+            assert settled, f"{where} waits for the device and no clock counts it"
+            readers[where] += 1
+            return read(*arguments)
+
+        return checked
+
+    monkeypatch.setattr(Clock, "on_train_batch_start", step)
+    monkeypatch.setattr(Clock, "settle", settle)
+    for where in (progress, checkpoints, logging):
+        name = where.__name__.rpartition(".")[2]
+        monkeypatch.setattr(where, "check_finite", reading(name, where.check_finite))
+    monkeypatch.setattr(EpochMeters, "read", reading("meters", EpochMeters.read))
+    settings = ("trainer.epochs=1", "trainer.log_every_steps=2", "trainer.checkpoint_every_steps=1")
+    settings = ("temperature=constant", *settings)
+    distill(tiny(teacher_file, tmp_path / "run", *settings), console=silent())
+    assert readers == {"progress": 1, "checkpoints": 3, "logging": 1, "meters": 2}
 
 
 def distilled(teacher: Path, folder: RunFolder) -> list[str]:

@@ -78,6 +78,7 @@ class KeepLast(Checkpoint):
         every_steps: steps between checkpoints within an epoch; None for no such.
         every_minutes: minutes between checkpoints; None for no such.
         tell: shows a line.
+        before_reading: called before anything is read from the device.
     """
 
     def __init__(
@@ -87,9 +88,10 @@ class KeepLast(Checkpoint):
         every_steps: int | None = None,
         every_minutes: float | None = None,
         tell: Callable[[str], None] = print,
+        before_reading: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__()
-        self.folder, self.tell = folder, tell
+        self.folder, self.tell, self.before_reading = folder, tell, before_reading
         self.every_steps, self.every_minutes = every_steps, every_minutes
         self.signals = StopSignals(self._resumption)
         self._saved_at = monotonic()
@@ -168,12 +170,14 @@ class KeepLast(Checkpoint):
         )
         if ranks.here().world == 1:
             return late, asked
+        self.before_reading()
         wishes = torch.tensor([late, *(asked == each for each in STOPPING)], dtype=torch.int64)
         late, *stops = ranks.summed(wishes.to(module.device)).tolist()
         first = (each for each, count in zip(STOPPING, stops, strict=True) if count)
         return late > 0, next(first, None)
 
     def _save(self, trainer: L.Trainer, module: StudentModule) -> None:
+        self.before_reading()
         check_finite(module, self.folder)
         fault: UserError | None = None
         try:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
 import lightning as L
+import torch
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -26,10 +27,15 @@ _ADVISED_SHARE = 0.2
 class Clock(L.Callback):
     """Counts images and seconds of training, and of waiting for data, over interruptions too.
 
-    Evaluations and checkpoints count nowhere.
+    Evaluations and checkpoints count nowhere. A GPU works on while the next steps are launched, so
+    whoever is about to read from it calls `settle` first, and the wait counts as training.
+
+    Args:
+        device: where the steps are computed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
         self.images, self.seconds = 0, 0.0
         """Of all ranks together; of steps."""
         self.data_seconds = 0.0
@@ -63,6 +69,13 @@ class Clock(L.Callback):
         """Return the same batches, the wait for each of which is counted."""
         return TimedBatches(batches, self)
 
+    def settle(self) -> None:
+        """Wait until all launched steps are done, and count the wait; nothing on a CPU."""
+        if self.device.type == "cuda":
+            began = time.perf_counter()
+            torch.cuda.synchronize(self.device)
+            self._trained(time.perf_counter() - began)
+
     def waited(self, seconds: float) -> None:
         """Count a wait for data."""
         self.data_seconds += seconds
@@ -87,14 +100,13 @@ class Clock(L.Callback):
         batch_idx: int,
     ) -> None:
         """Stop the clock."""
-        passed = time.perf_counter() - self._began
-        self.seconds += passed
-        self._epoch_seconds += passed
+        self._trained(time.perf_counter() - self._began)
         self.images += len(batch.index) * ranks.here().world
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Add to the epoch's row; the module has not written it yet."""
+        """Settle, and add to the epoch's row; the module has not written it yet."""
         assert isinstance(pl_module, StudentModule)
+        self.settle()
         pl_module.epoch_figures["time/data_share"] = self.epoch_data_share
 
     def state_dict(self) -> dict[str, Any]:
@@ -112,6 +124,10 @@ class Clock(L.Callback):
         self.data_seconds = state_dict.get("data_seconds", 0.0)  # an earlier release did not count
         self._epoch_seconds, self._epoch_data_seconds = state_dict.get("epoch", (0.0, 0.0))
         self.seconds_before = self.seconds + self.data_seconds
+
+    def _trained(self, seconds: float) -> None:
+        self.seconds += seconds
+        self._epoch_seconds += seconds
 
 
 class TimedBatches:
@@ -199,6 +215,7 @@ class ShowProgress(L.Callback):
         assert isinstance(pl_module, StudentModule)
         if (batch_idx + 1) % pl_module.passes or trainer.global_step % self.every_steps:
             return
+        self.clock.settle()
         check_finite(pl_module, self.folder)
         figures = ""
         if self._progress is not None or ranks.here().world > 1:  # all ranks read together

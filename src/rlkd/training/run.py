@@ -102,7 +102,7 @@ def _run(
     def tell(line: str) -> None:
         console.print(line, soft_wrap=True, markup=False)
 
-    clock = Clock()
+    clock = Clock(options.device)
     log = LogEpochs(folder, clock, scores, every_epochs=options.evaluate_every)
     show = ShowProgress(console, clock, folder, every_steps=options.log_every_steps)
     keep = KeepLast(
@@ -110,6 +110,7 @@ def _run(
         every_steps=options.checkpoint_every_steps,
         every_minutes=options.checkpoint_every_minutes,
         tell=tell,
+        before_reading=clock.settle,
     )
     resumed = ranks.first_alone(lambda: folder.checkpoints.sound(tell))
     if resumed is not None:
