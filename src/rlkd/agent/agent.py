@@ -1,6 +1,7 @@
 """The temperature agent: a temperature source that learns while a student trains."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -216,7 +217,8 @@ class TemperatureAgent(TemperatureSource):
         """
         if self._last_temperature is None:
             return dict(self._figures)
-        levels = torch.tensor(_QUANTILES, device=self._last_temperature.device)
+        device = self._last_temperature.device
+        levels = torch.tensor(_QUANTILES).to(device, non_blocking=True)
         quantiles = self._last_temperature.quantile(levels)
         figures = self._figures | {
             "temperature_mean": self._last_temperature.mean(),
@@ -225,6 +227,19 @@ class TemperatureAgent(TemperatureSource):
         for level, quantile in zip(_QUANTILES, quantiles, strict=True):
             figures[f"temperature_p{round(100 * level):02d}"] = quantile
         return figures
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "TemperatureAgent":
+        """Move what is no parameter and no buffer along: transitions and figures."""
+        super()._apply(fn, recurse)
+
+        def moved(held: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {name: fn(tensor) for name, tensor in held.items()}
+
+        window = self._window
+        self._window = Window.from_tensors(moved(window.tensors()), batches=window.batches)
+        self._closed = [Trajectory(**moved(each.tensors())) for each in self._closed]
+        self._figures = moved(self._figures)
+        return self
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return all but weights and buffers: transitions, random generator, counters."""

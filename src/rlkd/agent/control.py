@@ -86,8 +86,8 @@ class RandomTemperature(EpochSource):
             mean = torch.full((rows,), self.mean, device=device)
             policy = BoundedGaussian(mean, torch.full_like(mean, self.std), self.max_temperature)
             return Temperatures.same(part.of(policy.temperature(policy.sample(generator))))
-        knots = torch.tensor(self.recorded[min(self.epoch, len(self.recorded)) - 1], device=device)
-        levels = torch.tensor(QUANTILES, device=device)
+        row = self.recorded[min(self.epoch, len(self.recorded)) - 1]
+        knots, levels = torch.tensor([row, QUANTILES]).to(device, non_blocking=True)
         span = QUANTILES[-1] - QUANTILES[0]
         drawn = QUANTILES[0] + span * torch.rand(rows, generator=generator, device=device)
         above = torch.searchsorted(levels, drawn).clamp(1, len(QUANTILES) - 1)

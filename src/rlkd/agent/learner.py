@@ -1,5 +1,6 @@
 """The agent without logits: states in, temperatures out, and what it learns from rewards."""
 
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import torch
@@ -223,6 +224,17 @@ class Learner(nn.Module):
                 for weight, old in zip(self.actor.parameters(), actor_old, strict=True):
                     weight.copy_(torch.lerp(old, weight, figures["trust"]))
         return figures
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Learner":
+        """Have all optimisers follow the weights, which they are given by reference."""
+        super()._apply(fn, recurse)
+        for owner in (self.ppo, self.updater, self.corrector):
+            optimizer = getattr(owner, "optimizer", None)
+            for held in () if optimizer is None else optimizer.state.values():
+                held.update(
+                    {name: fn(each) for name, each in held.items() if torch.is_tensor(each)}
+                )
+        return self
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return the optimisers' states."""

@@ -31,8 +31,11 @@ class Augmentation:
         return Augmentation(offset=self.offset[rows], flip=self.flip[rows])
 
     def to(self, device: torch.device) -> "Augmentation":
-        """Return the same augmentation on a device."""
-        return Augmentation(offset=self.offset.to(device), flip=self.flip.to(device))
+        """Return the same augmentation on a device, which the host does not wait for."""
+        return Augmentation(
+            offset=self.offset.to(device, non_blocking=True),
+            flip=self.flip.to(device, non_blocking=True),
+        )
 
 
 def crop_and_flip(

@@ -108,7 +108,7 @@ def rand_augment(
         present, count = kind.unique(return_counts=True)
         sizes = count.tolist()
         groups = zip(
-            image[order.to(image.device)].split(sizes),
+            image[order.to(image.device, non_blocking=True)].split(sizes),
             number[order].split(sizes),
             value[order].split(sizes),
             strict=True,
@@ -116,7 +116,7 @@ def rand_augment(
         changed = [
             _CHANGES[one](*group) for one, group in zip(present.tolist(), groups, strict=True)
         ]
-        image = torch.cat(changed)[order.argsort().to(image.device)]
+        image = torch.cat(changed)[order.argsort().to(image.device, non_blocking=True)]
     return image
 
 
@@ -142,11 +142,12 @@ def cut_out(
         place = torch.arange(length)
         first = (centre * length - side / 2).clamp(min=0).floor()[:, None]
         inside = (place >= first) & (place <= first + side[:, None])
-        return (inside & (side > 0)[:, None]).to(image.device)
+        return (inside & (side > 0)[:, None]).to(image.device, non_blocking=True)
 
     square = covered(row, height)[:, None, :, None] & covered(column, width)[:, None, None, :]
     colour = _CUTOUT_COLOUR if channels == 3 else (round(sum(_CUTOUT_COLOUR) / 3),)
-    return torch.where(square, image.new_tensor(colour)[:, None, None], image)
+    filled = torch.tensor(colour, dtype=image.dtype).to(image.device, non_blocking=True)
+    return torch.where(square, filled[:, None, None], image)
 
 
 def _keep(image: Tensor, _number: Tensor, _strength: Tensor) -> Tensor:
@@ -170,12 +171,12 @@ def _auto_contrast(image: Tensor, _number: Tensor, _strength: Tensor) -> Tensor:
 def _posterize(image: Tensor, _number: Tensor, strength: Tensor) -> Tensor:
     """Keep the upper bits of each pixel, as many as the strength has whole ones."""
     mask = (256 - (256 >> strength.long())).to(torch.uint8)
-    return image & mask.to(image.device)[:, None, None, None]
+    return image & mask.to(image.device, non_blocking=True)[:, None, None, None]
 
 
 def _solarize(image: Tensor, _number: Tensor, strength: Tensor) -> Tensor:
     """Invert the pixels that reach the strength."""
-    threshold = strength.to(image.device)[:, None, None, None]
+    threshold = strength.to(image.device, non_blocking=True)[:, None, None, None]
     return torch.where(image < threshold, image, 255 - image)
 
 
@@ -187,11 +188,11 @@ def _enhance(image: Tensor, number: Tensor, strength: Tensor) -> Tensor:
     grey = _grey(image)
     pixels = grey[0].numel()
     mean = (2 * grey.sum(dim=(1, 2, 3), keepdim=True) + pixels) // (2 * pixels)
-    kind = number.to(image.device)[:, None, None, None]
+    kind = number.to(image.device, non_blocking=True)[:, None, None, None]
     poorer = torch.where(kind == _NUMBER["sharpness"], _smooth(image), 0)
     poorer = torch.where(kind == _NUMBER["color"], grey, poorer)
     poorer = torch.where(kind == _NUMBER["contrast"], mean, poorer).float()
-    weight = strength.float().to(image.device)[:, None, None, None]
+    weight = strength.float().to(image.device, non_blocking=True)[:, None, None, None]
     return (poorer + weight * (image - poorer)).to(torch.uint8)
 
 
@@ -217,7 +218,7 @@ def _smooth(image: Tensor) -> Tensor:
 def _move(image: Tensor, number: Tensor, strength: Tensor) -> Tensor:
     """Show at each place the pixel that an affine map finds for it, and black from outside."""
     height, width = image.shape[2:]
-    to = _affine(number, strength, height=height, width=width).to(image.device)
+    to = _affine(number, strength, height=height, width=width).to(image.device, non_blocking=True)
     x = torch.arange(width, device=image.device)
     y = torch.arange(height, device=image.device)[:, None]
     to_x, to_y = to[..., None, None].unbind(dim=1)

@@ -102,8 +102,10 @@ class Head:
         self._module = copy.deepcopy(module).float().eval().requires_grad_(False)
 
     def __call__(self, embedding: Tensor) -> Tensor:
-        """Return the logits of an embedding."""
-        return self._module.to(embedding.device)(embedding)
+        """Return the logits of an embedding, where it is."""
+        if next(self._module.parameters()).device != embedding.device:
+            self._module.to(embedding.device)
+        return self._module(embedding)
 
 
 def observe(
