@@ -128,6 +128,9 @@ def fake_gpu() -> Generator[FakeGpu]:
         # Set up once, not in a step: labels are looked at on the device.
         stack.enter_context(patch.object(ImageSet, "__post_init__", lambda _: None))
         stack.enter_context(patch("rlkd.data.memory.check_partners", lambda *_: None))
+        # Nothing to lay out: there is no memory.
+        stack.enter_context(patch.object(nn.LSTM, "flatten_parameters", lambda _: None))
+        stack.enter_context(torch.backends.cudnn.flags(enabled=False))  # it asks for the hardware
         yield stack.enter_context(FakeGpu())
 
 
@@ -167,5 +170,3 @@ def _optimizers(module: nn.Module) -> Iterable[torch.optim.Optimizer]:
 def is_fake(tensor: Tensor) -> bool:
     """Whether a tensor is on the GPU that is not there."""
     return isinstance(tensor, FakeTensor)
-
-
