@@ -80,6 +80,7 @@ def test_a_run_leaves_its_folder_complete_and_its_detections_score_as_it_says(
         "class_names.json",
         "config.yaml",
         "detections.json",
+        "images.json",
         "metrics.csv",
         "predictions.html",
         "report.html",
