@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import rlkd
-from rlkd import losses, temperature
+from rlkd import checks, losses, temperature
 from rlkd.checks import check_logits, values_unchecked
 from rlkd.errors import InputError, UserError
 from rlkd.losses.multilevel import batch_correlation, class_correlation
@@ -75,6 +75,13 @@ def as_users_call() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(params=["cpu", "device"])
+def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compute as on the CPU, and as on a device, where nothing is read."""
+    if request.param == "device":
+        monkeypatch.setattr(checks, "_on_host", lambda _: False)
 
 
 def takers() -> dict[str, Callable[[Tensor, Tensor, Tensor], object]]:
@@ -313,6 +320,7 @@ def test_a_class_that_the_teacher_masks_costs_what_torchs_divergence_says() -> N
     torch.testing.assert_close(losses.kd(one["student"], masked(one["teacher"]), 2.0), expected)
 
 
+@pytest.mark.usefixtures("place")
 @pytest.mark.parametrize("both", [False, True])
 @pytest.mark.parametrize("name", SOURCES)
 def test_a_masked_class_leaves_temperatures_and_gradients_finite(name: str, both: bool) -> None:
@@ -329,6 +337,7 @@ def test_a_masked_class_leaves_temperatures_and_gradients_finite(name: str, both
         assert each.isfinite().all()
 
 
+@pytest.mark.usefixtures("place")
 @pytest.mark.parametrize(
     "name", ["LogitStandardisation", "NormKD", "DTKD", "MaxLogitTemperature", "RandomTemperature"]
 )
@@ -341,6 +350,7 @@ def test_a_source_takes_no_account_of_a_class_masked_in_both(name: str) -> None:
         torch.testing.assert_close(getattr(found, each), getattr(expected, each))
 
 
+@pytest.mark.usefixtures("place")
 def test_standardised_logits_of_masked_classes_are_those_of_the_others() -> None:
     logits = given()["student"]
     found = losses.standardise(masked(logits))
@@ -348,6 +358,7 @@ def test_standardised_logits_of_masked_classes_are_those_of_the_others() -> None
     assert (found[:, MASKED] == -torch.inf).all()
 
 
+@pytest.mark.usefixtures("place")
 def test_where_nothing_is_masked_formulas_are_what_they_were_to_the_bit() -> None:
     logits = given()["student"]
     found = temperature.NormKD(base_temperature=2.0)(logits, logits, TARGET)

@@ -64,8 +64,13 @@ def check_logits(student: Any, teacher: Any = None, target: Any = None) -> None:
 
 def unmasked(
     logits: Float[Tensor, "batch classes"],
-) -> tuple[Float[Tensor, "batch classes"], Int[Tensor, " batch"]]:
-    """Put each row's mean over its other classes in the place of -inf; count those classes."""
+) -> tuple[Float[Tensor, "batch classes"], Int[Tensor, " batch"] | int]:
+    """Put each row's mean over its other classes in the place of -inf; count those classes.
+
+    Where nothing is masked, which costs nothing to see on the CPU, the logits are returned.
+    """
+    if _on_host(logits) and float(logits.detach().sum()) > -math.inf:
+        return logits, logits.shape[1]
     masked = logits == -torch.inf
     count = (~masked).sum(dim=1)
     mean = logits.masked_fill(masked, 0.0).sum(dim=1) / count
@@ -75,6 +80,8 @@ def unmasked(
 def spread(logits: Float[Tensor, "batch classes"]) -> Float[Tensor, " batch"]:
     """Return each row's standard deviation over the classes that are not masked, of a sample."""
     filled, count = unmasked(logits)
+    if isinstance(count, int):
+        return filled.std(dim=1)
     # What was filled in adds nothing to the squares; it only counts in torch's divisor.
     return filled.std(dim=1) * ((logits.shape[1] - 1) / (count - 1).clamp_min(1)).sqrt()
 
@@ -112,15 +119,14 @@ def _check_target(target: Any, logits: Tensor) -> None:
         )
 
 
-def _readable(values: Tensor) -> bool:
-    """Say whether values can be read here and now, without waiting for a device."""
-    if torch.compiler.is_compiling() or not _by_value.get():
-        return False
-    return values.device.type == "cpu" and type(values) in (Tensor, torch.nn.Parameter)
+def _on_host(values: Tensor) -> bool:
+    """Say whether values can be read without waiting for a device, or breaking a graph."""
+    here = values.device.type == "cpu" and type(values) in (Tensor, torch.nn.Parameter)
+    return here and not torch.compiler.is_compiling()
 
 
 def _check_values(role: str, logits: Tensor) -> None:
-    if not _readable(logits) or not logits.numel():
+    if not (_by_value.get() and _on_host(logits) and logits.numel()):
         return
     greatest = logits.detach().amax(dim=1)
     # NaN and infinity survive a sum: one number to read in place of one a row.
@@ -137,7 +143,7 @@ def _check_values(role: str, logits: Tensor) -> None:
 
 
 def _check_indices(target: Tensor, classes: int) -> None:
-    if not _readable(target) or not target.numel():
+    if not (_by_value.get() and _on_host(target) and target.numel()):
         return
     least, greatest = target.aminmax()
     if int(least) >= 0 and int(greatest) < classes:
@@ -151,7 +157,7 @@ def _check_indices(target: Tensor, classes: int) -> None:
 
 
 def _check_distributions(target: Tensor) -> None:
-    if not _readable(target) or not target.numel():
+    if not (_by_value.get() and _on_host(target) and target.numel()):
         return
     total = target.detach().sum(dim=1)
     off = (total - 1).abs()
