@@ -56,7 +56,7 @@ FINE: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize("way", WRONG_DEVICE)
 def test_two_devices_in_one_operation_are_refused(place: Place, way: str) -> None:
     x = place.put(torch.ones(4, 4))
-    with pytest.raises(RuntimeError, match="device|generator"):
+    with pytest.raises(RuntimeError, match=r"device|generator"):
         WRONG_DEVICE[way](x)
 
 

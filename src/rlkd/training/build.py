@@ -39,7 +39,7 @@ from rlkd.training.task import Task
 def network(config: DictConfig, role: str, dataset: Dataset, *, trains: bool = False) -> nn.Module:
     """Make a network for the data, with the weights of its checkpoint if it has one.
 
-    It has been tried on noise of the data's shape, and returns logits.
+    It has been tried on noise of the shape that it will see, and returns logits.
 
     Args:
         config: the `teacher` or `student` node.
@@ -58,12 +58,14 @@ def network(config: DictConfig, role: str, dataset: Dataset, *, trains: bool = F
         num_classes=dataset.num_classes,
         in_channels=dataset.shape[0],
     )
+    channels, height, width = dataset.shape
     called = models.called_once(
         made,
         f"{role} {config.name}",
-        shape=dataset.shape,
+        shape=(channels, *(resolution(config) or (height, width))),
         num_classes=dataset.num_classes,
         trains=trains,
+        size_setting=f"{'teacher' if role == 'teacher' else 'data'}.image_size",
     )
     path = checkpoint_path(config, role)
     if path is None:
