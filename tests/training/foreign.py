@@ -77,6 +77,15 @@ class Dictionary(Plain):
         return {"features": features, "logits": logits}
 
 
+class LargerInTraining(Plain):
+    """Takes images of 16 pixels, but for training of 96, as an auxiliary head may."""
+
+    def forward(self, x: Tensor) -> Any:
+        if min(x.shape[2:]) < (96 if self.training else 16):
+            raise ValueError("too small")
+        return super().forward(x)
+
+
 class TwoHeads(Plain):
     def returned(self, features: Tensor, logits: Tensor) -> Any:
         return logits, logits + 1

@@ -21,8 +21,11 @@ from tests.training.runs import fingerprint
 
 from rlkd import models
 from rlkd.cli import main
-from rlkd.errors import UserError
+from rlkd.errors import Notice, UserError
 from rlkd.models import create_detector, save_weights
+from rlkd.training import build
+from rlkd.training.compose import configure
+from rlkd.training.detection_data import detection_sets
 from rlkd.training.detection_options import DetectionOptions
 
 pytestmark = pytest.mark.usefixtures("plainly")
@@ -132,6 +135,26 @@ def test_a_checkpoint_of_other_classes_names_both_counts(
     given = f"teacher.checkpoint={tmp_path / 'c.safetensors'}"
     settings = tiny_detection(detector_file, tmp_path / "run", "temperature=constant", given)
     assert_told(refuse("distill", *settings), "c.safetensors: another architecture than this Fast")
+
+
+def test_a_student_of_other_classes_may_get_a_new_head(
+    refuse: Refuse, detector_file: Path, tmp_path: Path
+) -> None:
+    other = create_detector("fasterrcnn_tiny", num_classes=4)
+    save_weights(other, tmp_path / "other.safetensors")
+    given = ("temperature=constant", f"student.checkpoint={tmp_path / 'other.safetensors'}")
+    settings = tiny_detection(detector_file, tmp_path / "run", *given)
+    assert_told(refuse("distill", *settings), "student: .*; student.head=new takes all but the cla")
+    config = configure([*settings, "student.head=new"])
+    images = detection_sets(config).test
+    with pytest.warns(Notice, match=r"roi_heads\.box_predictor\.cls_score\.weight.* are new"):
+        made = build.task(config).network(config.student, "student", images)  # pyright: ignore
+    state = made.state_dict()
+    kept = {k: v for k, v in other.state_dict().items() if "box_predictor" not in k}
+    assert all(torch.equal(state[name], tensor) for name, tensor in kept.items())
+    settings = tiny_detection(detector_file, tmp_path / "run", "temperature=constant")
+    told = refuse("distill", *settings, "teacher.classes=[1,2]")
+    assert_told(told, "teacher.classes is for task=classification: leave it at null")
 
 
 def test_a_teacher_without_weights_teaches_nothing(

@@ -13,6 +13,7 @@ from torch import nn
 
 from rlkd import models
 from rlkd.cli import main
+from rlkd.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("plainly")
 
@@ -120,6 +121,15 @@ def test_a_network_of_another_size_is_refused_with_the_size_that_it_takes(
     to = f"to={tmp_path / 'a.pt2'}"
     export = ("format=torch_export", to, "data=digits", f"student={name}", checkpoint)
     assert refuse("export", *export) == told
+
+
+@pytest.mark.parametrize("size", [8, 32])
+def test_the_size_that_a_network_is_refused_with_does_for_training_too(size: int) -> None:
+    network, shape = foreign.LargerInTraining(3, 1), (1, size, size)
+    with pytest.raises(
+        UserError, match=rf"of shape \(1, {size}, {size}\) .* give data.image_size=96"
+    ):
+        models.called_once(network, "it", shape=shape, num_classes=3, trains=True)
 
 
 def test_a_grey_network_on_colour_images_is_refused_with_the_setting(

@@ -78,7 +78,7 @@ def test_a_network_that_returns_no_logits_is_named(teacher: Teacher, batch: Batc
         def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
             return image, image
 
-    with as_users_call(), pytest.raises(UserError, match="the student returned tuple"):
+    with as_users_call(), pytest.raises(UserError, match="the student returned a tuple of"):
         observe(
             Objective({"kd": Term(kd)}),
             Pair(),

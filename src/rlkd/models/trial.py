@@ -49,16 +49,20 @@ def called_once(
     """
     called = network if any(map(is_lazy, _state(network))) else _copy(network)
     with evaluating(called):
-        logits = _call(called, who, shape, size_setting)
+        logits = _call(called, who, shape, size_setting, trains=trains)
     check_logits(who, logits, _ROWS, num_classes)
     if what := without_logits(logits):
         notice(
             f"the {who} returns {what}, as a softmax inside it makes them, and everything here "
             "takes its outputs for logits: return what goes into the softmax"
         )
-    if trains and (trained := _copy(network)) is not network:
+    # Torch's SyncBatchNorm trains on a GPU alone.
+    shared = any(isinstance(each, nn.SyncBatchNorm) for each in network.modules())
+    if trains and not shared and (trained := _copy(network)) is not network:
         with torch.random.fork_rng(devices=[]):
-            logits = _call(trained.train(), who, shape, size_setting, mode="in training ")
+            logits = _call(
+                trained.train(), f"{who}, in training,", shape, size_setting, trains=True
+            )
         check_logits(f"{who}, in training,", logits, _ROWS, num_classes)
     return called
 
@@ -80,17 +84,17 @@ def _copy(network: nn.Module) -> nn.Module:
         return network
 
 
-def _call(network: nn.Module, who: str, shape: Shape, size_setting: str, mode: str = "") -> Tensor:
+def _call(network: nn.Module, who: str, shape: Shape, size_setting: str, *, trains: bool) -> Tensor:
     try:
         return _answer(network, shape)
     except UserError:
         raise
     except Exception as error:  # whatever a network's own code raises
         said = " ".join(str(error).split())[:200]
-        remedy = _remedy(network, shape, size_setting)
+        remedy = _remedy(network, shape, size_setting, trains=trains)
         raise UserError(
-            f"the {who} does not take images of shape {shape} {mode}"
-            f"({type(error).__name__}: {said}): {remedy}"
+            f"the {who} does not take images of shape {shape} ({type(error).__name__}: {said}): "
+            f"{remedy}"
         ) from error
 
 
@@ -100,16 +104,22 @@ def _answer(network: nn.Module, shape: Shape) -> Tensor:
         return network(noise)
 
 
-def _remedy(network: nn.Module, shape: Shape, size_setting: str) -> str:
+def _takes(network: nn.Module, shape: Shape, *, trains: bool) -> bool:
+    try:
+        for mode in {False, trains}:
+            _answer(network.train(mode), shape)
+    except Exception:  # the same, of another shape
+        return False
+    return True
+
+
+def _remedy(network: nn.Module, shape: Shape, size_setting: str, *, trains: bool) -> str:
     channels, height, width = shape
     sizes = product(_SIZES, dict.fromkeys((channels, *_CHANNELS)))
     tries: list[Shape] = [(each, height, width) for each in _CHANNELS]
     for one in (*tries, *((each, size, size) for size, each in sizes)):
-        try:
-            _answer(network, one)
-        except Exception:  # the same, of another shape
-            continue
-        settings = [] if one[0] == channels else [f"data.channels={one[0]}"]
-        settings += [] if one[1:] == (height, width) else [f"{size_setting}={one[1]}"]
-        return f"it takes {one}, so give {' '.join(settings)}, or another network"
+        if _takes(network, one, trains=trains):
+            settings = [] if one[0] == channels else [f"data.channels={one[0]}"]
+            settings += [] if one[1:] == (height, width) else [f"{size_setting}={one[1]}"]
+            return f"it takes {one}, so give {' '.join(settings)}, or another network"
     return f"give images of a size that it takes ({size_setting}=224, say), or another network"

@@ -65,7 +65,7 @@ def network(config: DictConfig, role: str, dataset: Dataset, *, trains: bool = F
         shape=(channels, *(resolution(config) or (height, width))),
         num_classes=dataset.num_classes,
         trains=trains,
-        size_setting=f"{'teacher' if role == 'teacher' else 'data'}.image_size",
+        size_setting=f"{role if 'image_size' in config else 'data'}.image_size",
     )
     path = checkpoint_path(config, role)
     if path is None:

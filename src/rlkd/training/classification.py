@@ -124,7 +124,7 @@ class Classification:
                 f"on {count_readable(sets.test, sets.dataset)} test images",
                 soft_wrap=True,
             )
-            written = models.read_metadata(Path(node.checkpoint)).get("accuracy")
+            written = models.read_metadata(str(node.checkpoint)).get("accuracy")
             if isinstance(written, int | float):
                 percent = written if written > 1 else 100 * written
                 console.print(f"  its file says {percent:.2f} %")

@@ -104,7 +104,7 @@ def _training(config: DictConfig, run: str | None) -> Training | None:
 
 def _fingerprint(config: DictConfig) -> str | None:
     checkpoint = config.student.checkpoint
-    return None if checkpoint is None else _sha256(Path(checkpoint))
+    return None if checkpoint is None else _sha256(Path(str(checkpoint)))
 
 
 def _sha256(path: Path) -> str:
