@@ -13,7 +13,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -96,6 +96,33 @@ class Conventional:
             yield from self.loader
 
 
+def in_turns(
+    variants: Mapping[str, Callable[[int], None]], rounds: int, *, warmup: int, group: int
+) -> dict[str, list[float]]:
+    """Let variants take turns of a group of steps; return each turn's images per second."""
+    rates: dict[str, list[float]] = {name: [] for name in variants}
+    for turn in range(warmup + rounds):
+        for name, steps in variants.items():
+            began = time.perf_counter()
+            steps(group)
+            if turn >= warmup:
+                rates[name].append(group * BATCH / (time.perf_counter() - began))
+    return rates
+
+
+def shown(rates: Mapping[str, list[float]]) -> Table:
+    """Return the rates as a table, each relative to the first recipe's."""
+    base = statistics.median(next(iter(rates.values())))
+    table = Table(title=f"R56 -> R20, batch {BATCH}, {hardware()}")
+    for column in ("recipe", "images/s (median)", "min - max", "x conventional"):
+        table.add_column(column)
+    for name, values in rates.items():
+        middle = statistics.median(values)
+        spread = f"{min(values):.0f} - {max(values):.0f}"
+        table.add_row(name, f"{middle:.0f}", spread, f"{middle / base:.2f}")
+    return table
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
@@ -116,26 +143,12 @@ def main() -> None:
         "rlkd, constant T, bf16, channels_last": Steps([*constant, *bf16, *last]),
         "rlkd, the agent, bf16, channels_last": Steps([*rlkd, *bf16, *last]),
     }
-    rates: dict[str, list[float]] = {name: [] for name in variants}
-    for turn in range(arguments.warmup_rounds + arguments.rounds):
-        for name, steps in variants.items():
-            began = time.perf_counter()
-            steps(arguments.group)
-            if turn >= arguments.warmup_rounds:
-                rates[name].append(arguments.group * BATCH / (time.perf_counter() - began))
+    rates = in_turns(
+        variants, arguments.rounds, warmup=arguments.warmup_rounds, group=arguments.group
+    )
     medians = {name: statistics.median(values) for name, values in rates.items()}
-    base = medians["conventional, fp32"]
-    table = Table(title=f"R56 -> R20, batch {BATCH}, {hardware()}")
-    for column in ("recipe", "images/s (median)", "min - max", "x conventional"):
-        table.add_column(column)
-    for name, values in rates.items():
-        table.add_row(
-            name,
-            f"{medians[name]:.0f}",
-            f"{min(values):.0f} - {max(values):.0f}",
-            f"{medians[name] / base:.2f}",
-        )
-    Console().print(table)
+    base = medians[next(iter(medians))]
+    Console().print(shown(rates))
     report = {
         "command": "python benchmarks/throughput.py " + " ".join(sys.argv[1:]),
         "hardware": hardware(),
