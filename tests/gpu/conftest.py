@@ -1,8 +1,9 @@
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from tests.gpu.places import CPU, CUDA, FAKE, Place, places
-from tests.training.runs import as_users_call
+from tests.training.runs import as_users_call, write_teacher
 
 
 @pytest.fixture(params=[CPU, FAKE, CUDA])
@@ -16,3 +17,8 @@ def plainly() -> Iterator[None]:
     """Run as users run: see `as_users_call`."""
     with as_users_call():
         yield
+
+
+@pytest.fixture(scope="session")
+def teacher_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_teacher(tmp_path_factory.mktemp("teacher") / "teacher.pth")

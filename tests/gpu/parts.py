@@ -31,9 +31,9 @@ def composed(*overrides: str) -> DictConfig:
     return configure(overrides)
 
 
-def source_of(name: str) -> TemperatureSource:
+def source_of(name: str, *, classes: int = CLASSES) -> TemperatureSource:
     config = composed(f"temperature={name}", *EXTRA.get(name, ()))
-    source = build.temperature(config, num_classes=CLASSES)
+    source = build.temperature(config, num_classes=classes)
     source.start_epoch(1)
     return source
 
