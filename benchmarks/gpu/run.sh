@@ -17,7 +17,7 @@ WHEELS=${WHEELS:-}                      # a folder of packages that are missing 
 SITE=${SITE:-${TMPDIR:-/tmp}/rlkd-gpu-site}
 STAGES=${STAGES:-tests speed table}
 SPEED=${SPEED:-}                        # more arguments of speed.py
-TESTS=${TESTS:--m gpu tests}            # what pytest is given
+TESTS=${TESTS:--m gpu tests/gpu}           # what pytest is given
 
 cd "$(dirname "$0")/../.."
 PYTHON=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}

@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 import torch
 from tests.gpu.parts import CLASSES, Pair
-from tests.gpu.places import Place
-from torch import Tensor
+from tests.gpu.places import Place, places
+from torch import Tensor, nn
 
 from rlkd import RandomTemperature, TemperatureAgent
 from rlkd.data import ImageSet, MemoryLoader
 from rlkd.exploration import Bands, Explorer
 from rlkd.temperature import ConstantTemperature, GlobalCTKD, InstanceCTKD, TemperatureSource
 from rlkd.training.distiller import Distiller
+from rlkd.training.observed import Observed
 
 pytestmark = pytest.mark.usefixtures("plainly")
 IMAGES, BATCH = 48, 8
@@ -134,6 +135,33 @@ def test_no_step_with_a_strong_view_waits_for_the_device(explored: bool, place: 
     assert steps.loader.strong_view
     steps.epoch(place, warm=1)
     place.check(*steps.module.student.parameters())
+
+
+class Overwriting(nn.Module):
+    """Calls a network, and spoils what the call before returned, as CUDA graphs do."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network, self.held = network, torch.zeros(1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        self.held.detach().fill_(torch.nan)
+        self.held = self.network(image).clone()
+        return self.held
+
+
+@pytest.mark.parametrize("name", ["measured on the batch again", "with a probe"])
+def test_nothing_reads_logits_that_a_later_call_overwrites(name: str) -> None:
+    (place,) = places("cpu")
+    steps = Steps("kd", SOURCES[name](), place, explored=True)
+    module = steps.module
+    module.student = Overwriting(module.student)
+    assert module.teacher is not None
+    module.observed = Observed(module.student, Overwriting(module.teacher))
+    steps.epoch(place, warm=0)
+    assert module.explorer is not None
+    place.check(module.explorer.record.entropy, module.meters.totals)
+    place.check(*module.student.parameters(), *module.temperature.parameters())
 
 
 @pytest.mark.parametrize("calibration", ["additive", "recurrent", "none"])

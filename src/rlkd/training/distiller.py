@@ -83,9 +83,10 @@ class Distiller(StudentModule):
         loss, _ = self.objective(replace(seen, temperature=temperatures))
         # 6. the student's step, after the last of its passes
         stepped = self._step_student(loss)
+        # Compiled into CUDA graphs, a student overwrites its logits when it is called again.
+        self._record(loss.detach(), seen.student_logits.detach(), explored)
         # 7. measure what the step brought; the source learns when enough transitions are closed
         self._measure(batch, stepped=stepped)
-        self._record(loss.detach(), seen.student_logits.detach(), explored)
 
     def _explore(self, batch: Batch) -> Explored:
         if self.explorer is None:
