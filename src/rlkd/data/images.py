@@ -3,7 +3,6 @@
 import importlib
 import importlib.util
 import threading
-import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from io import BytesIO
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
-from rlkd.errors import UserError
+from rlkd.errors import UserError, notice
 
 _JPEG = b"\xff\xd8\xff"
 _SAME_COLOURS = ("YCbCr", "Gray", "RGB")
@@ -111,10 +110,7 @@ class ImageReader:
             with suppress(Exception):  # a damaged second frame does no harm to the first
                 several = getattr(opened, "is_animated", False) and opened.format != "MPO"
         if several and self._first_to_say_so():
-            warnings.warn(
-                f"{place} has several frames or pages: of such files the first is used",
-                stacklevel=2,
-            )
+            notice(f"{place} has several frames or pages: of such files the first is used")
         return pixels
 
     def _first_to_say_so(self) -> bool:

@@ -1,7 +1,6 @@
 """Encoded images by row, wherever they are: what streams are read from."""
 
 import os
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rlkd.data.listing import ENDINGS, list_images
-from rlkd.errors import UserError
+from rlkd.errors import UserError, notice
 
 _SHOWN = 3
 
@@ -134,10 +133,9 @@ def list_folder(
         count.append(len(listed.images))
     if others:
         first, more = ", ".join(others[:_SHOWN]), ", ..." if len(others) > _SHOWN else ""
-        warnings.warn(
+        notice(
             f"left out of {folder}, not having an image's ending ({' '.join(ENDINGS)}): "
-            f"{len(others)} of its files, {first}{more}",
-            stacklevel=2,
+            f"{len(others)} of its files, {first}{more}"
         )
     target = torch.arange(len(count)).repeat_interleave(torch.tensor(count))
     return FolderSource(folder, names), target
