@@ -274,3 +274,15 @@ def test_settings_of_a_run_have_the_same_grammar(tmp_path: Path) -> None:
     assert replaced("output=~/x")("output") == str(Path("~/x").expanduser())
     with pytest.raises(UserError, match=r"nothing reads trainer\.thread: did you mean trainer\.th"):
         replaced("+trainer.thread=2")
+
+
+def test_paths_in_ones_own_files_are_read_alike(here: Path) -> None:
+    own = here / "groups" / "experiment" / "mine.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("# @package _global_\nteacher: {checkpoint: ~/t.pth}\noutput: 7\n")
+    config = configure(["configs=groups", "experiment=mine"])
+    assert config.teacher.checkpoint == str(here.parent / "home" / "t.pth")
+    assert config.output == "7"
+    own.write_text("# @package _global_\nteacher: {checkpoint: [a.pth, b.pth]}\n")
+    with pytest.raises(UserError, match=r"^teacher\.checkpoint=.*: give one path, no list$"):
+        configure(["configs=groups", "experiment=mine"])
