@@ -12,7 +12,9 @@ from rlkd.types import Batch
 INSTANCES, CLASSES = 10, 3
 
 
-def explorer(*, epochs: int = 2, bands: Bands | None = None, mix_weight: float = 0.7) -> Explorer:
+def explorer(
+    *, epochs: int = 2, bands: Bands | None = None, mix_weight: float = 0.7, seed: int = 0
+) -> Explorer:
     return Explorer(
         instances=INSTANCES,
         num_classes=CLASSES,
@@ -20,6 +22,7 @@ def explorer(*, epochs: int = 2, bands: Bands | None = None, mix_weight: float =
         epochs=epochs,
         bands=bands or Bands(),
         mix_weight=mix_weight,
+        seed=seed,
     )
 
 

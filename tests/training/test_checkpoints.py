@@ -38,8 +38,8 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 FAULTS = {
     "torch.save": (torch, "save", FULL, 1),
     "torch's zip writer": (torch, "save", RuntimeError("unexpected pos 64 vs 0"), 1),
-    "fsync": (os, "fsync", FULL, 5),
-    "replace": (os, "replace", FULL, 4),
+    "fsync": (os, "fsync", FULL, 7),
+    "replace": (os, "replace", FULL, 5),
 }
 """What fails, how, and how many calls the configuration and the first checkpoint make."""
 

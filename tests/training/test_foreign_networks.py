@@ -162,19 +162,6 @@ def test_a_softmax_inside_a_network_is_reported_once(
     assert line.endswith("return what goes into the softmax")
 
 
-def test_several_checkpoints_are_one_clear_line(
-    refuse: Refuse, tmp_path: Path, teacher_file: Path
-) -> None:
-    settings = tiny(teacher_file, tmp_path / "run", *SHORT, "teacher.checkpoint=[a.pth,b.pth]")
-    assert_told(
-        refuse("distill", *settings),
-        r"teacher.checkpoint=\['a.pth', 'b.pth'\]: give one file; `rlkd compare "
-        r"teacher.checkpoint=a.pth,b.pth` compares several",
-    )
-    told = refuse("evaluate", "data=digits", "teacher=convnet_small", "teacher.checkpoint=[a,b]")
-    assert_told(told, r"teacher.checkpoint=\['a', 'b'\]: give one file")
-
-
 def test_a_network_that_has_no_copy_is_tried_itself() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
     network.register_buffer("derived", network[1].weight * 2, persistent=False)

@@ -18,7 +18,6 @@ from rlkd import models
 from rlkd.cli import main
 from rlkd.data import Dataset, StreamSet, in_memory
 from rlkd.data.views import Views, fitted, pixel_size
-from rlkd.errors import UserError
 from rlkd.reporting import Result
 from rlkd.training.build import network, trainer_options
 from rlkd.training.compose import configure
@@ -205,21 +204,6 @@ def test_a_detector_resizes_by_itself(refuse: Refuse, detector_file: Path, tmp_p
     given += [f"teacher.checkpoint={detector_file}", "teacher.image_size=64"]
     told = refuse("distill", *given, f"output={tmp_path / 'run'}")
     assert_told(told, r"teacher\.image_size=64: a detector resizes images itself: .*min_size")
-
-
-def test_a_run_of_an_earlier_release_lacks_the_options_and_goes_on(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path / "run")
-    config: Any = configure(["data=digits", f"output={folder.path}"])
-    now = OmegaConf.to_yaml(config, resolve=True)
-    for node, names in ((config.data, ("mean", "std")), (config.teacher, ("image_size",))):
-        OmegaConf.set_struct(node, False)
-        for name in names:
-            node.pop(name)
-    folder.claim(OmegaConf.to_yaml(config, resolve=True))
-    folder.claim(now)
-    other = configure(["data=digits", f"output={folder.path}", "data.mean=[0.5]"])
-    with pytest.raises(UserError, match="different run"):
-        folder.claim(OmegaConf.to_yaml(other, resolve=True))
 
 
 @pytest.mark.parametrize("size", [(16, 24), (24, 16), (7, 50)])

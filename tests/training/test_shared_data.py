@@ -1,6 +1,7 @@
 """The runs of a sweep share their data, which are loaded once."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.training.runs import silent, tiny
@@ -18,9 +19,9 @@ pytestmark = pytest.mark.usefixtures("plainly")
 def test_a_sweep_loads_its_data_once_for_its_checks_and_its_runs(
     teacher_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def counted(*, limit: int | None) -> sets.Dataset:
+    def counted(*, limit: int | None, **options: Any) -> sets.Dataset:
         loaded.append(limit)
-        return digits(limit=limit)
+        return digits(limit=limit, **options)
 
     loaded: list[int | None] = []
     digits = sets.digits

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
@@ -67,36 +67,14 @@ def network(config: DictConfig, role: str, dataset: Dataset, *, trains: bool = F
         trains=trains,
         size_setting=f"{role if 'image_size' in config else 'data'}.image_size",
     )
-    path = checkpoint_path(config, role)
-    if path is None:
+    if config.checkpoint is None:
         if config.get("head") is not None:
             raise UserError(f"{role}.head={config.head} is for {role}.checkpoint=FILE: give both")
         return made
     # A quantisation-aware network has by its first call the form that it is saved in.
     filled = made if models.same_form(made, called) else called
-    _load(filled, path, config, role, dataset)
+    _load(filled, Path(config.checkpoint), config, role, dataset)
     return filled
-
-
-def checkpoint_path(config: DictConfig, role: str) -> Path | None:
-    """Return the file that a network's weights are in; None where none is given.
-
-    Args:
-        config: the `teacher` or `student` node.
-        role: its name, for messages.
-
-    Raises:
-        UserError: if it is no one file.
-    """
-    given = config.get("checkpoint")
-    if given is None or isinstance(given, str | int | float):
-        return None if given is None else Path(str(given))
-    listed = list(given) if isinstance(given, ListConfig) else [given]
-    several = ",".join(map(str, listed))
-    raise UserError(
-        f"{role}.checkpoint={given}: give one file; `rlkd compare {role}.checkpoint={several}` "
-        "compares several, a run each"
-    )
 
 
 def new_head(config: DictConfig, role: str) -> bool:

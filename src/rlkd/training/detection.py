@@ -198,7 +198,8 @@ class Detection(DetectionOptions):
         further = {**self.detector_options, **PRETRAINED[given]}
         if node.get("classes") is not None:
             raise UserError(f"{role}.classes is for task=classification: leave it at null")
-        path, head = build.checkpoint_path(node, role), build.new_head(node, role)
+        path = None if node.checkpoint is None else Path(node.checkpoint)
+        head = build.new_head(node, role)
         try:
             made = create_detector(node.name, num_classes=images.num_classes, **further)
             if path is not None:

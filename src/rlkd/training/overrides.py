@@ -25,6 +25,8 @@ one of these forms is given as `./null`. A leading `~` is the home folder.
 """
 
 
+_BREAKS = frozenset("\0\n\r\x85\u2028\u2029")
+"""What no path may hold: NUL, and what YAML takes for the end of a line."""
 _CHOICES = (ValueType.CHOICE_SWEEP, ValueType.SIMPLE_CHOICE_SWEEP)
 
 
@@ -92,8 +94,8 @@ def path_value(key: str, value: Any) -> Any:
     text = str(value)
     if not text:
         raise UserError(f"{key} is missing: give {key}=...")
-    if "\0" in text or not _is_unicode(text):
-        raise UserError(f"{key}={text!a}: a path is UTF-8 text without NUL; rename it")
+    if not _BREAKS.isdisjoint(text) or not _is_unicode(text):
+        raise UserError(f"{key}={text!a}: a path is one line of UTF-8 text; rename it")
     if not text.startswith("~"):
         # Path("./~x") is Path("~x"), which its readers would expand.
         return os.path.abspath(text) if os.path.normpath(text).startswith("~") else text
