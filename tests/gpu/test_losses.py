@@ -1,4 +1,4 @@
-"""Every loss with every source of temperatures, where its inputs are."""
+"""Every loss, and every source of temperatures, where their inputs are."""
 
 from dataclasses import replace
 
@@ -11,19 +11,21 @@ from torch.nn import functional as F
 pytestmark = pytest.mark.usefixtures("plainly")
 DRAWS = {"crd"}
 """Losses that draw on the device: other numbers on each."""
+SLOW = {"mlkd"}
+"""Losses of so many operations that a GPU that is not there takes seconds to answer."""
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_loss_goes_with_every_source_without_waiting_for_the_device(
-    method: str, place: Place
-) -> None:
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(each, marks=pytest.mark.long) if each in SLOW else each for each in METHODS],
+)
+def test_a_loss_goes_with_sources_without_waiting_for_the_device(method: str, place: Place) -> None:
     pair, batch = Pair(method, place), place.put(batch_of())
     pair.losses(pair.observed(batch), place.put(source_of("constant")))  # a bank settles
     with place.without_waiting():
         seen = pair.observed(batch)
     mixed = replace(seen, target=F.one_hot(seen.target, CLASSES).float())
-    # Beside features there is KD, whose sources method=kd goes through.
-    for name in SOURCES[-1:] if pair.objective.taps else SOURCES:
+    for name in SOURCES if method == "kd" else SOURCES[-1:]:
         source = place.put(source_of(name))
         with place.without_waiting():
             loss, parts = pair.losses(seen, source)

@@ -74,12 +74,14 @@ def test_one_command_tests_times_and_trains_and_the_next_call_goes_on(tmp_path: 
     assert "table: 3 of 3 cells done" in again.stdout
 
 
+@pytest.mark.long
 def test_without_a_gpu_the_script_says_so(tmp_path: Path) -> None:
     done = script(tmp_path / "out", DEVICE="gpu", CUDA_VISIBLE_DEVICES="")
     assert (done.returncode, done.stdout) == (2, "")
     assert "torch sees no CUDA device here: DEVICE=cpu rehearses without one" in done.stderr
 
 
+@pytest.mark.long
 def test_without_data_the_table_is_skipped_with_the_reason(tmp_path: Path) -> None:
     done = script(tmp_path / "out", STAGES="table")
     assert done.returncode == 0

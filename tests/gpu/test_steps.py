@@ -19,7 +19,7 @@ from rlkd.training.distiller import Distiller
 from rlkd.training.observed import Observed
 
 pytestmark = pytest.mark.usefixtures("plainly")
-IMAGES, BATCH = 48, 8
+IMAGES, BATCH = 24, 6
 AGENT = partial(
     TemperatureAgent, hidden=8, update_interval=2, epochs=1, minibatches=2, probe_interval=1
 )
@@ -43,6 +43,8 @@ SOURCES: dict[str, Callable[[], TemperatureSource]] = {
     "ctkd by instance": partial(InstanceCTKD, num_classes=CLASSES),
     "constant": ConstantTemperature,
 }
+SLOW = {"the paper's agent", "measured on the batch again"}
+"""Agents of which a GPU that is not there takes seconds to answer; the one with a probe is none."""
 
 
 def images(count: int, seed: int) -> ImageSet:
@@ -113,24 +115,31 @@ class Steps:
                 self.module.training_step(batch, 0)
 
 
-@pytest.mark.parametrize("explored", [False, True], ids=["", "explored"])
-@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize(
+    ("name", "explored"),
+    [
+        *(
+            pytest.param(name, True, marks=pytest.mark.long if name in SLOW else ())
+            for name in SOURCES
+        ),
+        ("with a probe", False),
+    ],
+)
 def test_no_step_with_a_source_waits_for_the_device(
     name: str, explored: bool, place: Place
 ) -> None:
     source = SOURCES[name]()
     steps = Steps("kd", source, place, explored=explored)
     assert steps.module.explorer is not None
-    steps.epoch(place, warm=2)
+    steps.epoch(place, warm=1)
     module = steps.module
     place.check(*module.student.parameters(), *source.parameters(), module.meters.totals)
     place.check(module.explorer.record.entropy.nan_to_num(), *source.diagnostics().values())
-    assert source.updates >= (2 if isinstance(source, TemperatureAgent) else 0)
+    assert source.updates >= isinstance(source, TemperatureAgent)
 
 
-@pytest.mark.parametrize("explored", [False, True], ids=["", "explored"])
-def test_no_step_with_a_strong_view_waits_for_the_device(explored: bool, place: Place) -> None:
-    steps = Steps("mlkd", ConstantTemperature(), place, explored=explored)
+def test_no_step_with_a_strong_view_waits_for_the_device(place: Place) -> None:
+    steps = Steps("mlkd", ConstantTemperature(), place, explored=True)
     assert steps.module.explorer is not None
     assert steps.loader.strong_view
     steps.epoch(place, warm=1)

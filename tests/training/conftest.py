@@ -1,3 +1,4 @@
+import fcntl
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,9 +31,17 @@ def teacher_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def detector_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    with as_users_call():
-        return write_detector(tmp_path_factory.mktemp("detector") / "run")
+def detector_file(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """Return a detector's weights, trained by the first of the workers that asks for them."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "detector"
+    folder.mkdir(exist_ok=True)
+    with open(folder / "lock", "w") as lock, as_users_call():
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = folder / "done"
+        if not done.is_file():
+            done.write_text(str(write_detector(folder / "run")))
+        return Path(done.read_text())
 
 
 @pytest.fixture

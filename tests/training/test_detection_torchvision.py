@@ -20,7 +20,7 @@ from torchvision.transforms.functional import to_tensor
 from rlkd.reporting import DetectionScores
 from rlkd.training.run import score_checkpoints
 
-pytestmark = pytest.mark.usefixtures("plainly")
+pytestmark = [pytest.mark.usefixtures("plainly"), pytest.mark.long]
 
 SIDES = {"min_size": 96, "max_size": 160}
 
