@@ -15,7 +15,7 @@ from rlkd.checks import check_logits, values_unchecked
 from rlkd.errors import InputError, UserError
 from rlkd.losses.multilevel import batch_correlation, class_correlation
 from rlkd.temperature import TemperatureSource
-from rlkd.types import Temperatures
+from rlkd.types import IGNORED, Temperatures
 
 ROWS, CLASSES = 6, 5
 MASKED = 3
@@ -119,7 +119,7 @@ FAULTS: dict[str, tuple[str, Callable[[Given], Tensor], str]] = {
     "a target of two dimensions": (
         "target",
         lambda g: g["target"][:, None],
-        r"targets have shape \(6, 1\).*integers of shape \(6,\).*target\.squeeze\(1\)",
+        r"targets have shape \(6, 1\).*int64 of shape \(6,\).*target\.squeeze\(1\)",
     ),
     "floating class indices": (
         "target",
@@ -373,3 +373,67 @@ def test_an_agent_learns_from_masked_classes_and_stays_sound() -> None:
         assert isinstance(found, Temperatures)
     assert agent.updates == 3
     assert all(each.isfinite().all() for each in agent.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int16, torch.int32])
+def test_narrow_class_indices_are_refused_with_the_remedy(dtype: torch.dtype) -> None:
+    values = given()
+    with pytest.raises(InputError, match=r"class indices, int64 .*target\.long\(\)"):
+        losses.dkd(values["student"], values["teacher"], values["target"].to(dtype), 4.0)
+
+
+@pytest.mark.parametrize("name", ["dkd", "nkd", "rld"])
+def test_a_loss_on_the_target_class_refuses_a_row_that_has_none(name: str) -> None:
+    values = given()
+    target = values["target"].clone()
+    target[1] = IGNORED
+    with pytest.raises(InputError, match="row 1 has the target -100"):
+        LOSSES[name](values["student"], values["teacher"], target, 4.0)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch's own
+def test_losses_go_through_torchs_function_transforms() -> None:
+    values = given()
+
+    def one(student: Tensor, teacher: Tensor) -> Tensor:
+        return losses.kd(student[None], teacher[None], 4.0)
+
+    rows = torch.func.vmap(one)(values["student"], values["teacher"])
+    whole = losses.kd(values["student"], values["teacher"], 4.0, reduction="none")
+    torch.testing.assert_close(rows, whole)
+    gradients = torch.func.vmap(torch.func.grad(one))(values["student"], values["teacher"])
+    student = values["student"].requires_grad_()
+    (expected,) = torch.autograd.grad(losses.kd(student, values["teacher"], 4.0), student)
+    torch.testing.assert_close(gradients / ROWS, expected)
+
+
+def test_a_masked_class_leaves_the_gradient_of_z_scores_a_number(place: None) -> None:
+    masked = changed(given()["student"], 1, -torch.inf).requires_grad_()
+    without = masked.detach()[1][torch.arange(CLASSES) != MASKED][None].requires_grad_()
+    weight = torch.arange(CLASSES - 1.0)
+    scores = losses.standardise(masked)[1][torch.arange(CLASSES) != MASKED]
+    (found,) = torch.autograd.grad((scores * weight).sum(), masked)
+    (expected,) = torch.autograd.grad((losses.standardise(without) * weight).sum(), without)
+    torch.testing.assert_close(found[1][torch.arange(CLASSES) != MASKED], expected[0])
+    assert bool(found.isfinite().all())
+
+
+@pytest.mark.parametrize("name", ["EntropyTemperature", "ConfidenceTemperature"])
+def test_a_masked_class_is_no_class_to_a_formula(name: str, place: None) -> None:
+    values = given()
+    teacher = values["teacher"].clone()
+    teacher[:, MASKED] = -torch.inf
+    kept = [each for each in range(CLASSES) if each != MASKED]
+    target = torch.full((ROWS,), kept[0])
+    found = SOURCES[name]()(values["student"], teacher, target)
+    expected = SOURCES[name]()(values["student"][:, kept], teacher[:, kept], target)
+    torch.testing.assert_close(found.teacher, expected.teacher)
+
+
+def test_a_reward_counts_no_masked_class_that_a_distribution_leaves_out() -> None:
+    student = given()["student"].index_fill(1, torch.tensor([MASKED]), -torch.inf)
+    target = F.one_hot(TARGET, CLASSES).float()
+    agent = rlkd.TemperatureAgent(reward_source="next_batch", metric="loss")
+    kept = [each for each in range(CLASSES) if each != MASKED]
+    expected = F.cross_entropy(student[:, kept], target[:, kept])
+    torch.testing.assert_close(agent.performance(student, target), -expected)

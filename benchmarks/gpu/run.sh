@@ -19,6 +19,9 @@ STAGES=${STAGES:-tests speed table}
 SPEED=${SPEED:-}                        # more arguments of speed.py
 TESTS=${TESTS:--m gpu tests/gpu}           # what pytest is given
 
+absolute() { case $1 in '' | /*) echo "$1" ;; *) echo "$PWD/$1" ;; esac }
+TEACHER=$(absolute "$TEACHER") WHEELS=$(absolute "$WHEELS") SITE=$(absolute "$SITE")
+[ "$PLAN" = benchmarks/gpu/table.yaml ] || PLAN=$(absolute "$PLAN")
 cd "$(dirname "$0")/../.."
 PYTHON=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
 if [ "$DEVICE" = cpu ]; then export CUDA_VISIBLE_DEVICES=; fi
@@ -36,11 +39,12 @@ left() { echo $((BUDGET - SECONDS > 1 ? BUDGET - SECONDS : 1)); }
 least() { local left; left=$(left); echo $((left < $1 ? left : $1)); }
 # A stage that has passed is not done again while the sources are the same.
 sources=$(cat $(find src tests benchmarks -name '*.py' -o -name '*.yaml' -o -name '*.sh' | LC_ALL=C sort) | cksum)
-passed() { [ "$(cat "$OUT/$1.passed" 2>/dev/null)" = "$sources $DEVICE" ] && echo "$1: passed before"; }
+key="$sources $DEVICE $TESTS $SPEED $("$PYTHON" -c 'import torch; print(torch.__version__)')"
+passed() { [ "$(cat "$OUT/$1.passed" 2>/dev/null)" = "$key" ] && echo "$1: passed before"; }
 worst=0
 finish() { # stage, exit status
     echo "$1: exit $2 after ${SECONDS} s of $BUDGET"
-    if [ "$2" = 0 ]; then echo "$sources $DEVICE" >"$OUT/$1.passed"; else worst=1; fi
+    if [ "$2" = 0 ]; then echo "$key" >"$OUT/$1.passed"; else worst=1; fi
 }
 
 for stage in $STAGES; do
@@ -48,14 +52,14 @@ for stage in $STAGES; do
     tests)
         passed tests && continue
         # Warnings of another torch than CI's are shown, and fail nothing.
-        timeout "$(least 330)" "$PYTHON" -m pytest -q -p no:cacheprovider -W default \
+        timeout -k 10 "$(least 320)" "$PYTHON" -m pytest -q -p no:cacheprovider -W default \
             -W ignore::beartype.roar.BeartypeDecorHintPep585DeprecationWarning \
             --junitxml "$OUT/tests.xml" $TESTS 2>&1 | tee "$OUT/tests.log"
         finish tests "${PIPESTATUS[0]}"
         ;;
     speed)
         passed speed && continue
-        timeout "$(least 200)" "$PYTHON" benchmarks/gpu/speed.py --out "$OUT/speed.json" $SPEED 2>&1 |
+        timeout -k 10 "$(least 190)" "$PYTHON" benchmarks/gpu/speed.py --out "$OUT/speed.json" $SPEED 2>&1 |
             tee "$OUT/speed.log"
         finish speed "${PIPESTATUS[0]}"
         ;;

@@ -137,7 +137,8 @@ def main() -> None:
         if until - monotonic() < STARTING:
             break
         code = train(cell, until)
-        stopped = code == 128 + signal.SIGTERM
+        # One that was not listening yet dies of the signal itself; one that cannot save is killed.
+        stopped = code in (128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGKILL)
         if cell.result is None and not stopped:
             states[cell.name] = f"failed, exit {code}"
         print(f"table: {cell.name}: exit {code}, {cell.epochs} epochs, see {cell.folder}.log")

@@ -34,14 +34,17 @@ def values_unchecked() -> Generator[None]:
         _by_value.reset(token)
 
 
-def check_logits(student: Any, teacher: Any = None, target: Any = None) -> None:
+def check_logits(
+    student: Any, teacher: Any = None, target: Any = None, *, ignored: bool = True
+) -> None:
     """Refuse what a loss or a source would take for something else, or turn into NaN.
 
     Args:
         student: the student's logits, (batch, classes).
         teacher: the teacher's, of the same shape; None where they are not asked for.
-        target: class indices, integers of shape (batch,), in [0, classes) or `types.IGNORED`; or a
+        target: class indices, int64 of shape (batch,), in [0, classes) or `types.IGNORED`; or a
             distribution over classes a row, floating, (batch, classes); None where not asked for.
+        ignored: whether a target may be `types.IGNORED`.
 
     Raises:
         InputError: a ValueError that says what was given and, for a value, in which row: NaN, +inf,
@@ -59,7 +62,7 @@ def check_logits(student: Any, teacher: Any = None, target: Any = None) -> None:
         _check_values("teacher", teacher)
     _check_values("student", student)
     if target is not None:
-        _check_target(target, student)
+        _check_target(target, student, ignored)
 
 
 def unmasked(
@@ -97,11 +100,11 @@ def _check_shape(role: str, logits: Any) -> None:
         )
 
 
-def _check_target(target: Any, logits: Tensor) -> None:
+def _check_target(target: Any, logits: Tensor, ignored: bool) -> None:
     rows, classes = logits.shape
     shape = tuple(target.shape)
-    if shape == (rows,) and not target.is_floating_point() and target.dtype != torch.bool:
-        _check_indices(target, classes)
+    if shape == (rows,) and target.dtype == torch.int64:
+        _check_indices(target, classes, ignored)
     elif shape == (rows, classes) and target.is_floating_point():
         _check_distributions(target)
     else:
@@ -109,20 +112,25 @@ def _check_target(target: Any, logits: Tensor) -> None:
         if shape == (rows, 1):
             remedy = "; target.squeeze(1) has their shape"
         elif shape == (rows,):
-            remedy = "; target.long() makes integers of them"
+            remedy = "; target.long() makes such of them"
         elif shape == (rows, classes):
             remedy = "; target.float() makes such rows of one-hot ones"
         raise InputError(
-            f"the targets have shape {shape}, {target.dtype}: give class indices, integers of "
+            f"the targets have shape {shape}, {target.dtype}: give class indices, int64 of "
             f"shape ({rows},), or a distribution over classes a row, floating, of shape "
             f"({rows}, {classes}){remedy}"
         )
 
 
+def _transformed(values: Tensor) -> bool:
+    """Say whether a tensor is one inside vmap or another of torch.func's transforms."""
+    return torch._C._functorch.is_functorch_wrapped_tensor(values)  # pyright: ignore
+
+
 def _on_host(values: Tensor) -> bool:
     """Say whether values can be read without waiting for a device, or breaking a graph."""
     here = values.device.type == "cpu" and type(values) in (Tensor, torch.nn.Parameter)
-    return here and not torch.compiler.is_compiling()
+    return here and not _transformed(values) and not torch.compiler.is_compiling()
 
 
 def _check_values(role: str, logits: Tensor) -> None:
@@ -142,13 +150,14 @@ def _check_values(role: str, logits: Tensor) -> None:
         )
 
 
-def _check_indices(target: Tensor, classes: int) -> None:
+def _check_indices(target: Tensor, classes: int, ignored: bool) -> None:
     if not (_by_value.get() and _on_host(target) and target.numel()):
         return
     least, greatest = target.aminmax()
     if int(least) >= 0 and int(greatest) < classes:
         return
-    bad = (((target < 0) | (target >= classes)) & (target != IGNORED)).nonzero()
+    outside = (target < 0) | (target >= classes)
+    bad = (outside & (target != IGNORED) if ignored else outside).nonzero()
     if len(bad):
         raise InputError(
             f"row {int(bad[0])} has the target {int(target[bad[0]])}, and the logits are of "

@@ -328,3 +328,22 @@ def test_nothing_but_the_reader_opens_somebodys_images() -> None:
     package = Path(rlkd.__file__).parent
     found = [path for path in package.rglob("*.py") if opens.search(path.read_text())]
     assert found == [package / "data" / "images.py"]
+
+
+def test_sixteen_bits_of_a_tiff_whose_zero_is_white_are_as_its_eight(tmp_path: Path) -> None:
+    grey = torch.arange(256, dtype=torch.int64).view(16, 16).numpy()
+    shown = ImageReader().read(_white_is_zero(grey.astype(np.uint8)), "a.tif")
+    deep = ImageReader().read(_white_is_zero((grey * 257).astype(np.uint16)), "b.tif")
+    assert torch.equal(deep, shown)
+    assert int(shown[0, 0, 0]) == 255
+
+
+def _white_is_zero(pixels: NDArray[Any]) -> Callable[[], bytes]:
+    """Return the content of a TIFF file, its PhotometricInterpretation (262) set to 0."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "TIFF")
+    entry = struct.pack("<HHI", 262, 3, 1)
+    (at,) = (each.end() for each in re.finditer(re.escape(entry), file.getvalue()))
+    content = bytearray(file.getvalue())
+    content[at] = 0
+    return lambda: bytes(content)

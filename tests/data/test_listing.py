@@ -9,6 +9,7 @@ import torch
 from tests.data.streams import SMALL, encoded
 from torchvision.datasets import ImageFolder
 
+from rlkd.data.folder import class_folders
 from rlkd.data.listing import ENDINGS, list_images
 from rlkd.data.sets import folder as read_folder
 from rlkd.data.sources import list_folder
@@ -118,3 +119,14 @@ def test_images_and_labels_stay_together_in_sub_folders(tmp_path: Path) -> None:
     source, target = list_folder(tmp_path, ["a", "b"])
     assert torch.equal(target, torch.tensor([0, 0, 1]))
     assert [Path(source.place(row)).name for row in range(3)] == ["z.png", "1.png", "1.png"]
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    name = os.fsdecode(b"\xff0.png")
+    (tmp_path / "a" / name).write_bytes(b"")
+    with pytest.raises(UserError, match=r"\\udcff0\.png.*not UTF-8 text; rename it"):
+        list_images(tmp_path / "a")
+    (tmp_path / os.fsdecode(b"\xffc")).mkdir()
+    with pytest.raises(UserError, match=r"\\udcffc.*not UTF-8 text; rename it"):
+        class_folders(tmp_path)

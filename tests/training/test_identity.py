@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file
 from tests.data.streams import write_folder
+from tests.training.refusal import Refuse
 from tests.training.runs import fingerprint
 
 from rlkd.errors import UserError
@@ -25,7 +27,7 @@ BEGUN = ("data=imagenet", "data.root=/a")
 
 def begun(path: Path, *overrides: str) -> RunFolder:
     folder = RunFolder(path)
-    folder.claim(as_yaml(configure([*BEGUN, *overrides])), IMAGES)
+    folder.claim(as_yaml(configure([*BEGUN, *overrides])), IMAGES, "a")
     return folder
 
 
@@ -39,7 +41,7 @@ def test_where_and_how_a_run_reads_and_saves_is_no_part_of_it(tmp_path: Path, ch
     folder = begun(tmp_path / "run")
     now = as_yaml(configure([*BEGUN, changed]))
     assert now != folder.config.read_text()
-    folder.claim(now, IMAGES)
+    folder.claim(now, IMAGES, "a")
     assert folder.config.read_text() == now
 
 
@@ -52,23 +54,45 @@ def test_where_and_how_a_run_reads_and_saves_is_no_part_of_it(tmp_path: Path, ch
 def test_what_shapes_its_figures_is(tmp_path: Path, changed: str) -> None:
     folder = begun(tmp_path / "run")
     before = fingerprint(tmp_path)
-    with pytest.raises(UserError, match="already holds a different run"):
-        folder.claim(as_yaml(configure([*BEGUN, changed])), IMAGES)
+    key = changed.partition("=")[0]
+    with pytest.raises(UserError, match=rf"different run \({key} is .* there, .* here\)"):
+        folder.claim(as_yaml(configure([*BEGUN, changed])), IMAGES, "a")
     assert fingerprint(tmp_path) == before
 
 
 def test_the_workers_of_a_detection_run_are_no_part_of_it_either(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
-    folder.claim(as_yaml(configure(["task=detection"])), IMAGES)
-    folder.claim(as_yaml(configure(["task=detection", "task.workers=4"])), IMAGES)
+    folder.claim(as_yaml(configure(["task=detection"])), IMAGES, "a")
+    folder.claim(as_yaml(configure(["task=detection", "task.workers=4"])), IMAGES, "a")
 
 
 def test_a_run_does_not_go_on_with_other_images(tmp_path: Path) -> None:
     folder = begun(tmp_path / "run")
     before = fingerprint(tmp_path)
     with pytest.raises(UserError, match=r'other images .*"training": 40, .*"training": 41, '):
-        folder.claim(as_yaml(configure([*BEGUN, "data.root=/b"])), replace(IMAGES, training=41))
+        folder.claim(as_yaml(configure(BEGUN)), replace(IMAGES, training=41), "a")
+    with pytest.raises(UserError, match=r'other images .*"sha256": "a".*"sha256": "b"'):
+        folder.claim(as_yaml(configure([*BEGUN, "data.root=/b"])), IMAGES, "b")
     assert fingerprint(tmp_path) == before
+
+
+@pytest.mark.parametrize("layout", ["folder", "imagenet"])
+@pytest.mark.parametrize("complete", [True, False])
+def test_data_of_the_same_names_and_counts_are_not_taken_for_the_runs_own(
+    layout: str, complete: bool, refuse: Refuse, tmp_path: Path
+) -> None:
+    roots = [write_folder(tmp_path / name) for name in ("first", "second")]
+    for path in sorted(roots[1].rglob("*.*")):
+        with Image.open(path) as opened:
+            other = opened.convert("RGB").transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+        other.save(path)
+    small = ("data.image_size=16", "trainer.batch_size=8", "trainer.epochs=1")
+    given = [f"data={layout}", *small, f"output={tmp_path / 'run'}", "trainer.accelerator=cpu"]
+    given += ["data.resize=18", "data.workers=0"] if layout == "imagenet" else []
+    running.train([*given, f"data.root={roots[0]}"], console=Console(quiet=True))
+    if not complete:
+        RunFolder(tmp_path / "run").result.unlink()
+    assert "was begun on other images" in refuse("train", *given, f"data.root={roots[1]}")
 
 
 def test_a_run_goes_on_where_its_images_have_moved_to(tmp_path: Path) -> None:
@@ -84,7 +108,7 @@ def test_a_run_goes_on_where_its_images_have_moved_to(tmp_path: Path) -> None:
     _, weights = train(first, "data.workers=0")
     first.rename(second)
     told, _ = train(second, "data.workers=0")
-    assert told == f"{folder.path} is complete already, from data.root={first}\n"
+    assert told == f"{folder.path} is complete already\n"
 
     folder.result.unlink()
     folder.checkpoints.place(6).unlink()

@@ -235,8 +235,12 @@ class TemperatureAgent(TemperatureSource):
         def moved(held: dict[str, Tensor]) -> dict[str, Tensor]:
             return {name: fn(tensor) for name, tensor in held.items()}
 
-        window = self._window
-        self._window = Window.from_tensors(moved(window.tensors()), batches=window.batches)
+        def moved_window(held: Window) -> Window:
+            return Window.from_tensors(moved(held.tensors()), batches=held.batches)
+
+        self._window = moved_window(self._window)
+        self._unpaid = None if self._unpaid is None else moved_window(self._unpaid)
+        self._tally = None if self._tally is None else fn(self._tally)
         self._closed = [Trajectory(**moved(each.tensors())) for each in self._closed]
         self._figures = moved(self._figures)
         return self

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rlkd import ranks
+from rlkd.checks import MASKED
 from rlkd.errors import UserError
 from rlkd.types import IGNORED, class_index
 
@@ -80,6 +81,8 @@ class Reward:
         index = class_index(target)
         count = (index != IGNORED).sum().to(logits)
         if self.metric == "loss":
+            # A masked class that a distribution does not count costs nothing.
+            logits = logits.clamp_min(MASKED) if target.is_floating_point() else logits
             return torch.stack((-F.cross_entropy(logits, target, reduction="sum"), count))
         return torch.stack(((logits.argmax(dim=1) == index).sum().to(logits), count))
 

@@ -10,7 +10,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from rlkd.data.images import ImageReader
-from rlkd.data.listing import is_hidden
+from rlkd.data.listing import is_hidden, require_text
 from rlkd.data.memory import ImageSet
 from rlkd.data.sources import FolderSource, list_folder
 from rlkd.data.splits import check_limit, choose_rows
@@ -112,6 +112,8 @@ def class_folders(folder: Path) -> tuple[str, ...]:
     names = sorted(
         entry.name for entry in folder.iterdir() if entry.is_dir() and not is_hidden(entry.name)
     )
+    for name in names:
+        require_text(name)
     if not names:
         raise UserError(f"{folder} has no class folders: put the images into {folder}/<class>/")
     return tuple(names)

@@ -34,6 +34,8 @@ _TURNS: dict[int, tuple[bool, tuple[int, ...]]] = {
 }
 """Of each EXIF orientation: whether rows become columns, and which axes are then reversed."""
 
+_PHOTOMETRIC = 262
+
 _saying = threading.Lock()
 
 
@@ -156,7 +158,10 @@ def _eight_bits(opened: Image.Image, channels: int) -> UInt8[Tensor, "channels h
     # Pillow gives 16 bits of these formats, before its release 12, as 32.
     deep = mode.startswith("I;16") or (mode == "I" and opened.format in ("PNG", "PPM"))
     if deep:
-        grey = (np.asarray(opened).astype(np.int64) + 128) // 257
+        grey = np.asarray(opened).astype(np.int64)
+        if getattr(opened, "tag_v2", {}).get(_PHOTOMETRIC) == 0:  # of TIFF: white is zero
+            grey = 65535 - grey
+        grey = (grey + 128) // 257
         pixels = torch.from_numpy(grey.astype(np.uint8))
         return pixels.expand(channels, *pixels.shape)
     if mode[0] in "IF":

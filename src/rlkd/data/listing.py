@@ -47,6 +47,18 @@ def is_hidden(path: str | PurePath) -> bool:
     return any(part == "__MACOSX" or (part[0] == "." and part != "..") for part in parts)
 
 
+def require_text(path: str) -> None:
+    """Refuse a path that is not UTF-8, which results could not name.
+
+    Raises:
+        UserError: if it is none.
+    """
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{path!a}: its name is not UTF-8 text; rename it") from None
+
+
 def _walk(folder: str, above: frozenset[str]) -> Iterator[tuple[str, list[str]]]:
     here = os.path.realpath(folder)
     if here in above:
@@ -57,6 +69,7 @@ def _walk(folder: str, above: frozenset[str]) -> Iterator[tuple[str, list[str]]]
         with os.scandir(folder) as entries:
             for entry in entries:
                 if not is_hidden(entry.name):
+                    require_text(entry.path)
                     (inner if entry.is_dir() else files).append(entry.name)
     except OSError as error:
         raise UserError(

@@ -66,7 +66,7 @@ def dkd(
 
     Source: Zhao et al., "Decoupled Knowledge Distillation" (CVPR 2022), equation 7.
     """
-    check_logits(student_logits, teacher_logits, target)
+    check_logits(student_logits, teacher_logits, target, ignored=False)
     refuse_two_classes("DKD", student_logits)
     temperatures = as_temperatures(temperature, like=student_logits)
     index = class_index(target)

@@ -44,7 +44,7 @@ def nkd(
     released code keeps the target among the others, which its authors call a mistake (cls_KD,
     issue 16).
     """
-    check_logits(student_logits, teacher_logits, target)
+    check_logits(student_logits, teacher_logits, target, ignored=False)
     refuse_two_classes("NKD", student_logits)
     temperatures = as_temperatures(temperature, like=student_logits)
     index = class_index(target)

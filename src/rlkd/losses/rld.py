@@ -48,7 +48,7 @@ def rld(
     Source: Sun et al., "Knowledge Distillation with Refined Logits" (ICCV 2025), as the released
     code has it (zju-SWJ/RLD, mdistiller/distillers/RLD.py).
     """
-    check_logits(student_logits, teacher_logits, target)
+    check_logits(student_logits, teacher_logits, target, ignored=False)
     if student_logits.shape[1] < 2:
         raise UserError(
             "RLD compares the target with the other classes, and there are none: "

@@ -25,5 +25,7 @@ def standardise(logits: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch 
     """
     check_logits(logits)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    mean = unmasked(logits)[0].mean(dim=1, keepdim=True)
-    return (logits - mean) / (spread(logits)[:, None] + 1e-7)
+    filled, _ = unmasked(logits)
+    scores = (filled - filled.mean(dim=1, keepdim=True)) / (spread(logits)[:, None] + 1e-7)
+    # Masked last: through -inf itself no gradient would be a number.
+    return scores if filled is logits else scores.masked_fill(logits == -torch.inf, -torch.inf)

@@ -111,7 +111,9 @@ class EntropyTemperature(LogitDriven):
         """Read T off the teacher's entropy."""
         log_probability = torch.log_softmax(teacher_logits, dim=1).clamp_min(MASKED)
         entropy = -(log_probability.exp() * log_probability).sum(dim=1)
-        certainty = (1 - entropy / math.log(teacher_logits.shape[1])).clamp(0, 1)
+        _, count = unmasked(teacher_logits)
+        greatest = torch.as_tensor(count, dtype=entropy.dtype, device=entropy.device).log()
+        certainty = (1 - entropy / greatest).clamp(0, 1)
         return Temperatures.same(_half_cosine(certainty, self.lowest, self.highest))
 
 

@@ -24,6 +24,7 @@ from rlkd.training.exportable import exportable_classifier
 from rlkd.training.image_sets import (
     Sets,
     count_readable,
+    data_sha256,
     example_batch,
     leave_unreadable,
     load_dataset,
@@ -94,6 +95,7 @@ class Classification:
             scores,
             teacher_scores,
             _counted(sets, distiller.explorer, options.epochs),
+            data_sha256(sets.dataset),
             enter=lambda folder: _enter(folder, sets.dataset),
             leave=lambda folder: leave_unreadable(folder, sets.dataset),
             remarks=lambda: _remarks(sets.dataset),

@@ -22,6 +22,7 @@ from rlkd.training.class_order import check_order, check_run_order, keep_order
 from rlkd.training.detection_data import (
     Held,
     check_sizes,
+    data_sha256,
     detection_sets,
     example_batch,
     hold_out,
@@ -105,6 +106,7 @@ class Detection(DetectionOptions):
                 probe=len(held.probe or ()),
                 validation=len(held.validation or ()),
             ),
+            data_sha256(held),
             enter=lambda folder: keep_order(folder, held.train.output_names),
             leave=leave,
         )

@@ -10,6 +10,7 @@ from torchvision.models.detection import FasterRCNN
 from rlkd.data.coco import DetectionSets
 from rlkd.data.coco_set import CocoSet
 from rlkd.data.detection_loader import DetectionLoader
+from rlkd.data.fingerprint import Split, fingerprint
 from rlkd.errors import UserError, notice
 from rlkd.reporting.provenance import counted
 from rlkd.training.options import TrainerOptions, probe_options
@@ -90,6 +91,20 @@ def require_objects(images: CocoSet, part: str) -> None:
         raise UserError(
             f"none of the {len(images)} {part} images has an object: give annotations of them"
         )
+
+
+def data_sha256(held: Held) -> str:
+    """Return by what the data are known again where they have moved to; see `fingerprint`."""
+
+    def split(images: CocoSet) -> Split:
+        def content(row: int) -> bytes:
+            boxes = images.boxes(row)
+            held = (images.image(row), boxes.box, boxes.label)
+            return b"".join(each.contiguous().numpy().tobytes() for each in held)
+
+        return images.sizes, content
+
+    return fingerprint(held.train.class_names, map(split, (held.train, held.test)))
 
 
 def check_sizes(images: CocoSet, detector: FasterRCNN) -> None:

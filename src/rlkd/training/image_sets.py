@@ -18,6 +18,7 @@ from rlkd.data import (
     hold_out,
     in_memory,
 )
+from rlkd.data.fingerprint import Split, fingerprint
 from rlkd.data.plan import ALONE, leaves_one
 from rlkd.data.sets import Dataset
 from rlkd.errors import UserError
@@ -195,6 +196,18 @@ def take_up_unreadable(folder: RunFolder, dataset: Dataset) -> None:
         dataset.unreadable.add(map(str, places))
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{path} cannot be read: mend or remove it") from None
+
+
+def data_sha256(dataset: Dataset) -> str:
+    """Return by what a data set is known again where it has moved to; see `fingerprint`."""
+
+    def split(images: Images) -> Split:
+        if isinstance(images, ImageSet):
+            return images.target, lambda row: images.image[row].cpu().numpy().tobytes()
+        source, rows = images.source, images.row
+        return images.target, lambda row: source.encoded(int(rows[row]))
+
+    return fingerprint(dataset.class_names, map(split, (dataset.train, dataset.test)))
 
 
 def count_readable(images: Images, dataset: Dataset) -> int:

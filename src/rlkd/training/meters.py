@@ -100,7 +100,9 @@ class EpochMeters(nn.Module):
             mean = total / count
             row["temperature/mean"] = mean
             row["temperature/std"] = max(squares / count - mean**2, 0.0) ** 0.5
-            found = torch.searchsorted(histogram, torch.tensor(QUANTILES).double() * count)
+            found = torch.searchsorted(
+                histogram, torch.tensor(QUANTILES, dtype=torch.float64) * count
+            )
             values = (found + _FIRST).short().view(torch.bfloat16).tolist()
             row |= dict(zip(map(quantile_column, QUANTILES), values, strict=True))
         for name, value in self.figures.items():

@@ -87,17 +87,19 @@ def _run(
     console = console if first else Console(quiet=True)
     settings = as_yaml(config)
     folder = RunFolder(Path(config.output))
-    if ranks.first_alone(lambda: folder.result.is_file() and folder.report.is_file()):
+    complete = ranks.first_alone(lambda: folder.result.is_file() and folder.report.is_file())
+    if complete:
         folder.require_same(settings)
-        line = f"{folder.path} is complete already{folder.moved(settings)}"
-        console.print(line, soft_wrap=True, markup=False)
-        return Result.read(folder.result)
+    if complete and not folder.moved(settings):
+        return _completed(folder, console)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     torch.manual_seed(config.seed)
     prepared = build.task(config).prepare(config, options)
     module, scores = prepared.module, prepared.scores
     ranks.first_alone(lambda: _claim(folder, settings, prepared))
+    if complete:  # the data have moved, and are the same
+        return _completed(folder, console)
 
     def tell(line: str) -> None:
         console.print(line, soft_wrap=True, markup=False)
@@ -183,8 +185,13 @@ def score_checkpoints(
     return build.task(config).score_checkpoints(config, options, console)
 
 
+def _completed(folder: RunFolder, console: Console) -> Result:
+    console.print(f"{folder.path} is complete already", soft_wrap=True, markup=False)
+    return Result.read(folder.result)
+
+
 def _claim(folder: RunFolder, settings: str, prepared: Prepared) -> None:
-    folder.claim(settings, prepared.images)
+    folder.claim(settings, prepared.images, prepared.sha256)
     folder.require_space()
     prepared.enter(folder)
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -71,21 +72,22 @@ class RunFolder:
 
     @property
     def images(self) -> Path:
-        """How many images the run trains on, which a resumed run is checked against."""
+        """What images the run trains on, which a run that goes on is checked against."""
         return self.path / "images.json"
 
-    def claim(self, config: str, images: ImageCounts) -> None:
+    def claim(self, config: str, images: ImageCounts, sha256: str) -> None:
         """Make the folder this run's own.
 
         Args:
             config: the run's configuration, as YAML.
             images: what it is going to train on.
+            sha256: of its data, see `data.fingerprint`.
 
         Raises:
             UserError: if it holds a different run, one that began on other images, or files that
                 are no run's.
         """
-        counts = json.dumps(asdict(images))
+        counts = json.dumps(asdict(images) | {"sha256": sha256})
         if self.config.is_file():
             self.require_same(config)
             before = self.images.read_text(encoding="utf-8") if self.images.is_file() else counts
@@ -115,16 +117,21 @@ class RunFolder:
         Raises:
             UserError: if it holds a different run.
         """
-        if self.config.is_file() and _identity(self._held) != _identity(config):
+        if not self.config.is_file():
+            return
+        before, now = (dict(_flat(_identity(each))) for each in (self._held, config))
+        other = next((key for key in {**before, **now} if before.get(key) != now.get(key)), None)
+        if other is not None:
+            held, wanted = before.get(other), now.get(other)
             raise UserError(
-                f"{self.path} already holds a different run (its config.yaml differs): give "
-                "another folder with output=DIR, or remove that one"
+                f"{self.path} already holds a different run ({other} is {held} there, {wanted} "
+                "here): give another folder with output=DIR, or remove that one"
             )
 
-    def moved(self, config: str) -> str:
-        """Return in words where the run read its data, if that is elsewhere; else nothing."""
+    def moved(self, config: str) -> bool:
+        """Return whether the run is to read its data elsewhere than it did."""
         before, now = (_settings(each).get("data", {}).get("root") for each in (self._held, config))
-        return "" if before == now else f", from data.root={before}"
+        return before != now
 
     @property
     def _held(self) -> str:
@@ -157,6 +164,14 @@ def _identity(config: str) -> dict[str, Any]:
         if isinstance(held, dict):
             held.pop(name, None)
     return settings
+
+
+def _flat(held: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in held.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _settings(config: str) -> dict[str, Any]:

@@ -30,6 +30,8 @@ class Prepared:
     teacher_scores: Callable[[], AnyScores | None]
     """Scores the teacher on the test set; None where there is none."""
     images: ImageCounts
+    sha256: str
+    """Of the data, see `data.fingerprint`."""
     """What it is going to train on."""
     enter: Callable[[RunFolder], None] = nothing_more
     """Writes into the folder, before training, what a resumed run is checked against."""
