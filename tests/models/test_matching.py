@@ -1,6 +1,7 @@
 """Weights are found in a file by matching names and shapes, and what was found is reported."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,10 @@ def _saved(path: Path, payload: Any) -> Path:
 
 def _assert_loaded(model: nn.Module, state: State) -> None:
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+
+
+def _classifier(model: nn.Module, classes: int) -> Callable[[], list[str]]:
+    return partial(classifier_entries, model, classes, (3, 8, 8))
 
 
 @pytest.mark.parametrize(
@@ -97,6 +102,33 @@ def test_several_weights_that_fit_are_refused(resnet8: nn.Module, tmp_path: Path
         load_weights(create("resnet8", num_classes=10), path)
 
 
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda own, other: {"student": own, "teacher": other},
+        lambda own, other: {
+            "state_dict": {**_prefixed("student.", own), **_prefixed("teacher.", other)}
+        },
+    ],
+)
+def test_weights_of_a_deeper_network_beside_them_are_no_rivals(
+    resnet8: nn.Module, tmp_path: Path, wrap: Callable[[State, State], Any], order: int
+) -> None:
+    deeper = create("resnet14", num_classes=10)
+    payload = dict(list(wrap(resnet8.state_dict(), deeper.state_dict()).items())[::order])
+    model = create("resnet8", num_classes=10)
+    load_weights(model, _saved(tmp_path, payload))
+    _assert_loaded(model, resnet8.state_dict())
+
+
+def test_a_student_with_its_teacher_inside_is_refused(resnet8: nn.Module, tmp_path: Path) -> None:
+    state = dict(resnet8.state_dict())
+    path = _saved(tmp_path, {**state, **_prefixed("teacher.", _other(state))})
+    with pytest.raises(UserError, match="several weights fit this network, at its top and"):
+        load_weights(create("resnet8", num_classes=10), path)
+
+
 def test_metadata_beside_any_holder_are_read(resnet8: nn.Module, tmp_path: Path) -> None:
     path = _saved(tmp_path, {"net": resnet8.state_dict(), "accuracy": 0.7})
     assert read_metadata(path) == {"accuracy": 0.7}
@@ -136,7 +168,7 @@ def test_a_new_head_leaves_the_classifier_as_it_was(
     path = _saved(tmp_path, {"model": resnet8.state_dict()})
     model = create("resnet8", num_classes=classes)
     fresh = model.fc.weight.clone()
-    loaded = load_weights(model, path, classifier=classifier_entries(model, classes))
+    loaded = load_weights(model, path, classifier=_classifier(model, classes))
     assert loaded.told == "fc.weight, fc.bias are new, the rest is the file's"
     assert torch.equal(model.fc.weight, fresh)
     assert torch.equal(model.conv1.weight, resnet8.conv1.weight)
@@ -145,10 +177,10 @@ def test_a_new_head_leaves_the_classifier_as_it_was(
 def test_a_new_head_takes_a_file_without_one(resnet8: nn.Module, tmp_path: Path) -> None:
     state = {k: v for k, v in resnet8.state_dict().items() if not k.startswith("fc.")}
     model = create("resnet8", num_classes=7)
-    load_weights(model, _saved(tmp_path, state), classifier=classifier_entries(model, 7))
+    load_weights(model, _saved(tmp_path, state), classifier=_classifier(model, 7))
     assert torch.equal(model.conv1.weight, resnet8.conv1.weight)
     other = create("resnet14", num_classes=7)
-    classifier = classifier_entries(other, 7)
+    classifier = _classifier(other, 7)
     with pytest.raises(UserError, match=r"another architecture than this ResNet: layer1\.1"):
         load_weights(other, tmp_path / "file.pth", classifier=classifier)
 
@@ -167,15 +199,60 @@ def test_auxiliary_classifiers_count_as_classifiers(tmp_path: Path) -> None:
     path = _saved(tmp_path, saved.state_dict())
     with pytest.raises(UserError, match="checkpoint has 9 classes, the data 3"):
         load_weights(model, path)
-    load_weights(model, path, classifier=classifier_entries(model, 3), rows=[8, 0, 4])
+    load_weights(model, path, classifier=_classifier(model, 3), rows=[8, 0, 4])
     assert torch.equal(model.aux.weight, saved.aux.weight[[8, 0, 4]])
     assert torch.equal(model.fc.bias, saved.fc.bias[[8, 0, 4]])
+
+
+class HeadFirst(nn.Module):
+    """The classifier is registered before a layer that has five outputs too."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(5, num_classes)
+        self.conv = nn.Conv2d(3, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.conv(x).mean((2, 3)))
+
+
+@pytest.mark.parametrize("classes", [20, 5])
+def test_the_classifier_is_the_layer_that_makes_the_logits(tmp_path: Path, classes: int) -> None:
+    saved, model, rows = HeadFirst(classes), HeadFirst(5), [3, 1, 2, 0, 4]
+    path, image = _saved(tmp_path, saved.state_dict()), torch.randn(2, 3, 8, 8)
+    load_weights(model, path, classifier=_classifier(model, 5), rows=rows)
+    torch.testing.assert_close(model(image), saved(image)[:, rows])
+    new = HeadFirst(5)
+    fresh = new.head.weight.clone()
+    loaded = load_weights(new, path, classifier=_classifier(new, 5))
+    assert loaded.told == "head.weight, head.bias are new, the rest is the file's"
+    assert torch.equal(new.head.weight, fresh)
+    assert torch.equal(new.conv.weight, saved.conv.weight)
+
+
+class TwoHeaded(nn.Module):
+    """The logits are the mean of two classifiers', as of a distilled DeiT."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.head_dist = nn.Linear(3, 5), nn.Linear(3, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = x.mean((2, 3))
+        return (self.head(pooled) + self.head_dist(pooled)) / 2
+
+
+def test_a_classifier_that_is_not_certain_is_refused(tmp_path: Path) -> None:
+    model = TwoHeaded()
+    path = _saved(tmp_path, model.state_dict())
+    with pytest.raises(UserError, match=r"several layers \(head, head_dist\) of 5 outputs"):
+        load_weights(model, path, classifier=_classifier(model, 5))
 
 
 def test_rows_of_a_bigger_classifier_are_its_logits(resnet8: nn.Module, tmp_path: Path) -> None:
     path = _saved(tmp_path, {"model": resnet8.state_dict()})
     model = create("resnet8", num_classes=3).eval()
-    classifier = classifier_entries(model, 3)
+    classifier = _classifier(model, 3)
     load_weights(model, path, classifier=classifier, rows=[4, 9, 0])
     image = torch.randn(2, 3, 8, 8)
     torch.testing.assert_close(model(image), resnet8.eval()(image)[:, [4, 9, 0]])
@@ -185,4 +262,4 @@ def test_rows_of_a_bigger_classifier_are_its_logits(resnet8: nn.Module, tmp_path
 
 def test_a_network_without_a_layer_of_the_classes_has_no_classifier() -> None:
     with pytest.raises(UserError, match="this Linear has no layer of 5 outputs, one a class"):
-        classifier_entries(nn.Linear(5, 2), 5)
+        classifier_entries(nn.Linear(5, 2), 5, (3, 8, 8))

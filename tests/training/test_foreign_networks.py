@@ -113,7 +113,8 @@ def test_a_network_of_another_size_is_refused_with_the_size_that_it_takes(
     settings = tiny(teacher_file, tmp_path / "run", *SHORT, f"student={name}")
     told = refuse("distill", *settings)
     assert_told(told, rf"the student {name} does not take images of shape \(1, 8, 8\) \(\w+: ")
-    assert "it takes (1, 32, 32), so give data.image_size=32, or another network" in told
+    other = "images that can be read so (data=folder, say), or another network"
+    assert f"it takes (1, 32, 32), so give {other}" in told
     checkpoint = f"student.checkpoint={tmp_path / 'absent'}"
     assert refuse("evaluate", "data=digits", f"student={name}", checkpoint) == told
     images = f"images={pictures(tmp_path)}"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.training.refusal import Refuse, assert_told
+from tests.training.refusal import Refuse, assert_told, pictures
 from tests.training.runs import tiny, tiny_config
 from torch import nn
 
@@ -98,6 +98,17 @@ def test_names_are_looked_up_beside_the_teacher_or_in_the_list(tmp_path: Path) -
     assert taught_rows(str(tmp_path / "names.txt"), beside, ["x", "y"]) == [2, 0]
 
 
+def test_the_teachers_own_order_is_no_order_of_the_datas(tmp_path: Path) -> None:
+    weights, own, data = tmp_path / "file.pth", ["ant", "bee", "cat"], ["cat", "ant", "bee"]
+    (tmp_path / "class_names.json").write_text(json.dumps(own))
+    for given in (own, str(tmp_path / "class_names.json"), data):
+        assert taught_rows(given, weights, data) == [2, 0, 1]
+    with pytest.raises(UserError, match=r"neither theirs nor the teacher's \(see .*\): give them"):
+        taught_rows(["bee", "ant", "cat"], weights, data)
+    with pytest.raises(UserError, match="in an order that is neither"):
+        taught_rows(["ant", "cat"], weights, ["cat", "ant"])
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [
@@ -153,10 +164,36 @@ def test_a_head_is_new_where_its_classes_are_called_otherwise(tmp_path: Path) ->
     config.student.checkpoint = str(folder.student)
     with pytest.raises(UserError, match="another class order than the data: class 0 is class 0"):
         build.network(config.student, "student", dataset)
+    with pytest.raises(UserError, match=r"was trained on, or student\.head=new for all of it but"):
+        build.network(config.student, "student", dataset, trains=True)
     config.student.head = "new"
     with pytest.warns(Notice, match="are new"):
         made = build.network(config.student, "student", dataset)
     assert torch.equal(made.state_dict()["layers.0.0.weight"], network.layers[0][0].weight)
+
+
+@pytest.mark.parametrize("classes", [10, 12])
+def test_a_teacher_of_other_class_names_is_refused_with_the_remedy(
+    bigger: Path, classes: int
+) -> None:
+    (bigger.parent / "class_names.json").write_text(json.dumps(NAMES[:classes]))
+    config, dataset = _digits(bigger)
+    with pytest.raises(UserError, match=r"it was trained on, or teacher\.classes=\[\.\.\.\] for"):
+        build.teacher(config.teacher, dataset, build.trainer_options(config))
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "predict", "export"])
+def test_a_new_head_is_refused_where_nothing_trains_it(
+    refuse: Refuse, teacher_file: Path, tmp_path: Path, verb: str
+) -> None:
+    own = {
+        "evaluate": [],
+        "predict": [f"images={pictures(tmp_path)}"],
+        "export": ["format=safetensors", f"to={tmp_path / 'a.safetensors'}"],
+    }
+    given = ["data=digits", "student=convnet_small", f"student.checkpoint='{teacher_file}'"]
+    told = refuse(verb, *own[verb], *given, "student.head=new")
+    assert "student.head=new is a classifier that has learnt nothing, and nothing trains" in told
 
 
 def test_a_head_that_is_none_is_refused(refuse: Refuse, teacher_file: Path, tmp_path: Path) -> None:

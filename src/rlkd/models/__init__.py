@@ -10,10 +10,11 @@ from rlkd.models.checkpoint import (
 from rlkd.models.create import create, names
 from rlkd.models.detectors import create_detector, detector_names, fpn_levels, is_two_stage
 from rlkd.models.teacher import Teacher, weights_sha256
-from rlkd.models.trial import called_once, same_form
+from rlkd.models.trial import Settings, called_once, same_form
 
 __all__ = [
     "ClassCountError",
+    "Settings",
     "Teacher",
     "called_once",
     "classifier_entries",

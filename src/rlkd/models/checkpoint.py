@@ -5,7 +5,7 @@ import os
 import pickle
 import re
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from rlkd.errors import UserError
 from rlkd.models.matching import COUNTER, find_weights, named_tensors
+from rlkd.models.trial import Shape, returned_by
 
 
 class ClassCountError(UserError):
@@ -57,7 +58,7 @@ def load_weights(
     model: nn.Module,
     path: str | Path,
     *,
-    classifier: Collection[str] = (),
+    classifier: Callable[[], Collection[str]] | None = None,
     rows: Sequence[int] | None = None,
 ) -> Loaded:
     """Copy a file's weights into a model of the same architecture; a refusal changes nothing.
@@ -70,8 +71,8 @@ def load_weights(
     Args:
         model: the network to fill; keeps its dtype and device.
         path: a .pth, .pt, .ckpt or .safetensors file.
-        classifier: the entries that need not fit, see `classifier_entries`, with all others that
-            differ in the number of classes alone.
+        classifier: finds the entries that need not fit, see `classifier_entries`; is called where
+            they are not those that differ in the number of classes alone. None if all are to fit.
         rows: the file's classes that the classifier is to take, in order; None to leave it new.
 
     Raises:
@@ -83,10 +84,10 @@ def load_weights(
     model_state = model.state_dict()
     found = find_weights(path, _read(path), model_state)
     weights, new = found.weights, list[str]()
-    if classifier:
+    if classifier is not None:
         differing = list(_differences(model_state, weights))
-        counts = _class_counts(differing, model_state, weights)
-        head = {*classifier, *(differing if counts else ())}
+        shown = _class_counts(differing, model_state, weights)
+        head = {*(differing if shown else classifier())}
         if rows is None:
             new = [name for name in model_state if name in head]
             weights = {name: each for name, each in weights.items() if name not in head}
@@ -98,20 +99,35 @@ def load_weights(
     return Loaded(found.told, new)
 
 
-def classifier_entries(model: nn.Module, num_classes: int) -> list[str]:
-    """Return the entries of a network's state that make its logits: those of the last such layer.
+def classifier_entries(model: nn.Module, num_classes: int, shape: Shape) -> list[str]:
+    """Return the entries of a network's state that make its logits.
+
+    They are those of the layer with an output for each class. Of several such layers it is the one
+    whose output the network returns, when it is called on noise.
+
+    Args:
+        model: takes images of the shape, and returns logits.
+        num_classes: of the logits.
+        shape: of an image.
 
     Raises:
-        UserError: if no layer has as many outputs.
+        UserError: if no layer has as many outputs, or several have and not one of them alone makes
+            the logits.
     """
-    for name, tensor in reversed(model.state_dict().items()):
-        if tensor.dim() >= 2 and len(tensor) == num_classes:
-            layer = name.rpartition(".")[0]
-            return [each for each in model.state_dict() if each.rpartition(".")[0] == layer]
-    raise UserError(
-        f"this {type(model).__name__} has no layer of {num_classes} outputs, one a class: its "
-        "classifier cannot be told from the rest"
-    )
+    state = model.state_dict()
+    layers = {
+        name.rpartition(".")[0]: None
+        for name, tensor in state.items()
+        if tensor.dim() >= 2 and len(tensor) == num_classes
+    }
+    makers = returned_by(model, layers, shape) if len(layers) > 1 else list(layers)
+    if len(makers) != 1:
+        have = f"several layers ({', '.join(layers)})" if layers else "no layer"
+        raise UserError(
+            f"this {type(model).__name__} has {have} of {num_classes} outputs, one a class: its "
+            "classifier cannot be told from the rest"
+        )
+    return [each for each in state if each.rpartition(".")[0] == makers[0]]
 
 
 def read_metadata(path: str | Path) -> dict[str, float | int | str]:

@@ -108,6 +108,10 @@ def find_weights(path: Path, payload: Mapping[str, Any], wanted: Mapping[str, Te
     if best == (0, 0):
         equal = [Place(max(held, key=lambda holder: len(held[holder])))]
     plain = [each for each in equal if not each.averaged] or equal
+    # A deeper network of the same kind has all the entries too, and others.
+    if whole := [each for each in plain if not _left_over(each, plain, held[each.holder], wanted)]:
+        equal = [each for each in equal if each in whole or each not in plain]
+        plain = whole
     taken = min(plain, key=_simplicity)
     weights = taken.of(held[taken.holder])
     # A few names in common are chance.
@@ -170,6 +174,19 @@ def _common_prefixes(wanted: Mapping[str, Tensor]) -> list[str]:
     first = next(iter(wanted), "")
     prefixes = ["", *(first[: dot.end()] for dot in re.finditer(r"\.", first))]
     return [each for each in prefixes if all(name.startswith(each) for name in wanted)]
+
+
+def _left_over(
+    place: Place, places: list[Place], weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
+) -> set[str]:
+    """Return a place's entries that are neither the network's nor another place's."""
+    others = tuple(
+        each.stripped
+        for each in places
+        if each.holder == place.holder and len(each.stripped) > len(place.stripped)
+    )
+    names = place.of({k: v for k, v in weights.items() if not k.startswith(others)}).keys()
+    return names - wanted.keys() - _counters(names)
 
 
 def _simplicity(place: Place) -> tuple[bool, int]:

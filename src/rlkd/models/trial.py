@@ -1,8 +1,10 @@
 """A network is called once before it is used: whether it takes the images, and what it returns."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import chain, product
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +17,12 @@ from rlkd.models.outputs import check_logits, without_logits
 Shape = tuple[int, int, int]
 """Channels, height and width."""
 
+Settings = tuple[str | None, str | None]
+"""What sets the channels and the size of images, for messages; None for what nothing sets."""
+DATA: Settings = ("data.channels", "data.image_size")
+
 _ROWS = 2
+_OTHERS = "images that can be read so (data=folder, say)"
 _CHANNELS = (3, 1)
 _SIZES = (32, 64, 96, 128, 160, 192, 224, 256, 299, 384, 448, 512)
 
@@ -27,7 +34,7 @@ def called_once(
     shape: Shape,
     num_classes: int,
     trains: bool = False,
-    size_setting: str = "data.image_size",
+    settings: Settings = DATA,
 ) -> nn.Module:
     """Call a network on noise, and return one of the same parameters that has been called.
 
@@ -41,7 +48,7 @@ def called_once(
         shape: of an image.
         num_classes: of the data.
         trains: whether it is called in training mode too.
-        size_setting: what sets the size of its images, for messages.
+        settings: what sets the channels and the size of its images.
 
     Raises:
         UserError: if it raises, or returns no logits of these classes.
@@ -49,7 +56,7 @@ def called_once(
     """
     called = network if any(map(is_lazy, _state(network))) else _copy(network)
     with evaluating(called):
-        logits = _call(called, who, shape, size_setting, trains=trains)
+        logits = _call(called, who, shape, settings, trains=trains)
     check_logits(who, logits, _ROWS, num_classes)
     if what := without_logits(logits):
         notice(
@@ -60,11 +67,41 @@ def called_once(
     shared = any(isinstance(each, nn.SyncBatchNorm) for each in network.modules())
     if trains and not shared and (trained := _copy(network)) is not network:
         with torch.random.fork_rng(devices=[]):
-            logits = _call(
-                trained.train(), f"{who}, in training,", shape, size_setting, trains=True
-            )
+            logits = _call(trained.train(), f"{who}, in training,", shape, settings, trains=True)
         check_logits(f"{who}, in training,", logits, _ROWS, num_classes)
     return called
+
+
+def returned_by(network: nn.Module, layers: Iterable[str], shape: Shape) -> list[str]:
+    """Return those of a network's layers whose very output it returns, called on noise.
+
+    Args:
+        network: returns logits; is left as it was.
+        layers: names of modules; "" for the network itself.
+        shape: of an image.
+    """
+    called, outputs = _copy(network), dict[str, Any]()
+
+    def keep(_module: nn.Module, _given: Any, output: Any, *, layer: str) -> None:
+        outputs[layer] = output
+
+    hooks = [
+        called.get_submodule(layer).register_forward_hook(partial(keep, layer=layer))
+        for layer in layers
+    ]
+    try:
+        with evaluating(called):
+            logits = _answer(called, shape)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [
+        layer
+        for layer, output in outputs.items()
+        if isinstance(output, Tensor)
+        and output.dim() > 1
+        and torch.equal(output.flatten(1), logits)
+    ]
 
 
 def same_form(one: nn.Module, other: nn.Module) -> bool:
@@ -84,14 +121,16 @@ def _copy(network: nn.Module) -> nn.Module:
         return network
 
 
-def _call(network: nn.Module, who: str, shape: Shape, size_setting: str, *, trains: bool) -> Tensor:
+def _call(
+    network: nn.Module, who: str, shape: Shape, settings: Settings, *, trains: bool
+) -> Tensor:
     try:
         return _answer(network, shape)
     except UserError:
         raise
     except Exception as error:  # whatever a network's own code raises
         said = " ".join(str(error).split())[:200]
-        remedy = _remedy(network, shape, size_setting, trains=trains)
+        remedy = _remedy(network, shape, settings, trains=trains)
         raise UserError(
             f"the {who} does not take images of shape {shape} ({type(error).__name__}: {said}): "
             f"{remedy}"
@@ -113,13 +152,17 @@ def _takes(network: nn.Module, shape: Shape, *, trains: bool) -> bool:
     return True
 
 
-def _remedy(network: nn.Module, shape: Shape, size_setting: str, *, trains: bool) -> str:
-    channels, height, width = shape
+def _remedy(network: nn.Module, shape: Shape, settings: Settings, *, trains: bool) -> str:
+    (channels, height, width), (channels_setting, size_setting) = shape, settings
     sizes = product(_SIZES, dict.fromkeys((channels, *_CHANNELS)))
     tries: list[Shape] = [(each, height, width) for each in _CHANNELS]
     for one in (*tries, *((each, size, size) for size, each in sizes)):
         if _takes(network, one, trains=trains):
-            settings = [] if one[0] == channels else [f"data.channels={one[0]}"]
-            settings += [] if one[1:] == (height, width) else [f"{size_setting}={one[1]}"]
-            return f"it takes {one}, so give {' '.join(settings)}, or another network"
-    return f"give images of a size that it takes ({size_setting}=224, say), or another network"
+            given = [] if one[0] == channels else [(channels_setting, one[0])]
+            given += [] if one[1:] == (height, width) else [(size_setting, one[1])]
+            if all(setting for setting, _ in given):
+                asked = " ".join(f"{setting}={value}" for setting, value in given)
+                return f"it takes {one}, so give {asked}, or another network"
+            return f"it takes {one}, so give {_OTHERS}, or another network"
+    asked = f"images of a size that it takes ({size_setting}=224, say)" if size_setting else _OTHERS
+    return f"give {asked}, or another network"

@@ -33,6 +33,7 @@ from rlkd.training.options import (
     probe_options,
     trainer_options,
 )
+from rlkd.training.run_config import refuse_new_head
 from rlkd.training.task import Task
 
 
@@ -59,13 +60,14 @@ def network(config: DictConfig, role: str, dataset: Dataset, *, trains: bool = F
         in_channels=dataset.shape[0],
     )
     channels, height, width = dataset.shape
+    shape = (channels, *(resolution(config) or (height, width)))
     called = models.called_once(
         made,
         f"{role} {config.name}",
-        shape=(channels, *(resolution(config) or (height, width))),
+        shape=shape,
         num_classes=dataset.num_classes,
         trains=trains,
-        size_setting=f"{role if 'image_size' in config else 'data'}.image_size",
+        settings=_image_settings(config, role),
     )
     if config.checkpoint is None:
         if config.get("head") is not None:
@@ -73,8 +75,15 @@ def network(config: DictConfig, role: str, dataset: Dataset, *, trains: bool = F
         return made
     # A quantisation-aware network has by its first call the form that it is saved in.
     filled = made if models.same_form(made, called) else called
-    _load(filled, Path(config.checkpoint), config, role, dataset)
+    classifier = partial(models.classifier_entries, filled, dataset.num_classes, shape)
+    _load(filled, classifier, config, role, dataset, trains=trains)
     return filled
+
+
+def _image_settings(config: DictConfig, role: str) -> models.Settings:
+    data = OmegaConf.select(config, "..data")
+    channels, size = (f"data.{key}" if key in data else None for key in ("channels", "image_size"))
+    return channels, f"{role}.image_size" if "image_size" in config else size
 
 
 def new_head(config: DictConfig, role: str) -> bool:
@@ -89,22 +98,31 @@ def new_head(config: DictConfig, role: str) -> bool:
     return head == "new"
 
 
-def _load(made: nn.Module, path: Path, config: DictConfig, role: str, dataset: Dataset) -> None:
+def _load(
+    made: nn.Module,
+    classifier: Callable[[], list[str]],
+    config: DictConfig,
+    role: str,
+    dataset: Dataset,
+    *,
+    trains: bool,
+) -> None:
+    path = Path(config.checkpoint)
     classes, rows = config.get("classes"), None
+    remedy = "student.head=new for all of it but the classifier" if trains else ""
+    if role == "teacher":
+        remedy = "teacher.classes=[...] for the data's classes among its own"
     if classes is not None:
         rows = taught_rows(classes, path, dataset.class_names)
     elif not new_head(config, role):
-        check_order(path, dataset.class_names)
-    classifier: list[str] = []
-    if rows is not None or new_head(config, role):
-        classifier = models.classifier_entries(made, dataset.num_classes)
+        check_order(path, dataset.class_names, remedy=remedy)
+    other = rows is not None or new_head(config, role)
     try:
-        loaded = models.load_weights(made, path, classifier=classifier, rows=rows)
+        loaded = models.load_weights(
+            made, path, classifier=classifier if other else None, rows=rows
+        )
     except models.ClassCountError as error:
-        remedy = "student.head=new for all of it but the classifier"
-        if role == "teacher":
-            remedy = "teacher.classes=[...] for the data's classes among its own"
-        raise UserError(f"{error}, or {remedy}") from None
+        raise UserError(f"{error}, or {remedy}" if remedy else str(error)) from None
     if loaded.told:
         notice(f"{role} {path}: {loaded.told}")
 
@@ -175,8 +193,9 @@ def given_checkpoints(
         published: those of the two that have weights without one.
 
     Raises:
-        UserError: if neither does.
+        UserError: if neither does, or the student's classifier is new.
     """
+    refuse_new_head(config)
     given = {
         role: config[role]
         for role in ("teacher", "student")

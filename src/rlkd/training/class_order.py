@@ -39,17 +39,22 @@ def check_run_order(folder: RunFolder, class_names: Sequence[str]) -> None:
         _check(path, path, class_names)
 
 
-def check_order(checkpoint: Path, class_names: Sequence[str]) -> None:
+def check_order(checkpoint: Path, class_names: Sequence[str], *, remedy: str = "") -> None:
     """Refuse weights that were trained on data whose classes have another order.
 
     A run leaves `class_names.json` beside its weights, an export `FILE.json` with the same names.
     Weights of anybody else have neither, and are not refused.
 
+    Args:
+        checkpoint: the weights.
+        class_names: the data's.
+        remedy: what helps beside the data that they were trained on.
+
     Raises:
         UserError: naming the first class that differs.
     """
     if told := _told(checkpoint):
-        _check(checkpoint, told, class_names)
+        _check(checkpoint, told, class_names, remedy)
 
 
 def taught_rows(given: Any, checkpoint: Path, class_names: Sequence[str]) -> list[int]:
@@ -71,7 +76,15 @@ def taught_rows(given: Any, checkpoint: Path, class_names: Sequence[str]) -> lis
     if all(isinstance(each, int) for each in listed):
         rows: list[int] = listed
     elif own and len(listed) == len(class_names):
-        rows = [_place(name, own, f"among the teacher's classes (see {told})") for name in listed]
+        ordered = listed
+        if {*listed} == {*class_names}:
+            if listed not in (own, list(class_names)):
+                raise UserError(
+                    "teacher.classes names the data's classes in an order that is neither theirs "
+                    f"nor the teacher's (see {told}): give them in the data's"
+                )
+            ordered = class_names
+        rows = [_place(name, own, f"among the teacher's classes (see {told})") for name in ordered]
     else:
         where = "among them, which without a class_names.json beside the checkpoint are to be all "
         where += "the teacher's classes in order"
@@ -130,7 +143,7 @@ def _beside(checkpoint: Path) -> Iterator[Path]:
         yield checkpoint.parent.with_name(FILE)
 
 
-def _check(subject: Path, told: Path, class_names: Sequence[str]) -> None:
+def _check(subject: Path, told: Path, class_names: Sequence[str], further: str = "") -> None:
     names = _names(told, subject)
     if names == list(class_names):
         return
@@ -143,6 +156,7 @@ def _check(subject: Path, told: Path, class_names: Sequence[str]) -> None:
         what += class_names[row]
         if (set(names) == set(WNIDS)) != (set(class_names) == set(WNIDS)):
             remedy += ", or name the classes of both by data.class_names=imagenet"
+    remedy += f", or {further}" if further else ""
     raise UserError(f"{subject} has {what} (see {told.name}): {remedy}")
 
 

@@ -206,7 +206,9 @@ class Detection(DetectionOptions):
             made = create_detector(node.name, num_classes=images.num_classes, **further)
             if path is not None:
                 classifier = [k for k in made.state_dict() if k.startswith(_CLASSIFIER)]
-                loaded = models.load_weights(made, path, classifier=classifier if head else ())
+                loaded = models.load_weights(
+                    made, path, classifier=(lambda: classifier) if head else None
+                )
                 if loaded.told:
                     notice(f"{role} {path}: {loaded.told}")
                 if not head:
@@ -222,8 +224,7 @@ class Detection(DetectionOptions):
         return made
 
     def _student_data(self, config: DictConfig) -> CocoSet:
-        if "student" not in self._published():
-            require_student(config)
+        require_student(config, published=self._published())
         return detection_sets(config).test
 
     def _published(self) -> list[str]:

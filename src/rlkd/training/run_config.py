@@ -1,6 +1,6 @@
 """The configuration of a run that has ended, and the words that are a verb's own."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Container, Iterable
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -87,16 +87,34 @@ def configured(overrides: Iterable[str], *, run: str | None = None) -> DictConfi
     return config
 
 
-def require_student(config: DictConfig) -> None:
+def require_student(config: DictConfig, *, published: Container[str] = ()) -> None:
     """Refuse a student that has learnt nothing.
 
+    Args:
+        config: the whole configuration.
+        published: the roles that have weights without a checkpoint.
+
     Raises:
-        UserError: if it has no checkpoint.
+        UserError: if it has no checkpoint, or its classifier is new.
     """
-    if config.student.checkpoint is None:
+    refuse_new_head(config)
+    if config.student.checkpoint is None and "student" not in published:
         raise UserError(
             "the student has no weights: give run=FOLDER of a run, or student=NAME "
             "student.checkpoint=FILE"
+        )
+
+
+def refuse_new_head(config: DictConfig) -> None:
+    """Refuse a student with a new classifier where nothing trains.
+
+    Raises:
+        UserError: if it has one.
+    """
+    if config.student.get("head") == "new":
+        raise UserError(
+            "student.head=new is a classifier that has learnt nothing, and nothing trains it here: "
+            "leave it out"
         )
 
 
