@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hydra.core.config_store import ConfigStore
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -275,6 +276,20 @@ def test_settings_of_a_run_have_the_same_grammar(tmp_path: Path) -> None:
     assert replaced("output=~/x")("output") == str(Path("~/x").expanduser())
     with pytest.raises(UserError, match=r"nothing reads trainer\.thread: did you mean trainer\.th"):
         replaced("+trainer.thread=2")
+
+
+def test_a_setting_is_added_to_a_run_where_nothing_has_been_composed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = str(classifier_run(tmp_path / "run").path)
+    old = OmegaConf.load(f"{run}/config.yaml")
+    del old.teacher.image_size
+    OmegaConf.save(old, f"{run}/config.yaml")
+    monkeypatch.setattr(ConfigStore.instance(), "repo", {})  # as in a fresh process
+    assert configured(["+teacher.image_size=16"], run=run).teacher.image_size == 16
+    for setting in ("student.pretrained", "teacher.foo"):
+        with pytest.raises(UserError, match=f"^nothing reads {setting}: "):
+            configured([f"+{setting}=1"], run=run)
 
 
 def test_paths_in_ones_own_files_are_read_alike(here: Path) -> None:

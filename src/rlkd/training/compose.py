@@ -19,7 +19,7 @@ from rlkd import models
 from rlkd.errors import UserError
 from rlkd.models.detectors import backbone_detector_names
 from rlkd.training.overrides import as_swept, parse, path_value, quoted, require_one_value
-from rlkd.training.settings import apply, expand_paths, nearest
+from rlkd.training.settings import NETWORKS, apply, expand_paths, nearest
 
 GROUPS = (
     "data",
@@ -64,7 +64,7 @@ def options(group: str, folder: Path | None = None) -> list[str]:
     """
     folders = [_PACKAGED] if folder is None else [_PACKAGED, folder]
     named = {path.stem for each in folders for path in (each / group).glob("*.yaml")}
-    return sorted(named.union(_network_names() if group in _NETWORKS else ()))
+    return sorted(named.union(_network_names() if group in NETWORKS else ()))
 
 
 def configure(overrides: Iterable[str] = ()) -> DictConfig:
@@ -110,7 +110,7 @@ def configure_launcher(overrides: Iterable[str] = ()) -> DictConfig:
 
 def choice(config: DictConfig, group: str) -> str:
     """Return what a group was set to, a network by its name, as a part of a folder's name."""
-    named = config[group].name if group in _NETWORKS else None
+    named = config[group].name if group in NETWORKS else None
     chosen = str(config.chosen[group] if named is None else named)
     return re.sub(r"[:/\\\s]+", "_", chosen)
 
@@ -168,7 +168,6 @@ def unresolved(error: OmegaConfBaseException, prefix: str = "") -> UserError:
 _PACKAGED = Path(str(files("rlkd.configs")))
 _SECTIONS = (*GROUPS[:-1], "trainer", "probe", "exploration", "published", "seed", "output")
 _NAMED = ("data", "teacher", "student", "method", "temperature")
-_NETWORKS = ("teacher", "student")
 _LISTED = tuple(
     f"fasterrcnn_{each}"
     for each in ("resnet18", "resnet50", "resnet101", "mobilenet_v2", "mobilenet_v3_large")
@@ -187,10 +186,9 @@ def _register() -> None:
     OmegaConf.register_new_resolver("probe_interval", probe_interval)
     store = ConfigStore.instance()
     for name in _network_names():
-        network = {"name": None if name == "custom" else name, "checkpoint": None}
-        own = {"mean": None, "std": None, "image_size": None, "classes": None}
-        store.store(group="student", name=name, node=network | {"head": None})
-        store.store(group="teacher", name=name, node=network | own)
+        for group, keys in NETWORKS.items():
+            named = {"name": None if name == "custom" else name}
+            store.store(group=group, name=name, node=dict.fromkeys(keys) | named)
 
 
 def _composed(name: str, given: Iterable[str], known_groups: Collection[str]) -> DictConfig:
@@ -260,13 +258,13 @@ def _network_from_elsewhere(override: Override) -> str | None:
     """Return the name of a network that is none of the options, if an override gives one."""
     name = str(override.input_line).partition("=")[2]
     unlisted = name in backbone_detector_names() and name not in _LISTED
-    return name if override.key_or_group in _NETWORKS and (":" in name or unlisted) else None
+    return name if override.key_or_group in NETWORKS and (":" in name or unlisted) else None
 
 
 def _check_choice(override: Override, known: Collection[str]) -> None:
     value = override.value()
     if value in known or override.is_delete():
         return
-    further = backbone_detector_names() if override.key_or_group in _NETWORKS else []
+    further = backbone_detector_names() if override.key_or_group in NETWORKS else []
     hint = nearest(value, [*known, *further]) if isinstance(value, str) else ""
     raise UserError(f"{override.input_line}: {hint}one of {', '.join(known)}")

@@ -7,7 +7,6 @@ from inspect import Parameter
 from itertools import takewhile
 from typing import Any, get_args
 
-from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.types import Override
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -15,6 +14,12 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from rlkd.errors import UserError
 from rlkd.training.overrides import PATHS, path_value
+
+NETWORKS = {
+    "teacher": ("name", "checkpoint", "mean", "std", "image_size", "classes"),
+    "student": ("name", "checkpoint", "head"),
+}
+"""The settings of each of the two networks."""
 
 _ANYTHING = Parameter("anything", Parameter.VAR_KEYWORD)
 _OF_HYDRA = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
@@ -160,8 +165,7 @@ def _taker(config: DictConfig, key: str) -> Parameter | None:
 def _is_read_by_name(config: DictConfig, key: str) -> bool:
     """Return whether a setting is one of a network or a launcher, or another one refers to it."""
     section, _, name = key.partition(".")
-    networks = ("teacher", "student")
-    if section in networks and name in ConfigStore.instance().load(f"{section}/custom.yaml").node:
+    if name in NETWORKS.get(section, ()):
         return True
     # The options of a launcher are checked where they are read.
     return section == "launcher" or f"${{{key}}}" in OmegaConf.to_yaml(config)
