@@ -2,6 +2,7 @@
 
 import getpass
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from rlkd import models
 from rlkd.cli import main
 from rlkd.errors import UserError
 from rlkd.training.compose import as_yaml, configure, sweep
-from rlkd.training.overrides import PATHS
+from rlkd.training.overrides import PATHS, parse, quoted
 from rlkd.training.planning import plan
 from rlkd.training.run_config import configured
 
@@ -193,6 +194,37 @@ def test_a_comma_in_a_path_asks_for_no_sweep(here: Path) -> None:
     planned = plan([explicit, "output=x,y", "seed=0,1"])
     assert [each.config.teacher.checkpoint for each in planned] == ["a,b", "c=1.ckpt"] * 2
     assert {each.path.parent for each in planned} == {Path("x,y")}
+
+
+@pytest.mark.parametrize("key", ["teacher.checkpoint", "student.name"])
+def test_texts_in_quotes_are_swept_as_they_are(key: str, here: Path) -> None:
+    texts = [
+        "ü.pth",
+        "~a b",
+        "#b",
+        "it's",
+        "a'b\"c",
+        "null",
+        "7",
+        "[a,b]",
+        "choice(ü)",
+        "a:b",
+        "c\\",
+    ]
+    (swept,) = sweep([f"{key}=choice({','.join(quoted(each) for each in texts)},plain)"])[
+        0
+    ].values()
+    read = [parse(f"{key}={each}") for each in swept]
+    assert [each.value() for each in read] == [*texts, "plain"]
+    assert not any(each.is_sweep_override() for each in read)
+    (swept,) = sweep([f"{key}=choice('${{seed}}/a',b)"])[0].values()
+    assert configure([f"{key}={swept[0]}"]) == configure([f"{key}=${{seed}}/a"])
+
+
+@pytest.mark.parametrize("value", ["choice(ü.pth,c.pth)", "choice(null,a)", "choice(~/a,b)"])
+def test_a_choice_that_does_not_parse_is_no_path(value: str) -> None:
+    with pytest.raises(UserError, match=rf"^teacher\.checkpoint={re.escape(value)}: "):
+        sweep([f"teacher.checkpoint={value}"])
 
 
 def test_a_tilde_is_the_home_folder_in_every_path(

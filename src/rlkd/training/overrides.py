@@ -4,7 +4,13 @@ import os
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Quote, QuotedString, ValueType
+from hydra.core.override_parser.types import (
+    Override,
+    Quote,
+    QuotedString,
+    Transformer,
+    ValueType,
+)
 from hydra.errors import HydraException
 
 from rlkd.errors import UserError
@@ -63,17 +69,19 @@ def require_one_value(override: Override) -> None:
 
 
 def as_swept(override: Override) -> list[str]:
-    """Return the values that an override gives its key, one or several, each as it is written.
+    """Return the values that an override gives its key, one or several, each as `parse` reads it.
 
     Raises:
         UserError: for a sweep over a range, or over names, that Hydra alone knows.
     """
     key = override.key_or_group
     if not override.is_sweep_override():
-        return [_written(key, override.get_value_element_as_str())]
+        value = override.value()
+        is_text = isinstance(value, str)
+        return [_written(key, value) if is_text else override.get_value_element_as_str()]
     if override.value_type not in _CHOICES:
         raise UserError(f"{override.input_line}: give the values one by one, {key}=a,b,c")
-    return [_written(key, each) for each in override.sweep_string_iterator()]
+    return [_written(key, each) for each in override.sweep_iterator()]
 
 
 def path_value(key: str, value: Any) -> Any:
@@ -115,7 +123,7 @@ def _is_hydras(key: str, value: str) -> bool:
     try:
         parsed = _parsed(f"key={value}")
     except UserError:
-        return False
+        return value.startswith("choice(") and value.endswith(")")
     read: Any = parsed.value()
     if parsed.value_type is ValueType.SIMPLE_CHOICE_SWEEP:
         return key in PATTERNS and all(type(each) is int for each in read.list)
@@ -124,15 +132,19 @@ def _is_hydras(key: str, value: str) -> bool:
     if isinstance(read, list):
         return not os.path.lexists(value)
     if parsed.value_type is ValueType.CHOICE_SWEEP:
-        return value.startswith("choice")
+        return value.startswith("choice(")
     return key in PATTERNS and type(read) is int
 
 
-def _written(key: str, value: str) -> str:
-    text: Any = _parsed(f"key={value}").value() if key in PATHS else None
+def _written(key: str, value: Any) -> str:
+    """Return a value as it is, in quotes where `parse` would read it as another."""
+    text = value.text if isinstance(value, QuotedString) else value
     if not isinstance(text, str):
-        return value.replace("\\:", ":")
-    return value if _is_hydras(key, text) else text
+        return Transformer.str(value)
+    try:
+        return text if parse(f"{key}={text}").value() == text else quoted(text)
+    except UserError:
+        return quoted(text)
 
 
 def _parsed(given: str) -> Override:
