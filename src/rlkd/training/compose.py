@@ -256,9 +256,11 @@ def _own_groups(override: Override) -> Path:
 
 def _network_from_elsewhere(override: Override) -> str | None:
     """Return the name of a network that is none of the options, if an override gives one."""
-    name = str(override.input_line).partition("=")[2]
+    name = override.value()
+    if override.key_or_group not in NETWORKS or not isinstance(name, str):
+        return None
     unlisted = name in backbone_detector_names() and name not in _LISTED
-    return name if override.key_or_group in NETWORKS and (":" in name or unlisted) else None
+    return name if ":" in name or unlisted else None
 
 
 def _check_choice(override: Override, known: Collection[str]) -> None:
