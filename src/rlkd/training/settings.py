@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from inspect import Parameter
 from itertools import takewhile
+from pathlib import Path
 from typing import Any, get_args
 
 from hydra.core.override_parser.types import Override
@@ -52,6 +53,8 @@ def apply(config: DictConfig, override: Override) -> None:
 def expand_paths(config: DictConfig) -> None:
     """Put the home folder in place of `~` in all paths of a configuration.
 
+    A number stays one where it is for data that read no text there.
+
     Raises:
         UserError: for a value that is no path; see `path_value`.
         OmegaConfBaseException: for one that refers to what is not there.
@@ -62,6 +65,12 @@ def expand_paths(config: DictConfig) -> None:
         if node is None or name not in node or OmegaConf.is_missing(node, name):
             continue
         value = node[name]
+        if (
+            parent == "data"
+            and isinstance(value, int | float)
+            and not _is_text(_taker(config, key))
+        ):
+            continue  # somebody's own data may read a number there
         made = path_value(key, value)
         if made is not value:
             node[name] = made
@@ -173,7 +182,8 @@ def _is_read_by_name(config: DictConfig, key: str) -> bool:
 
 def _is_text(taker: Parameter | None) -> bool:
     kinds = () if taker is None else get_args(taker.annotation) or (taker.annotation,)
-    return str in kinds and not any(each in kinds for each in (int, float, bool, Any))
+    texts, others = (str, Path), (int, float, bool, Any)
+    return any(each in kinds for each in texts) and not any(each in kinds for each in others)
 
 
 def _common_start(one: str, other: str) -> int:
