@@ -164,6 +164,12 @@ def test_what_something_reads_may_be_added(setting: str) -> None:
     assert OmegaConf.select(configure([setting]), key) == value
 
 
+def test_a_setting_may_be_added_before_or_after_what_refers_to_it() -> None:
+    given = ["+published.mine=0.5", "optimizer.lr=${published.mine}"]
+    for each in (given, given[::-1]):
+        assert configure(each).optimizer.lr == 0.5
+
+
 def test_an_added_setting_reaches_what_reads_it() -> None:
     made = build.optimizer(configure(["+optimizer.nesterov=true"]))([torch.zeros(1)])
     assert made.defaults["nesterov"] is True

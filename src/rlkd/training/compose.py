@@ -214,8 +214,7 @@ def _composed(name: str, given: Iterable[str], known_groups: Collection[str]) ->
         config = deepcopy(_packaged(name, tuple(words)))
     else:
         config = _compose(name, [f"hydra.searchpath=[{quoted(f'file://{folder}')}]", *words])
-    for each in settings:
-        apply(config, each)
+    apply(config, settings)
     return config
 
 

@@ -72,9 +72,10 @@ def configured(overrides: Iterable[str], *, run: str | None = None) -> DictConfi
     config.student.checkpoint = str(folder.student)
     config.student.head = None  # the run has trained it
     OmegaConf.set_struct(config, True)
-    for each in map(parse, overrides):
+    settings = [parse(each) for each in overrides]
+    for each in settings:
         require_one_value(each)
-        apply(config, each)
+    apply(config, settings)
     try:
         expand_paths(config)
     except OmegaConfBaseException as error:

@@ -26,28 +26,21 @@ _ANYTHING = Parameter("anything", Parameter.VAR_KEYWORD)
 _OF_HYDRA = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
 
 
-def apply(config: DictConfig, override: Override) -> None:
-    """Set, add or remove what an override says.
+def apply(config: DictConfig, overrides: Iterable[Override]) -> None:
+    """Set, add or remove what overrides say, in order.
 
     Args:
         config: a composed configuration, which is changed.
-        override: of one value.
+        overrides: of one value each. One may add what another, before or after it, refers to.
 
     Raises:
         UserError: if there is no such setting (with the nearest there is), nothing reads one that
             is added with `+`, it has settings of its own, or its value is impossible.
     """
-    key = override.key_or_group
-    if override.package is not None:
-        raise UserError(f"{override.input_line}: there is no group {key}")
-    try:
-        if override.is_delete():
-            _remove(config, key)
-        else:
-            _set(config, key, override.value(), override)
-    except (OmegaConfBaseException, IndexError, ValueError) as error:
-        line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{override.input_line}: {line}") from None
+    given = list(overrides)
+    references = "\n".join(str(each.input_line) for each in given)
+    for each in given:
+        _apply(config, each, references)
 
 
 def expand_paths(config: DictConfig) -> None:
@@ -86,7 +79,21 @@ def nearest(value: str, known: Iterable[str]) -> str:
     return f"did you mean {near[0]}? " if near else ""
 
 
-def _set(config: DictConfig, key: str, value: Any, override: Override) -> None:
+def _apply(config: DictConfig, override: Override, references: str) -> None:
+    key = override.key_or_group
+    if override.package is not None:
+        raise UserError(f"{override.input_line}: there is no group {key}")
+    try:
+        if override.is_delete():
+            _remove(config, key)
+        else:
+            _set(config, key, override.value(), override, references)
+    except (OmegaConfBaseException, IndexError, ValueError) as error:
+        line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{override.input_line}: {line}") from None
+
+
+def _set(config: DictConfig, key: str, value: Any, override: Override, references: str) -> None:
     section = _section(config, key)
     if section is not None:
         if not isinstance(value, dict):
@@ -95,7 +102,7 @@ def _set(config: DictConfig, key: str, value: Any, override: Override) -> None:
                 f"{key}.{next(iter(section), '...')}=..."
             )
         for name, each in value.items():
-            _set(config, f"{key}.{name}", each, override)
+            _set(config, f"{key}.{name}", each, override, references)
         return
     if isinstance(value, int | float) and _is_text(_taker(config, key)):
         value = override.get_value_string() if key == override.key_or_group else str(value)
@@ -104,7 +111,7 @@ def _set(config: DictConfig, key: str, value: Any, override: Override) -> None:
     except (ConfigAttributeError, ConfigKeyError):
         if not (override.is_add() or override.is_force_add()):
             raise _absent(config, key) from None
-        if _taker(config, key) is None and not _is_read_by_name(config, key):
+        if _taker(config, key) is None and not _is_read_by_name(config, key, references):
             raise UserError(f"nothing reads {key}: {_hint(config, key)}") from None
         OmegaConf.update(config, key, value, force_add=True)
 
@@ -171,13 +178,13 @@ def _taker(config: DictConfig, key: str) -> Parameter | None:
     return _ANYTHING if any(each.kind is _ANYTHING.kind for each in parameters.values()) else None
 
 
-def _is_read_by_name(config: DictConfig, key: str) -> bool:
+def _is_read_by_name(config: DictConfig, key: str, references: str) -> bool:
     """Return whether a setting is one of a network or a launcher, or another one refers to it."""
     section, _, name = key.partition(".")
     if name in NETWORKS.get(section, ()):
         return True
     # The options of a launcher are checked where they are read.
-    return section == "launcher" or f"${{{key}}}" in OmegaConf.to_yaml(config)
+    return section == "launcher" or f"${{{key}}}" in OmegaConf.to_yaml(config) + references
 
 
 def _is_text(taker: Parameter | None) -> bool:
