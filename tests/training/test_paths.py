@@ -155,6 +155,8 @@ def test_a_list_is_refused_for_a_single_path_unless_it_is_the_name_of_a_file(her
     (here / "[a,b]").touch()
     given = "teacher.checkpoint=[a,b]"
     assert configure([given]).teacher.checkpoint == "[a,b]"
+    assert configure(["output=[q9]"]).output == "[q9]"
+    assert configure(["data=parquet", "data.root=.", "data.train=[a]"]).data.train == ["a"]
     (here / "[a,b]").unlink()
     with pytest.raises(UserError, match=r"^teacher\.checkpoint=\['a', 'b'\]: give one path, no li"):
         configure([given])

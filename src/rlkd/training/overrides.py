@@ -26,8 +26,9 @@ PATHS = PATTERNS | {
 
 Such a value is taken as it stands, whatever characters it has, and never asks for a sweep by a bare
 comma. What keeps Hydra's meaning is `null`; a value in quotes, `'a b'`; an interpolation,
-`${seed}`; `choice(a,b)`, which asks for a sweep; and `[a,b]` where there is no such file. A name of
-one of these forms is given as `./null`. A leading `~` is the home folder.
+`${seed}`; `choice(a,b)`, which asks for a sweep; and, where there is no such file, `[a,b]` (and
+`[a]`, where several may be). A name of one of these forms is given as `./null`. A leading `~` is
+the home folder.
 """
 
 
@@ -130,7 +131,7 @@ def _is_hydras(key: str, value: str) -> bool:
     if isinstance(read, str):
         return value.startswith(("'", '"'))
     if isinstance(read, list):
-        return not os.path.lexists(value)
+        return (key in PATTERNS or "," in value) and not os.path.lexists(value)
     if parsed.value_type is ValueType.CHOICE_SWEEP:
         return value.startswith("choice(")
     return key in PATTERNS and type(read) is int
