@@ -4,6 +4,9 @@ BIN := .venv/bin
 DATA := $(wildcard ../shared/data)
 export RLKD_DATA ?= $(if $(DATA),$(abspath $(DATA)))
 
+# Two tests of one thread each are done sooner than two of two threads.
+export OMP_NUM_THREADS ?= 1
+
 .PHONY: demo test test-long lint clean
 
 demo: .venv/installed

@@ -138,6 +138,7 @@ def test_no_step_with_a_source_waits_for_the_device(
     assert source.updates >= isinstance(source, TemperatureAgent)
 
 
+@pytest.mark.long
 def test_no_step_with_a_strong_view_waits_for_the_device(place: Place) -> None:
     steps = Steps("mlkd", ConstantTemperature(), place, explored=True)
     assert steps.module.explorer is not None
