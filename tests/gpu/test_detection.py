@@ -70,7 +70,10 @@ def regions(place: Place) -> LossInputs:
     )
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(each, marks=() if each == "kd" else pytest.mark.long) for each in METHODS],
+)
 def test_losses_and_sources_take_regions_without_waiting(method: str, place: Place) -> None:
     objective = build.objective(composed(f"method={method}"))
     seen, meters = regions(place), place.put(EpochMeters())

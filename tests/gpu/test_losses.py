@@ -11,8 +11,8 @@ from torch.nn import functional as F
 pytestmark = pytest.mark.usefixtures("plainly")
 DRAWS = {"crd"}
 """Losses that draw on the device: other numbers on each."""
-SLOW = {"mlkd"}
-"""Losses of so many operations that a GPU that is not there takes seconds to answer."""
+SLOW = {*METHODS} - {"kd", "dkd", "sp", "crd", "srrl"}
+"""Left to the long tests: a GPU that is not there takes seconds to answer."""
 
 
 @pytest.mark.parametrize(

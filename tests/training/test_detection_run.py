@@ -66,7 +66,10 @@ def figures(scores: Any) -> list[float]:
     return [-1.0 if math.isnan(each) else each for each in held]
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize(
+    "name",
+    ["rlkd", *(pytest.param(each, marks=pytest.mark.long) for each in RUNS if each != "rlkd")],
+)
 def test_a_run_leaves_its_folder_complete_and_its_detections_score_as_it_says(
     name: str, detector_file: Path, tmp_path: Path
 ) -> None:

@@ -39,6 +39,7 @@ def batch() -> Batch:
     return Batch(image, torch.arange(ROWS) % CLASSES, torch.arange(ROWS), strong)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("method", METHODS)
 def test_three_steps_are_finite_and_fall(method: str, source: str, batch: Batch) -> None:

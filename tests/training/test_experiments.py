@@ -103,6 +103,7 @@ def test_a_pair_has_its_networks_its_rate_and_its_published_beta(pair: Pair) -> 
     assert config.published.reviewkd_weight == pair.review
 
 
+@pytest.mark.long
 @each_pair
 def test_standardised_logits_bring_the_pairs_base_temperature_and_weight(pair: Pair) -> None:
     kd = composed(pair, "kd", "standardised")
@@ -140,6 +141,7 @@ MLKD_STANDARDISED = {"vgg13_vgg8": 6, "vgg13_mobilenetv2": 6, "resnet32x4_shuffl
 """Where the name of a log in logs/MLKD of logit-standardization-KD has another weight than 9."""
 
 
+@pytest.mark.long
 @each_pair
 def test_mlkd_has_a_cross_entropy_on_either_view_and_its_own_weight_when_standardised(
     pair: Pair,
