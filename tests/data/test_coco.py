@@ -207,7 +207,7 @@ def test_sixteen_bits_are_scaled_and_not_cut_to_white(tmp_path: Path) -> None:
 def test_an_image_of_another_size_than_annotated_is_named(tmp_path: Path) -> None:
     images = read(tmp_path)
     Image.new("RGB", (31, 30)).save(tmp_path / "images" / "b.png")
-    with pytest.raises(UserError, match=r"b\.png is 31 x 30 pixels, .* state 30 x 30: mend"):
+    with pytest.raises(UserError, match=r"b\.png is 31 x 30 pixels, .* state 30 x 30: fix"):
         images.image(2)
 
 

@@ -47,7 +47,7 @@ class FolderImages:
             upright = f" once upright (EXIF orientation {found})" if found > 1 else ""
             raise UserError(
                 f"{file} is {image.shape[2]} x {image.shape[1]} pixels{upright}, but its "
-                f"annotations state {width} x {height}: mend the annotation file, whose sizes and "
+                f"annotations state {width} x {height}: fix the annotation file, whose sizes and "
                 "boxes are those of the upright image, or replace the image"
             )
         return image

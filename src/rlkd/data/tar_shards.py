@@ -78,7 +78,7 @@ class TarSource:
             for sample in _samples(file):
                 if sample.image is None:
                     raise UserError(
-                        f"{file}: {sample.key} has no image ({' '.join(ENDINGS)}): mend the shard"
+                        f"{file}: {sample.key} has no image ({' '.join(ENDINGS)}): fix the shard"
                     )
                 index.shard.append(shard)
                 index.begin.append(sample.image[0])
@@ -132,7 +132,7 @@ def _samples(file: Path) -> Iterator[_Sample]:
                     sample = _Sample(key)
                 if f".{suffix}" in ENDINGS:
                     if sample.image is not None:
-                        raise UserError(f"{file}: {key} has two images: mend the shard")
+                        raise UserError(f"{file}: {key} has two images: fix the shard")
                     sample.image = (member.offset_data, member.size)
                 elif suffix == "cls" or (suffix == "json" and sample.label is None):
                     content = opened.extractfile(member)
@@ -168,7 +168,7 @@ def _label(file: Path, sample: _Sample, label_key: str, number_of: dict[str, int
         told = None
     if told is None:
         raise UserError(
-            f"{file}: {sample.key} has no label: mend the shard, or give data.label_key, the entry "
+            f"{file}: {sample.key} has no label: fix the shard, or give data.label_key, the entry "
             "of its json file"
         )
     name = str(told)
@@ -179,5 +179,5 @@ def _label(file: Path, sample: _Sample, label_key: str, number_of: dict[str, int
         return int(name)
     raise UserError(
         f"{file}: {sample.key} has the label {told}, not a class or its number, 0 to "
-        f"{len(number_of) - 1}: mend the shard, data.class_names or data.label_key"
+        f"{len(number_of) - 1}: fix the shard, data.class_names or data.label_key"
     )

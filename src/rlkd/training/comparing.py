@@ -28,7 +28,7 @@ from rlkd.training.planning import (
     require_trainable,
     told,
 )
-from rlkd.training.run_folder import RunFolder
+from rlkd.training.run_folder import RunFolder, flat
 from rlkd.training.shared_data import loaded_once
 
 _BASELINE = "baseline="
@@ -175,13 +175,5 @@ def _cell(planned: Planned) -> Cell:
         held: Any = OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
         raise unresolved(error) from None
-    settings = dict(_flat(held))
+    settings = dict(flat(held))
     return Cell(planned.labels, config.seed, config=settings, folder=str(planned.path))
-
-
-def _flat(held: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, object]]:
-    for key, value in held.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

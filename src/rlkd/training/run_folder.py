@@ -119,7 +119,7 @@ class RunFolder:
         """
         if not self.config.is_file():
             return
-        before, now = (dict(_flat(_identity(each))) for each in (self._held, config))
+        before, now = (dict(flat(_identity(each))) for each in (self._held, config))
         other = next((key for key in {**before, **now} if before.get(key) != now.get(key)), None)
         if other is not None:
             held, wanted = before.get(other), now.get(other)
@@ -166,10 +166,11 @@ def _identity(config: str) -> dict[str, Any]:
     return settings
 
 
-def _flat(held: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(held: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the settings of a configuration by their whole keys."""
     for key, value in held.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
