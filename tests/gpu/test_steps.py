@@ -43,8 +43,8 @@ SOURCES: dict[str, Callable[[], TemperatureSource]] = {
     "ctkd by instance": partial(InstanceCTKD, num_classes=CLASSES),
     "constant": ConstantTemperature,
 }
-SLOW = {"the paper's agent", "measured on the batch again"}
-"""Agents of which a GPU that is not there takes seconds to answer; the one with a probe is none."""
+SLOW = {*SOURCES} - {"with a probe", "constant", "ctkd", "at random"}
+"""Left to the long tests: a GPU that is not there takes seconds to answer."""
 
 
 def images(count: int, seed: int) -> ImageSet:

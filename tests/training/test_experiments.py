@@ -14,7 +14,7 @@ from rlkd.losses import LossInputs, kd, supervised_views
 from rlkd.training import build
 from rlkd.training.compose import as_yaml, configure, options
 
-pytestmark = pytest.mark.usefixtures("plainly")
+pytestmark = [pytest.mark.usefixtures("plainly"), pytest.mark.long]
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,6 @@ def test_a_pair_has_its_networks_its_rate_and_its_published_beta(pair: Pair) -> 
     assert config.published.reviewkd_weight == pair.review
 
 
-@pytest.mark.long
 @each_pair
 def test_standardised_logits_bring_the_pairs_base_temperature_and_weight(pair: Pair) -> None:
     kd = composed(pair, "kd", "standardised")
@@ -121,7 +120,6 @@ def test_the_papers_methods_have_their_published_weights(pair: Pair, method: str
     assert weights(composed(pair, method)) == METHODS[method]
 
 
-@pytest.mark.long
 @each_pair
 def test_every_pair_composes_with_each_of_the_papers_methods(pair: Pair) -> None:
     for method, expected in METHODS.items():
@@ -141,7 +139,6 @@ MLKD_STANDARDISED = {"vgg13_vgg8": 6, "vgg13_mobilenetv2": 6, "resnet32x4_shuffl
 """Where the name of a log in logs/MLKD of logit-standardization-KD has another weight than 9."""
 
 
-@pytest.mark.long
 @each_pair
 def test_mlkd_has_a_cross_entropy_on_either_view_and_its_own_weight_when_standardised(
     pair: Pair,

@@ -184,6 +184,7 @@ def test_a_loss_that_needs_the_row_of_each_instance_is_refused() -> None:
         ready(build.objective(configure(["task=detection", "method=crd"])))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", options("method"))
 def test_every_packaged_method_runs_or_is_refused_in_one_line(name: str) -> None:
     objective = build.objective(configure(["task=detection", f"method={name}"]))
