@@ -3,6 +3,9 @@
 Shapes are checked always. Values are checked where that costs no wait for a device, on the CPU, and
 not in a training run's own steps: one bad row must not end a run, and `training.module` keeps the
 first step whose loss is not finite. Logits of -inf are masked classes, of probability 0.
+
+A temperature source takes rows that a loss refuses: it gives them its base temperature and learns
+nothing from them, see `usable_rows`.
 """
 
 import math
@@ -12,14 +15,17 @@ from contextvars import ContextVar
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rlkd.errors import InputError
+from rlkd.errors import InputError, notice
 from rlkd.types import IGNORED
 
 MASKED = -1e30
 """Stands in for -inf where a product with a probability of 0 is to be 0, in value and gradient."""
+
+GREATEST = 1e15
+"""Logits beyond it cannot be computed with: the square of a greater one leaves float32."""
 
 _by_value = ContextVar("_by_value", default=True)
 
@@ -35,7 +41,12 @@ def values_unchecked() -> Generator[None]:
 
 
 def check_logits(
-    student: Any, teacher: Any = None, target: Any = None, *, ignored: bool = True
+    student: Any,
+    teacher: Any = None,
+    target: Any = None,
+    *,
+    ignored: bool = True,
+    finite: bool = True,
 ) -> None:
     """Refuse what a loss or a source would take for something else, or turn into NaN.
 
@@ -45,6 +56,7 @@ def check_logits(
         target: class indices, int64 of shape (batch,), in [0, classes) or `types.IGNORED`; or a
             distribution over classes a row, floating, (batch, classes); None where not asked for.
         ignored: whether a target may be `types.IGNORED`.
+        finite: whether a row of logits that holds NaN, +inf or nothing but -inf is refused.
 
     Raises:
         InputError: a ValueError that says what was given and, for a value, in which row: NaN, +inf,
@@ -59,10 +71,26 @@ def check_logits(
                 f"the student's logits have shape {tuple(student.shape)} and the teacher's "
                 f"{tuple(teacher.shape)}: give both networks' logits of the same {what}"
             )
-        _check_values("teacher", teacher)
-    _check_values("student", student)
+        if finite:
+            _check_values("teacher", teacher)
+    if finite:
+        _check_values("student", student)
     if target is not None:
         _check_target(target, student, ignored)
+
+
+def usable_rows(*values: Float[Tensor, "batch _"]) -> Bool[Tensor, " batch"]:
+    """Say which rows can be computed with: their greatest values are finite, within `GREATEST`.
+
+    Where values are checked, the first row that is not gets a `Notice`.
+    """
+    usable = torch.stack([each.detach().amax(dim=1).abs() <= GREATEST for each in values]).all(0)
+    if _by_value.get() and _on_host(usable) and not bool(usable.all()):
+        notice(
+            "a row of the logits is not finite: it gets the base temperature, and the temperature "
+            "source learns nothing from it"
+        )
+    return usable
 
 
 def unmasked(
@@ -98,6 +126,8 @@ def _check_shape(role: str, logits: Any) -> None:
             f"the {role}'s logits have shape {tuple(logits.shape)}, {logits.dtype}: give floating "
             f"ones of shape (batch, classes){flat if logits.dim() > 2 else ''}"
         )
+    if not logits.shape[1]:
+        raise InputError(f"the {role}'s logits are of no class: give at least one")
 
 
 def _check_target(target: Any, logits: Tensor, ignored: bool) -> None:

@@ -21,7 +21,7 @@ def trajectory(*rows: float, reward: float) -> Trajectory:
 
 def test_the_reward_is_the_gain_times_the_gate() -> None:
     window = Window(performance_before=torch.tensor(0.25))
-    window.add(state(0.1, 0.2), torch.tensor([1.0, 2.0]), None)
+    window.add(state(0.1, 0.2), torch.tensor([1.0, 2.0]), torch.ones(2).bool())
     closed = window.close(torch.tensor(0.75), gate=0.6)
     assert closed is not None
     assert closed.raw_reward == 0.5
@@ -30,7 +30,7 @@ def test_the_reward_is_the_gain_times_the_gate() -> None:
 
 def test_without_a_measurement_before_there_is_no_reward() -> None:
     window = Window()
-    window.add(state(0.1), torch.tensor([1.0]), None)
+    window.add(state(0.1), torch.tensor([1.0]), torch.ones(1).bool())
     assert window.close(torch.tensor(1.0), gate=1.0) is None
 
 
@@ -42,7 +42,7 @@ def test_rows_not_learnt_from_go_to_the_end_and_the_others_keep_their_order() ->
     window = Window(performance_before=torch.tensor(0.0))
     chosen = torch.tensor([False, True, False, True])
     window.add(state(0.1, 0.2, 0.3, 0.4), torch.tensor([1.0, 2.0, 3.0, 4.0]), chosen)
-    window.add(state(0.5, 0.6), torch.tensor([5.0, 6.0]), None)
+    window.add(state(0.5, 0.6), torch.tensor([5.0, 6.0]), torch.ones(2).bool())
     closed = window.close(torch.tensor(1.0), gate=1.0)
     assert closed is not None
     assert closed.raw_action.tolist() == [2.0, 4.0, 5.0, 6.0, 1.0, 3.0]
@@ -53,7 +53,7 @@ def test_rows_not_learnt_from_go_to_the_end_and_the_others_keep_their_order() ->
 def test_a_window_gathers_batches_until_it_is_closed() -> None:
     window = Window(performance_before=torch.tensor(0.0))
     for _ in range(3):
-        window.add(state(0.1), torch.tensor([1.0]), None)
+        window.add(state(0.1), torch.tensor([1.0]), torch.ones(1).bool())
     assert window.batches == 3
     closed = window.close(torch.tensor(1.0), gate=1.0)
     assert closed is not None

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from rlkd.agent.calibration import reach_of
 from rlkd.agent.rollout import Rollout, state_and_action
 from rlkd.agent.state import STATE_SIZE
 
@@ -96,6 +97,10 @@ class AdditiveCorrector(nn.Module):
         for variable in range(1, _VARIABLES):
             result = result * table[..., variable, self.powers[:, variable]]
         return result
+
+    def reach(self) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """Return the least and the greatest reward that is taken as it is."""
+        return reach_of(self.start, self.spread, (self.steps > 0).sum().to(self.spread))
 
     @torch.no_grad()
     def fit(self, rollout: Rollout) -> None:

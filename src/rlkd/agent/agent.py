@@ -11,13 +11,13 @@ from torch import Tensor
 from rlkd import ranks
 from rlkd.agent.action import draw_field
 from rlkd.agent.gathering import Seen, nothing_scored, of_all_ranks
-from rlkd.agent.learner import Calibration, Learner
+from rlkd.agent.learner import Calibration, Learner, dtype_kept
 from rlkd.agent.random_stream import RandomStream
 from rlkd.agent.reward import Metric, Reward, RewardSource, mean_score
 from rlkd.agent.rollout import Rollout, Trajectory, Window
 from rlkd.agent.state import instance_state
-from rlkd.checks import check_logits
-from rlkd.errors import UserError
+from rlkd.checks import check_logits, usable_rows
+from rlkd.errors import InputError, UserError, notice
 from rlkd.temperature import TemperatureSource
 from rlkd.types import Temperatures
 
@@ -40,6 +40,10 @@ class TemperatureAgent(TemperatureSource):
     agent on its part of the batch, the same number of rows on each. The agents tell each other
     what they see and decide, measure and learn as one agent on the whole batch would: they stay
     alike to the bit.
+
+    A row whose logits are NaN or infinite gets the base temperature and is left out of all that
+    the agent measures and learns; so is a reward that is not finite, and an update that would make
+    a weight so. `diagnostics` counts them: `bad_rows`, `rewards_left_out`, `update_left_out`.
 
     Args:
         base_temperature: T before anything is learnt, in (0, max_temperature).
@@ -115,6 +119,8 @@ class TemperatureAgent(TemperatureSource):
         self._tally: Tensor | None = None
         self._closed: list[Trajectory] = []
         self._figures: dict[str, Tensor] = {}
+        self._bad_rows = torch.zeros(())
+        self._reminded = False
         self._last_temperature: Tensor | None = None
         self._random = RandomStream(seed)
 
@@ -129,8 +135,7 @@ class TemperatureAgent(TemperatureSource):
         if not self.acts or self.reward.after_from_batch:
             return False
         unmeasured = self.needs_probe and self._window.performance_before is None
-        wanted = self.reward.updates_per_window * self._passes
-        return unmeasured or self._window.batches >= wanted
+        return unmeasured or self._window.batches >= self._wanted
 
     @property
     def needs_probe(self) -> bool:
@@ -163,7 +168,7 @@ class TemperatureAgent(TemperatureSource):
         target: Int[Tensor, " batch"] | Float[Tensor, "batch classes"],
     ) -> Float[Tensor, ""]:
         """Score logits by the reward's metric, the mean over all ranks."""
-        check_logits(student_logits, target=target)
+        check_logits(student_logits, target=target, finite=False)
         return self.reward.performance(student_logits, target)
 
     @torch.no_grad()
@@ -176,15 +181,22 @@ class TemperatureAgent(TemperatureSource):
         learn_from: Bool[Tensor, " batch"] | None = None,
     ) -> Temperatures:
         """Close the last transition, learn when due, and choose the temperatures of a batch."""
-        check_logits(student_logits, teacher_logits, target)
+        check_logits(student_logits, teacher_logits, target, finite=False)
         with torch.autocast(student_logits.device.type, enabled=False):
             state = instance_state(student_logits, teacher_logits)
+            usable = usable_rows(state)
+            state = torch.where(usable[:, None], state, 0.0)
             if self.acts:
+                self._remind()
                 scored = self.reward.before_from_batch
                 tally = (
-                    self.reward.tally(student_logits, target) if scored else nothing_scored(state)
+                    self.reward.tally(student_logits, target, usable)
+                    if scored
+                    else nothing_scored(state)
                 )
-                seen = of_all_ranks(Seen(state, learn_from, tally))
+                learnt = usable if learn_from is None else usable & learn_from
+                seen = of_all_ranks(Seen(state, learnt, tally, (~usable).sum().to(state)))
+                self._bad_rows = self._bad_rows.to(state.device) + seen.bad_rows
                 closing = self._score(seen.tally) if scored else None
                 # Learning between two passes of a step would give it two policies.
                 if closing is not None and self._passes == 1:
@@ -194,18 +206,30 @@ class TemperatureAgent(TemperatureSource):
                     self._close(*closing)
             else:
                 temperature = self._settled(state)
+        temperature = torch.where(usable, temperature, self.base_temperature)
         self._last_temperature = temperature
         return Temperatures.same(temperature)
 
     @torch.no_grad()
     def observe(self, performance_after: Float[Tensor, ""]) -> None:
-        """Take a measurement made after the student's update; closes the open transition."""
+        """Take a measurement made after the student's update; closes the open transition.
+
+        Args:
+            performance_after: higher is better; one that is not finite pays nobody.
+
+        Raises:
+            InputError: if it is no tensor of one number.
+        """
+        if not isinstance(performance_after, Tensor) or performance_after.numel() != 1:
+            raise InputError("observe takes what `performance` returns, a tensor of one number")
         if not self.acts:
             return
+        performance_after = performance_after.detach().float().reshape(())
         with torch.autocast(performance_after.device.type, enabled=False):
             self._close(self._window, performance_after)
-        carried = None if self.reward.before_from_batch else performance_after.detach()
-        self._window = Window(performance_before=carried)
+        self._window = Window(
+            performance_before=None if self.reward.before_from_batch else performance_after
+        )
 
     def diagnostics(self) -> dict[str, Tensor]:
         """Return the last update's figures and the last batch's temperatures, as scalar tensors.
@@ -213,7 +237,10 @@ class TemperatureAgent(TemperatureSource):
         Temperatures: `temperature_mean`, `_std`, and the quantiles `_p05` to `_p95`. Rewards:
         `reward` (raw, mean over trajectories), `reward_gated`, and the mean sum and the spread of
         the calibrated ones. `corrector_loss` is L_C, rewards in units of the spread of those that
-        the corrector remembers; `updater_loss` is L_U.
+        the corrector remembers; `updater_loss` is L_U. `bad_rows` is how many rows of logits that
+        it acted on were not finite, so far; `rewards_left_out` is how many trajectories of the
+        update had no finite reward or no instance to learn from; `update_left_out` is 1 where the
+        update would have made a weight NaN or infinite, and was dropped.
         """
         if self._last_temperature is None:
             return dict(self._figures)
@@ -221,6 +248,7 @@ class TemperatureAgent(TemperatureSource):
         levels = torch.tensor(_QUANTILES).to(device, non_blocking=True)
         quantiles = self._last_temperature.quantile(levels)
         figures = self._figures | {
+            "bad_rows": self._bad_rows,
             "temperature_mean": self._last_temperature.mean(),
             "temperature_std": self._last_temperature.std(correction=0),
         }
@@ -231,6 +259,7 @@ class TemperatureAgent(TemperatureSource):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "TemperatureAgent":
         """Move what is no parameter and no buffer along: transitions and figures."""
         super()._apply(fn, recurse)
+        fn = dtype_kept(fn)
 
         def moved(held: dict[str, Tensor]) -> dict[str, Tensor]:
             return {name: fn(tensor) for name, tensor in held.items()}
@@ -241,6 +270,7 @@ class TemperatureAgent(TemperatureSource):
         self._window = moved_window(self._window)
         self._unpaid = None if self._unpaid is None else moved_window(self._unpaid)
         self._tally = None if self._tally is None else fn(self._tally)
+        self._bad_rows = fn(self._bad_rows)
         self._closed = [Trajectory(**moved(each.tensors())) for each in self._closed]
         self._figures = moved(self._figures)
         return self
@@ -255,6 +285,7 @@ class TemperatureAgent(TemperatureSource):
             "batches": self._window.batches,
             "closed": [trajectory.tensors() for trajectory in self._closed],
             "figures": dict(self._figures),
+            "bad_rows": self._bad_rows,
         }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
@@ -269,6 +300,7 @@ class TemperatureAgent(TemperatureSource):
         self._window = Window.from_tensors(here(state["window"]), batches=state["batches"])
         self._closed = [Trajectory(**here(held)) for held in state["closed"]]
         self._figures = here(state["figures"])
+        self._bad_rows = state["bad_rows"].to(device)
 
     def _settled(self, state: Float[Tensor, "batch 3"]) -> Float[Tensor, " batch"]:
         if self.training:
@@ -292,16 +324,40 @@ class TemperatureAgent(TemperatureSource):
         return unpaid, performance
 
     def _act(
-        self, state: Float[Tensor, "batch 3"], learn_from: Bool[Tensor, " batch"] | None
+        self, state: Float[Tensor, "batch 3"], learn_from: Bool[Tensor, " batch"]
     ) -> Float[Tensor, " batch"]:
         generator = self._random.on(state.device)
         if self._window.noise_field is None:
             self._window.noise_field = draw_field(generator, state.device)
         policy, raw_action = self.learner.explore(state, generator, field=self._window.noise_field)
-        kept = self._kept(len(state))
-        learnt = None if learn_from is None else learn_from[kept]
-        self._window.add(state[kept], raw_action[kept], learnt)
+        if not self._overdue:
+            kept = self._kept(len(state))
+            self._window.add(state[kept], raw_action[kept], learn_from[kept])
         return policy.temperature(raw_action)
+
+    @property
+    def _wanted(self) -> int:
+        """How many passes share a reward."""
+        return self.reward.updates_per_window * self._passes
+
+    @property
+    def _overdue(self) -> bool:
+        """Whether the loop has passed over `observation_due`: the window is then full.
+
+        An epoch's end may cut a step short, and the next one then begins within the window.
+        """
+        due = self._window.batches >= self._wanted + self._passes - 1
+        return due and not self.reward.after_from_batch
+
+    def _remind(self) -> None:
+        """Say once that a measurement is overdue."""
+        if self._overdue and not self._reminded:
+            self._reminded = True
+            notice(
+                f"the temperature agent waits for a measurement: with the reward source "
+                f"{self.reward.source}, call observe(performance(...)) whenever observation_due "
+                "is true after the student's update; until then it learns nothing"
+            )
 
     def _kept(self, rows: int) -> slice:
         """Return which rows of a pass enter the trajectory: every so many of the whole step's.

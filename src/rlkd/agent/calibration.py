@@ -11,6 +11,9 @@ from rlkd.agent.rollout import Rollout
 from rlkd.agent.state import STATE_SIZE
 
 
+_REACH, _ENOUGH = 20.0, 16
+
+
 class Corrector(Protocol):
     """C: predicts, from the first i states and actions, the reward of the whole batch."""
 
@@ -18,6 +21,10 @@ class Corrector(Protocol):
     """The spread of the rewards that it remembers, above 0."""
     trust: Tensor
     """How far its last fit may be believed, in [0, 1]: the actor takes this share of its step."""
+
+    def reach(self) -> tuple[Tensor, Tensor]:
+        """Return the least and the greatest reward that it takes as it is, see `reach_of`."""
+        ...
 
     def fit(self, rollout: Rollout) -> None:
         """Learn from closed trajectories and from those that came before."""
@@ -28,6 +35,24 @@ class Corrector(Protocol):
     ) -> tuple[Float[Tensor, " trajectory"], Float[Tensor, "trajectory step"]]:
         """Return g_0, the prediction before any instance is seen, and g_1..g_n."""
         ...
+
+
+def reach_of(
+    mean: Float[Tensor, ""], spread: Float[Tensor, ""], count: Float[Tensor, ""]
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Return the range of rewards that may be learnt from as they are.
+
+    One reward out of all proportion would fill the corrector's memory with its own spread, and
+    stop the actor until it is forgotten: it counts as `_REACH` spreads away from the mean.
+
+    Args:
+        mean: of the remembered rewards.
+        spread: their standard deviation.
+        count: how many they are; below `_ENOUGH` nothing is out of proportion yet.
+    """
+    least = torch.where(count < _ENOUGH, torch.inf, 1.0)  # an accuracy gains at most 1
+    distance = torch.maximum(_REACH * spread, least)
+    return mean - distance, mean + distance
 
 
 def redistribute(

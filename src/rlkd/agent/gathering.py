@@ -14,17 +14,19 @@ class Seen(NamedTuple):
     """A batch as the agent sees it."""
 
     state: Float[Tensor, "batch 3"]
-    learn_from: Bool[Tensor, " batch"] | None
-    """The rows that it may learn from; None for all."""
+    learn_from: Bool[Tensor, " batch"]
+    """The rows that it may learn from."""
     tally: Float[Tensor, "2"]
     """The sum of the student's scores, and of how many instances."""
+    bad_rows: Float[Tensor, ""]
+    """How many rows of logits were not finite."""
 
 
 def of_all_ranks(own: Seen) -> Seen:
     """Join what the ranks see of one batch: the rows in the order of the ranks.
 
     Args:
-        own: as many rows on every rank; `learn_from` is given on all of them or on none.
+        own: as many rows on every rank.
     """
     world = ranks.here().world
     if world == 1:
@@ -32,13 +34,13 @@ def of_all_ranks(own: Seen) -> Seen:
     rows, width = len(own.state), STATE_SIZE + 1
     message = own.state.new_ones(rows + 1, width)
     message[:rows, :STATE_SIZE] = own.state
-    if own.learn_from is not None:
-        message[:rows, STATE_SIZE] = own.learn_from.to(message)
+    message[:rows, STATE_SIZE] = own.learn_from.to(message)
     message[rows, :2] = own.tally.to(message)
+    message[rows, 2] = own.bad_rows.to(message)
     joined = ranks.gathered(message).view(world, rows + 1, width)
     instances = joined[:, :rows].reshape(-1, width)
-    learnt = None if own.learn_from is None else instances[:, STATE_SIZE] > 0
-    return Seen(instances[:, :STATE_SIZE], learnt, joined[:, rows, :2].sum(dim=0))
+    sums = joined[:, rows, :3].sum(dim=0)
+    return Seen(instances[:, :STATE_SIZE], instances[:, STATE_SIZE] > 0, sums[:2], sums[2])
 
 
 def nothing_scored(like: Tensor) -> Float[Tensor, "2"]:

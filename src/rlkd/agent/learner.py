@@ -1,6 +1,7 @@
 """The agent without logits: states in, temperatures out, and what it learns from rewards."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -181,6 +182,9 @@ class Learner(nn.Module):
     ) -> dict[str, Float[Tensor, ""]]:
         """Learn from closed trajectories: calibration, the state updater, then PPO.
 
+        Whatever the rollout, no weight becomes NaN or infinite: an update in which one would, and
+        one without an instance to learn from, leaves all as it was (`update_left_out`).
+
         Args:
             rollout: the trajectories.
             generator: shuffles the minibatches; on the rollout's device.
@@ -189,6 +193,28 @@ class Learner(nn.Module):
         Returns:
             The figures of the update, as scalar tensors.
         """
+        before = {name: tensor.clone() for name, tensor in self._lasting().items()}
+        figures = self._learn(self._in_reach(rollout), generator, instance_reward)
+        with torch.no_grad():
+            after = self._lasting()
+            sound = torch.stack([tensor.isfinite().all() for tensor in after.values()]).all()
+            sound = sound & rollout.mask.any()
+            for name, tensor in after.items():
+                old = before.get(name)
+                tensor.copy_(torch.where(sound, tensor, 0.0 if old is None else old))
+            # A figure of what was not kept would outlast it, as NaN.
+            figures = {name: each.nan_to_num(0.0, 0.0, 0.0) for name, each in figures.items()}
+        return figures | {
+            "rewards_left_out": (~rollout.paid).sum().to(rollout.reward),
+            "update_left_out": (~sound).to(rollout.reward),
+        }
+
+    def _learn(
+        self,
+        rollout: Rollout,
+        generator: torch.Generator,
+        instance_reward: Float[Tensor, "trajectory step"] | None,
+    ) -> dict[str, Float[Tensor, ""]]:
         mask = rollout.mask
         with torch.no_grad():
             if instance_reward is None:
@@ -226,7 +252,12 @@ class Learner(nn.Module):
         return figures
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Learner":
-        """Have all optimisers follow the weights, which they are given by reference."""
+        """Have all optimisers follow the weights, which they are given by reference.
+
+        The weights stay in float32 where a network around them is cast to half precision, in which
+        Adam divides by 0.
+        """
+        fn = dtype_kept(fn)
         super()._apply(fn, recurse)
         for owner in (self.ppo, self.updater, self.corrector):
             optimizer = getattr(owner, "optimizer", None)
@@ -245,11 +276,35 @@ class Learner(nn.Module):
         for name, each in self._optimizers().items():
             each.load_state_dict(state[name])
 
+    def _in_reach(self, rollout: Rollout) -> Rollout:
+        """Bound the rewards to what the corrector takes as it is."""
+        if self.corrector is None:
+            return rollout
+        reward = torch.where(rollout.paid, rollout.reward, 0.0)
+        return replace(rollout, reward=reward.clamp(*self.corrector.reach()))
+
+    def _lasting(self) -> dict[str, Tensor]:
+        """Return by name all tensors that outlast an update, but for trajectories: live ones."""
+        owners = self._optimizers()
+        if isinstance(self.corrector, RecurrentCorrector):
+            owners["corrector"] = self.corrector.optimizer
+        state = self.state_dict(keep_vars=True)
+        held = {name: each.detach() for name, each in state.items() if torch.is_tensor(each)}
+        for owner, optimizer in owners.items():
+            for number, moments in enumerate(optimizer.state.values()):
+                held |= {f"{owner}.{number}.{name}": each for name, each in moments.items()}
+        return held
+
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         optimizers: dict[str, torch.optim.Optimizer] = {"ppo": self.ppo.optimizer}
         if self.updater is not None:
             optimizers["updater"] = self.updater.optimizer
         return optimizers
+
+
+def dtype_kept(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Return what moves a tensor as `fn` does, and leaves its type."""
+    return lambda tensor: fn(tensor).to(tensor.dtype)
 
 
 def _corrector(

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rlkd.agent.adam import Adam
-from rlkd.agent.calibration import corrector_loss
+from rlkd.agent.calibration import corrector_loss, reach_of
 from rlkd.agent.rollout import Rollout, state_and_action
 from rlkd.agent.state import STATE_SIZE
 
@@ -46,6 +46,7 @@ class RecurrentCorrector(nn.Module):
         self.optimizer = Adam(self.parameters(), lr=learning_rate)
         self.register_buffer("reward_mean", torch.zeros(()))
         self.register_buffer("spread", torch.ones(()))
+        self.register_buffer("remembered", torch.zeros(()))
         self.register_buffer("trust", torch.ones(()), persistent=False)
         # Their sizes grow, so the extra state carries them; as buffers they follow the device.
         for name in _FIELDS:
@@ -54,14 +55,24 @@ class RecurrentCorrector(nn.Module):
     reward_mean: Tensor
     spread: Tensor
     """Standard deviation of the remembered rewards."""
+    remembered: Tensor
+    """How many trajectories it remembers that have an instance to learn from."""
     trust: Tensor
     """1: an LSTM does not know how far it may be believed."""
+
+    def reach(self) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """Return the least and the greatest reward that is taken as it is."""
+        return reach_of(self.reward_mean, self.spread, self.remembered)
 
     def fit(self, rollout: Rollout) -> None:
         """Descend L_C over the remembered trajectories, the given ones included."""
         past = self._remember(rollout)
-        self.reward_mean = past.reward.mean()
-        self.spread = past.reward.std(correction=0).clamp_min(1e-12)
+        paid = past.paid.to(past.reward)
+        self.remembered = paid.sum()
+        count = self.remembered.clamp_min(1)
+        self.reward_mean = (past.reward * paid).sum() / count
+        centred = (past.reward - self.reward_mean) * paid
+        self.spread = (centred.square().sum() / count).sqrt().clamp_min(1e-12)
         with torch.enable_grad():
             for _ in range(self.iterations):
                 self.optimizer.zero_grad()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -16,6 +16,9 @@ from rlkd.types import IGNORED, class_index
 
 RewardSource = Literal["next_batch", "same_batch", "probe"]
 Metric = Literal["accuracy", "loss"]
+
+WORST_LOSS = 100.0
+"""In nats: a greater loss counts as this one. It is a probability of 4e-44, below float32's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,27 +74,39 @@ class Reward:
         self,
         student_logits: Float[Tensor, "batch classes"],
         target: Int[Tensor, " batch"] | Float[Tensor, "batch classes"],
+        usable: Bool[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "2"]:
         """Score logits: the sum of the scores, and of how many instances.
 
         A score is 1 where the likeliest class is right and 0 elsewhere, or minus the cross-entropy
-        in nats. Instances whose target is `types.IGNORED` do not count.
+        in nats, at most `WORST_LOSS`. Instances whose target is `types.IGNORED`, and those that
+        cannot be scored, do not count.
+
+        Args:
+            student_logits: the logits.
+            target: the classes, or a distribution over classes a row.
+            usable: the rows whose logits are finite; None to find out.
         """
         logits = student_logits.detach().float()
         index = class_index(target)
-        count = (index != IGNORED).sum().to(logits)
+        usable = logits.amax(dim=1).isfinite() if usable is None else usable
+        counted = usable & (index != IGNORED)
         if self.metric == "loss":
             # A masked class that a distribution does not count costs nothing.
             logits = logits.clamp_min(MASKED) if target.is_floating_point() else logits
-            return torch.stack((-F.cross_entropy(logits, target, reduction="sum"), count))
-        return torch.stack(((logits.argmax(dim=1) == index).sum().to(logits), count))
+            loss = F.cross_entropy(logits, target, reduction="none").clamp_max(WORST_LOSS)
+            counted = counted & ~loss.isnan()
+            score = -loss
+        else:
+            score = (logits.argmax(dim=1) == index).to(logits)
+        return torch.stack((torch.where(counted, score, 0.0).sum(), counted.sum().to(logits)))
 
     def performance(
         self,
         student_logits: Float[Tensor, "batch classes"],
         target: Int[Tensor, " batch"] | Float[Tensor, "batch classes"],
     ) -> Float[Tensor, ""]:
-        """Return the mean score, see `tally`, over all ranks; 0 where no instance counts."""
+        """Return the mean score, see `tally`, over all ranks; NaN where no instance counts."""
         return mean_score(ranks.summed(self.tally(student_logits, target)))
 
     def gate(self, epoch: int) -> float:
@@ -102,5 +117,5 @@ class Reward:
 
 
 def mean_score(tally: Float[Tensor, "2"]) -> Float[Tensor, ""]:
-    """Return the mean of what was tallied, 0 if that is nothing."""
-    return tally[0] / tally[1].clamp_min(1)
+    """Return the mean of what was tallied, NaN if that is nothing."""
+    return tally[0] / tally[1]

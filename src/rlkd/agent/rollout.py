@@ -20,7 +20,7 @@ class Trajectory:
     raw_action: Float[Tensor, " step"]
     mask: Float[Tensor, " step"]
     raw_reward: Float[Tensor, ""]
-    """performance_after - performance_before."""
+    """performance_after - performance_before; 0, and no instance, where that is not finite."""
     reward: Float[Tensor, ""]
     """The raw reward times the gate."""
 
@@ -61,6 +61,15 @@ class Rollout:
         """The number of instances of each trajectory, at least 1."""
         return self.mask.sum(dim=1).clamp_min(1)
 
+    @property
+    def paid(self) -> Bool[Tensor, " trajectory"]:
+        """Which trajectories have an instance to learn from."""
+        return self.mask.any(dim=1)
+
+
+_GREATEST_REWARD = 1e6
+"""Either way; squares of the rewards that a corrector remembers then stay within float32."""
+
 
 @dataclass(slots=True)
 class Window:
@@ -80,22 +89,26 @@ class Window:
         self,
         state: Float[Tensor, "batch 3"],
         raw_action: Float[Tensor, " batch"],
-        learn_from: Bool[Tensor, " batch"] | None,
+        learn_from: Bool[Tensor, " batch"],
     ) -> None:
         """Append the actions of one batch."""
         self.batches += 1
         self.states.append(state)
         self.raw_actions.append(raw_action)
-        mask = torch.ones_like(raw_action) if learn_from is None else learn_from.to(raw_action)
-        self.masks.append(mask)
+        self.masks.append(learn_from.to(raw_action))
 
     def close(self, performance_after: Float[Tensor, ""], *, gate: float) -> Trajectory | None:
-        """Pay the actions, or return None if nothing was measured before them or none was taken."""
+        """Pay the actions, or return None if nothing was measured before them or none was taken.
+
+        A reward that is not finite pays nobody: no instance is learnt from.
+        """
         if self.performance_before is None or not self.states:
             return None
-        mask = torch.cat(self.masks)
-        order = torch.argsort(mask, descending=True, stable=True)
         raw_reward = performance_after.detach() - self.performance_before
+        paid = raw_reward.isfinite()
+        raw_reward = torch.where(paid, raw_reward, 0.0).clamp(-_GREATEST_REWARD, _GREATEST_REWARD)
+        mask = torch.cat(self.masks) * paid
+        order = torch.argsort(mask, descending=True, stable=True)
         return Trajectory(
             state=torch.cat(self.states)[order],
             raw_action=torch.cat(self.raw_actions)[order],

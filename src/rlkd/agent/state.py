@@ -19,15 +19,16 @@ def instance_state(
 
     With p = softmax(z) at temperature 1: c_t = max_j p_t[j] and c_s = max_j p_s[j] are the
     networks' confidences in their own top class, and v = 1 - (c_s - second largest p_s) is the
-    margin uncertainty of the student.
+    margin uncertainty of the student. A row of logits that is not finite, other than by masked
+    classes, has a state of NaN.
 
     Raises:
-        ValueError: for fewer than two classes, and see `checks.check_logits`.
+        ValueError: for fewer than two classes, and for shapes, see `checks.check_logits`.
 
     Source: Zhang et al., "Instance Temperature Knowledge Distillation" (arXiv 2407.00115). Its
     released code takes the second *smallest* probability for v; see docs/method.md.
     """
-    check_logits(student_logits, teacher_logits)
+    check_logits(student_logits, teacher_logits, finite=False)
     if student_logits.shape[1] < 2:
         raise InputError("logits of 1 class leave no margin between two: give at least 2 classes")
     student = torch.softmax(student_logits.float(), dim=1)

@@ -131,14 +131,14 @@ class EntropyRecord(nn.Module):
         Args:
             index: rows of the training set.
             student_logits: the student's logits on them.
-            keep: rows whose record stays as it is, because their image was mixed.
+            keep: rows whose record stays as it is, because their image was mixed. So does that of
+                a row whose logits are not finite.
         """
         entropy = predictive_entropy(student_logits)
         if ranks.here().world > 1:
             index, entropy, keep = _of_all_ranks(index, entropy, keep)
-        if keep is not None:
-            entropy = torch.where(keep, self.entropy[index], entropy)
-        self.entropy[index] = entropy
+        kept = entropy.isnan() if keep is None else keep | entropy.isnan()
+        self.entropy[index] = torch.where(kept, self.entropy[index], entropy)
 
     @torch.no_grad()
     def update_by_parts(
@@ -152,12 +152,14 @@ class EntropyRecord(nn.Module):
         Args:
             index: rows of the training set, each once.
             student_logits: the student's logits on all parts.
-            part_of: the row of `index` that each part belongs to. An instance without parts keeps
-                its record.
+            part_of: the row of `index` that each part belongs to. An instance without parts, or
+                without one whose logits are finite, keeps its record.
         """
         entropy = predictive_entropy(student_logits)
+        usable = (~entropy.isnan()).to(entropy)
+        entropy = entropy.nan_to_num(0.0)
         total = torch.zeros(len(index), device=entropy.device).index_add_(0, part_of, entropy)
-        count = torch.zeros_like(total).index_add_(0, part_of, torch.ones_like(entropy))
+        count = torch.zeros_like(total).index_add_(0, part_of, usable)
         self.entropy[index] = torch.where(count > 0, total / count, self.entropy[index])
 
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from rlkd.checks import check_logits, unmasked
+from rlkd.checks import check_logits, unmasked, usable_rows
 from rlkd.errors import UserError
 from rlkd.temperature.schedule import EpochSource, half_cosine
 from rlkd.temperature.source import TEMPERATURE_FLOOR
@@ -16,6 +16,10 @@ from rlkd.types import Temperatures
 
 _RAW_BOUND = 5.0
 """CTKD's sigmoid stays within [0.007, 0.993], where its slope still is 0.0066."""
+
+
+_LOGIT_BOUND, _GRADIENT_BOUND = 1e3, 1e2
+"""Far beyond what training meets: one absurd row may not move a learnt temperature for good."""
 
 
 class _CTKD(EpochSource):
@@ -64,6 +68,7 @@ class _CTKD(EpochSource):
         if lambda_epochs < 1:
             raise UserError(f"temperature.lambda_epochs={lambda_epochs}: give at least 1")
         self.lowest, self.span, self.lambda_epochs = lowest, span, lambda_epochs
+        self.initial_raw = float(initial_raw)
 
     @property
     def reversal_weight(self) -> float:
@@ -83,12 +88,14 @@ class _CTKD(EpochSource):
         learn_from: Bool[Tensor, " batch"] | None = None,
     ) -> Temperatures:
         """Give every row its temperature; the gradient will come back reversed."""
-        check_logits(student_logits, teacher_logits, target)
+        check_logits(student_logits, teacher_logits, target, finite=False)
         raw = self.raw_temperature(student_logits, teacher_logits)
         reversed_raw = _Reversal.apply(raw, self.reversal_weight)
         assert isinstance(reversed_raw, Tensor)
         temperature = self.lowest + self.span * torch.sigmoid(reversed_raw)
-        return Temperatures.same(temperature.expand(len(student_logits)))
+        by_row = _BoundedGradient.apply(temperature.expand(len(student_logits)))
+        assert isinstance(by_row, Tensor)
+        return Temperatures.same(by_row)
 
     def raw_temperature(
         self,
@@ -151,7 +158,8 @@ class InstanceCTKD(_CTKD):
     here: 128 hidden units (as the RLKD code's version of it has); an output layer that starts at
     zero, so that every instance starts from the global form's temperature instead of somewhere
     on the flat of the sigmoid; and logits detached, since the adversary's gradient would
-    otherwise reach the student through them and make it climb its own loss.
+    otherwise reach the student through them and make it climb its own loss. Logits count as within
+    [-1000, 1000]; a row that is not finite gets the temperature of the start.
 
     Args:
         num_classes: of the logits.
@@ -202,11 +210,29 @@ class InstanceCTKD(_CTKD):
                 f"temperature.num_classes={self.num_classes}, but the logits are of {classes} "
                 f"classes: give temperature.num_classes={classes}"
             )
-        both = (student_logits.detach(), teacher_logits.detach())
-        logits = torch.cat([unmasked(each)[0] for each in both], dim=1)
+        both = torch.cat((student_logits.detach(), teacher_logits.detach()), dim=1)
+        both = both.to(self.hidden.weight.dtype)
+        usable = usable_rows(*both.split(classes, dim=1))
+        logits = torch.cat([unmasked(each)[0] for each in both.split(classes, dim=1)], dim=1)
+        logits = torch.where(usable[:, None], logits, 0.0).clamp(-_LOGIT_BOUND, _LOGIT_BOUND)
         with torch.autocast(logits.device.type, enabled=False):
-            hidden = torch.relu(self.hidden(logits.to(self.hidden.weight.dtype)))
-            return self.output(hidden).squeeze(1)
+            raw = self.output(torch.relu(self.hidden(logits))).squeeze(1)
+        return torch.where(usable & raw.isfinite(), raw, self.initial_raw)
+
+
+class _BoundedGradient(torch.autograd.Function):
+    """The identity; backwards, keeps a row without a gradient that is finite out of the sum."""
+
+    @staticmethod
+    def forward(ctx: Any, temperature: Tensor) -> Tensor:
+        """Return the rows."""
+        return temperature.view_as(temperature)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
+        """Bound each row's gradient; one that is not finite becomes 0."""
+        (gradient,) = grad_outputs
+        return gradient.nan_to_num(0.0, 0.0, 0.0).clamp(-_GRADIENT_BOUND, _GRADIENT_BOUND)
 
 
 class _Reversal(torch.autograd.Function):

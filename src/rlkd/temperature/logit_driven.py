@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rlkd.checks import MASKED, check_logits, spread, unmasked
+from rlkd.checks import GREATEST, MASKED, check_logits, spread, unmasked, usable_rows
 from rlkd.errors import UserError
 from rlkd.temperature.source import TEMPERATURE_FLOOR, TemperatureSource
 from rlkd.types import Temperatures, class_index
@@ -15,8 +15,12 @@ from rlkd.types import Temperatures, class_index
 class LogitDriven(TemperatureSource):
     """Computes temperatures from logits, in float32 or better; the floor holds for all of them.
 
-    Masked classes, of logit -inf, take no part in a mean, a maximum or a standard deviation.
+    Masked classes, of logit -inf or below -1e15, take no part in a mean, a maximum or a standard
+    deviation. A row that is not finite gets the base temperature, and no gradient passes by it.
     """
+
+    base_temperature: float = 4.0
+    """What an instance gets whose logits are not finite."""
 
     def forward(
         self,
@@ -27,10 +31,26 @@ class LogitDriven(TemperatureSource):
         learn_from: Bool[Tensor, " batch"] | None = None,
     ) -> Temperatures:
         """Apply the formula to every row."""
-        check_logits(student_logits, teacher_logits, target)
-        found = self.formula(_precise(student_logits), _precise(teacher_logits), target)
+        check_logits(student_logits, teacher_logits, target, finite=False)
+        student, teacher = _masked(student_logits), _masked(teacher_logits)
+        usable = usable_rows(student, teacher)
+        found = self.formula(
+            torch.where(usable[:, None], student, 0.0),
+            torch.where(usable[:, None], teacher, 0.0),
+            target,
+        )
+
+        def filled(values: Tensor, value: float) -> Tensor:
+            return torch.where(usable, values, value)
+
+        base, one = float(self.base_temperature), found.one
         return Temperatures(
-            _floored(found.student), _floored(found.teacher), found.weight, found.one
+            filled(_floored(found.student), base),
+            filled(_floored(found.teacher), base),
+            None if found.weight is None else filled(found.weight, base**2),
+            None
+            if one is None
+            else Temperatures(filled(one.student, 1.0), filled(one.teacher, 1.0)),
         )
 
     def formula(
@@ -68,6 +88,7 @@ class ConfidenceTemperature(LogitDriven):
     def __init__(self, *, lowest: float = 1.0, highest: float = 10.0) -> None:
         super().__init__()
         self.lowest, self.highest = _range(lowest, highest)
+        self.base_temperature = (lowest + highest) / 2
 
     def formula(
         self,
@@ -101,6 +122,7 @@ class EntropyTemperature(LogitDriven):
     def __init__(self, *, lowest: float = 1.0, highest: float = 10.0) -> None:
         super().__init__()
         self.lowest, self.highest = _range(lowest, highest)
+        self.base_temperature = (lowest + highest) / 2
 
     def formula(
         self,
@@ -272,8 +294,10 @@ class MaxLogitTemperature(LogitDriven):
         return Temperatures(_peak(student_logits) / self.ratio, _peak(teacher_logits) / self.ratio)
 
 
-def _precise(logits: Tensor) -> Tensor:
-    return logits if logits.dtype == torch.float64 else logits.float()
+def _masked(logits: Tensor) -> Tensor:
+    """Return logits in float32 or better, with all that is masked at -inf."""
+    precise = logits if logits.dtype == torch.float64 else logits.float()
+    return precise.masked_fill(precise < -GREATEST, -torch.inf)
 
 
 def _floored(temperature: Tensor) -> Tensor:

@@ -56,8 +56,12 @@ class TemperatureSource(nn.Module):
             target: class indices, or a distribution over classes for mixed images.
             learn_from: the rows that a learning source may learn from; None means all.
 
+        Returns:
+            The temperatures: finite, whatever the logits; a row whose logits are not gets the
+            source's base temperature, and a source that learns learns nothing from it.
+
         Raises:
-            ValueError: from the sources here, see `checks.check_logits`.
+            ValueError: from the sources here, for shapes and targets, see `checks.check_logits`.
         """
         raise NotImplementedError(f"{type(self).__name__} must define forward")
 

@@ -227,7 +227,11 @@ def _not_finite(module: StudentModule, folder: RunFolder) -> str | None:
         what = f"the student's weights are not finite after step {module.global_step}"
     newest = folder.checkpoint
     kept = "none was saved" if newest is None else f"the last good checkpoint is {newest}"
-    return f"{what}: try a lower optimizer.lr, a warm-up, or trainer.precision=32-true; {kept}"
+    remedy = "try a lower optimizer.lr, a warm-up, or trainer.precision=32-true"
+    if bad := int(module.meters.bad_rows[0]):  # of this rank: the others may not come here
+        what += f", and so are {bad} rows of the teacher's logits"
+        remedy = "check its weights and the images, or try trainer.precision=32-true"
+    return f"{what}: {remedy}; {kept}"
 
 
 def _refuse(told: list[str | None], kind: type[UserError]) -> None:

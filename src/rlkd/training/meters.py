@@ -29,6 +29,8 @@ class EpochMeters(nn.Module):
 
     totals: Tensor
     histogram: Tensor
+    bad_rows: Tensor
+    """How many rows of the teacher's and of the student's logits were not finite."""
     policy_sum: Tensor
     policy_count: Tensor
 
@@ -37,6 +39,7 @@ class EpochMeters(nn.Module):
         # In float32 a count of ones stops at 2^24, and an epoch of COCO has 60 million regions.
         self.register_buffer("totals", torch.zeros(6, dtype=torch.float64))
         self.register_buffer("histogram", torch.zeros(_BINS, dtype=torch.int64))
+        self.register_buffer("bad_rows", torch.zeros(2, dtype=torch.int64))
         self.register_buffer("policy_sum", torch.zeros(_POLICY_BINS**2, dtype=torch.float64))
         self.register_buffer("policy_count", torch.zeros(_POLICY_BINS**2, dtype=torch.int64))
         self.figures: dict[str, Tensor] = {}
@@ -76,10 +79,12 @@ class EpochMeters(nn.Module):
         ones = torch.ones_like(bins)
         self.histogram.scatter_add_(0, bins.clamp_(0, _BINS - 1), ones)
         if state is not None:
-            cell = (state[:, :2] * _POLICY_BINS).long().clamp_(0, _POLICY_BINS - 1)
-            flat = cell[:, 0] * _POLICY_BINS + cell[:, 1]
-            self.policy_sum.scatter_add_(0, flat, exact)
-            self.policy_count.scatter_add_(0, flat, ones)
+            known = state[:, :2].isfinite()
+            self.bad_rows += (~known).sum(dim=0)
+            cell = (state[:, :2].nan_to_num(0.0) * _POLICY_BINS).long().clamp_(0, _POLICY_BINS - 1)
+            flat, both = cell[:, 0] * _POLICY_BINS + cell[:, 1], known.all(dim=1)
+            self.policy_sum.scatter_add_(0, flat, exact * both)
+            self.policy_count.scatter_add_(0, flat, ones * both)
 
     def add_figures(self, figures: dict[str, Tensor]) -> None:
         """Sum the figures of one update of the temperature source."""
@@ -94,6 +99,9 @@ class EpochMeters(nn.Module):
         totals, counted = ranks.summed(self.totals), ranks.summed(self.histogram)
         loss, rows, correct, scored, total, squares = totals.tolist()
         row = {"train/loss": loss / max(rows, 1), "train/accuracy": correct / max(scored, 1)}
+        for role, bad in self.read_bad_rows().items():
+            if bad:
+                row[f"train/bad_rows_{role}"] = bad
         histogram = counted.cumsum(0).cpu().double()
         count = float(histogram[-1])
         if count:
@@ -109,6 +117,10 @@ class EpochMeters(nn.Module):
             if not name.startswith("temperature_"):
                 row[f"agent/{name}"] = float(value) / self.figure_count
         return row
+
+    def read_bad_rows(self) -> dict[str, int]:
+        """Return how many rows of each network's logits were not finite, in the epoch so far."""
+        return dict(zip(("teacher", "student"), ranks.summed(self.bad_rows).tolist(), strict=True))
 
     def read_policy(self) -> PolicyMap | None:
         """Return the mean T over both confidences; None where no state was counted."""

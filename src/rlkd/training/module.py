@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from rlkd import ranks
 from rlkd.agent import instance_state
+from rlkd.errors import notice
 from rlkd.exploration import Explorer
 from rlkd.losses import LossInputs, Objective
 from rlkd.temperature import TemperatureSource
@@ -118,6 +119,8 @@ class StudentModule(L.LightningModule):
         row = {"epoch": self.current_epoch + 1, "learning_rate": optimizer.param_groups[0]["lr"]}
         self.history.append(row | self.meters.read() | self.epoch_figures)
         self.epoch_figures = {}
+        if ranks.tells():
+            _report_left_out(self.history[-1])
         self._step_schedule("epoch")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -226,3 +229,18 @@ class StudentModule(L.LightningModule):
         for held in (self.temperature, self.teacher, self.explorer):
             apart += [] if held is None else [*held.parameters(), *held.buffers()]
         ranks.keep_apart(self, (each for each in apart if id(each) not in trained))
+
+
+def _report_left_out(row: dict[str, float]) -> None:
+    """Say what an epoch's figures count as not finite, and so as not learnt from."""
+    for role in ("teacher", "student"):
+        if bad := int(row.get(f"train/bad_rows_{role}", 0)):
+            notice(
+                f"epoch {row['epoch']:.0f}: {bad} rows of the {role}'s logits were not finite; they "
+                "got the base temperature, and the temperature source learnt nothing from them"
+            )
+    if row.get("agent/update_left_out", 0):
+        notice(
+            f"epoch {row['epoch']:.0f}: the temperature agent dropped updates that had nothing to "
+            "learn from or would have made a weight infinite (agent/update_left_out)"
+        )

@@ -1,0 +1,295 @@
+"""What is not finite never reaches the agent: rows, rewards, updates."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from rlkd.agent import TemperatureAgent
+from rlkd.agent.reward import WORST_LOSS, Reward
+from rlkd.agent.rollout import Rollout
+from rlkd.checks import values_unchecked
+from rlkd.errors import InputError, Notice
+from rlkd.types import IGNORED
+from tests.agent.loop import CLASSES, Logits, logits_of, make_agent
+
+BATCHES = 16
+VARIANTS: list[dict[str, Any]] = [
+    {"reward_source": "next_batch", "metric": "accuracy", "calibration": "additive"},
+    {"reward_source": "same_batch", "metric": "loss", "calibration": "additive"},
+    {"reward_source": "probe", "metric": "accuracy", "calibration": "recurrent"},
+    {"reward_source": "next_batch", "metric": "loss", "calibration": "recurrent"},
+    {"reward_source": "probe", "metric": "loss", "calibration": "none"},
+    {"state_updater": False},
+    {"max_instances": 3},
+    {"discount": 0.9, "entropy_bonus": 0.01},
+]
+"""Every choice at least twice; benchmarks/bad_rows.py has all of them together."""
+HALF = [(torch.float16, VARIANTS[0]), (torch.bfloat16, VARIANTS[3])]
+TYPES = [(torch.float32, each) for each in VARIANTS] + HALF
+AS_IN_A_RUN = pytest.mark.usefixtures("as_in_a_run")
+
+
+@pytest.fixture
+def as_in_a_run() -> Any:
+    """Read no value, as in a run's own steps and on a GPU."""
+    with values_unchecked():
+        yield
+
+
+def variant(given: Any) -> str:
+    return "-".join(map(str, given.values())) if isinstance(given, dict) else str(given)
+
+
+def bad_rows(batch: int, rows: int) -> Tensor:
+    """Two rows of every third batch."""
+    bad = torch.zeros(rows, dtype=torch.bool)
+    if batch % 3 == 0:
+        bad[[batch % rows, (batch + 3) % rows]] = True
+    return bad
+
+
+def spoilt(seen: Logits, bad: Tensor, batch: int) -> Logits:
+    """NaN or +inf for either network in turn."""
+    value = math.nan if batch % 2 else math.inf
+    networks = [seen.student.clone(), seen.teacher.clone()]
+    networks[batch // 3 % 2][bad, batch % CLASSES] = value
+    return Logits(*networks, seen.target)
+
+
+def train(
+    agent: TemperatureAgent, *, spoil: bool, dtype: torch.dtype = torch.float32
+) -> list[Tensor]:
+    """Drive an agent with bad rows; or with good ones that it is not shown in their place."""
+    given: list[Tensor] = []
+    for batch in range(BATCHES):
+        seen = logits_of(batch)
+        bad = bad_rows(batch, len(seen.target))
+        if spoil:
+            seen = spoilt(seen, bad, batch)
+            target, learn_from = seen.target, None
+        else:
+            target, learn_from = seen.target.masked_fill(bad, IGNORED), ~bad
+        chosen = agent(
+            seen.student.to(dtype), seen.teacher.to(dtype), target, learn_from=learn_from
+        )
+        given.append(chosen.student.clone())
+        if agent.observation_due:
+            after = logits_of(1000 + batch)
+            agent.observe(agent.performance(after.student.to(dtype), after.target))
+    return given
+
+
+def finite(agent: TemperatureAgent) -> bool:
+    """Whether all that the agent holds is finite."""
+
+    def sound(held: Any) -> bool:
+        if isinstance(held, Tensor):
+            return bool(held.isfinite().all())
+        if isinstance(held, dict):
+            return all(map(sound, held.values()))
+        return all(map(sound, held)) if isinstance(held, list | tuple) else True
+
+    return sound(agent.state_dict())
+
+
+@AS_IN_A_RUN
+def test_defect_one_bad_row_made_every_later_temperature_nan() -> None:
+    agent = TemperatureAgent(reward_source="next_batch")
+    generator = torch.Generator().manual_seed(0)
+    for batch in range(40):
+        student, teacher = torch.randn(2, 16, 10, generator=generator).unbind()
+        target = torch.randint(10, (16,), generator=generator)
+        if batch == 3:
+            teacher[0, 0] = math.inf
+        assert agent(student, teacher, target).student.isfinite().all(), batch
+    assert agent.eval()(student, teacher, target).student.isfinite().all()
+    assert agent.updates == 4
+    assert agent.diagnostics()["bad_rows"] == 1
+
+
+@AS_IN_A_RUN
+@pytest.mark.parametrize(("dtype", "options"), TYPES, ids=variant)
+def test_what_is_learnt_beside_bad_rows_is_what_is_learnt_without_them(
+    options: dict[str, Any], dtype: torch.dtype
+) -> None:
+    one, other = (make_agent(**({"probe_interval": 2} | options)) for _ in range(2))
+    found = train(one, spoil=True, dtype=dtype)
+    expected = train(other, spoil=False, dtype=dtype)
+    assert one.updates == other.updates > 1
+    for batch, (each, wanted) in enumerate(zip(found, expected, strict=True)):
+        bad = bad_rows(batch, len(each))
+        assert torch.equal(each[~bad], wanted[~bad])
+        assert (each[bad] == one.base_temperature).all()
+    for (name, weight), learnt in zip(one.named_parameters(), other.parameters(), strict=True):
+        assert torch.equal(weight, learnt), name
+    assert finite(one)
+    expected_count = sum(int(bad_rows(batch, 8).sum()) for batch in range(BATCHES))
+    assert one.diagnostics()["bad_rows"] == expected_count
+
+
+@AS_IN_A_RUN
+@pytest.mark.parametrize(("dtype", "options"), TYPES, ids=variant)
+def test_the_agent_stays_finite_whatever_it_is_given(
+    options: dict[str, Any], dtype: torch.dtype
+) -> None:
+    agent = make_agent(**({"probe_interval": 2} | options))
+    generator = torch.Generator().manual_seed(1)
+    absurd = torch.tensor([math.nan, math.inf, -math.inf, 1e30, -1e30, 3e38, 1e-40, 0.0])
+    for batch in range(16):
+        seen = logits_of(batch)
+        networks = [seen.student, seen.teacher]
+        for each in networks:
+            hit = torch.rand(each.shape, generator=generator) < (0.5 if batch % 4 == 0 else 0.02)
+            drawn = absurd[torch.randint(len(absurd), each.shape, generator=generator)]
+            each.copy_(torch.where(hit, drawn, each))
+        chosen = agent(*(each.to(dtype) for each in networks), seen.target)
+        assert chosen.student.isfinite().all()
+        if agent.observation_due:
+            told = absurd[batch % len(absurd)] if batch % 2 else torch.tensor(0.1 * batch)
+            agent.observe(told)
+    assert agent.updates > 1
+    assert finite(agent)
+
+
+@AS_IN_A_RUN
+@pytest.mark.parametrize("calibration", ["additive", "recurrent"])
+def test_one_absurd_loss_does_not_stop_the_actor(calibration: str) -> None:
+    options: dict[str, Any] = {"metric": "loss", "calibration": calibration, "update_interval": 8}
+
+    def spread(absurd: bool) -> float:
+        agent = make_agent(**options)
+        for batch in range(60):
+            seen = logits_of(batch)
+            scale = 1e30 if absurd and batch == 45 else 1.0
+            agent(seen.student * scale, seen.teacher, seen.target)
+        assert agent.learner.corrector is not None
+        assert finite(agent)
+        return float(agent.learner.corrector.spread)
+
+    assert spread(absurd=False) < spread(absurd=True) < 20 * spread(absurd=False)
+
+
+def test_a_reward_within_reach_is_learnt_from_as_it_is() -> None:
+    agent = make_agent(metric="loss", update_interval=8)
+    for batch in range(40):
+        seen = logits_of(batch)
+        agent(seen.student, seen.teacher, seen.target)
+    corrector = agent.learner.corrector
+    assert corrector is not None
+    least, greatest = corrector.reach()
+    centre = (least + greatest) / 2
+    torch.testing.assert_close(
+        greatest - centre, torch.maximum(20 * corrector.spread, torch.ones(()))
+    )
+    fresh = make_agent().learner.corrector
+    assert fresh is not None
+    assert fresh.reach() == (-math.inf, math.inf)
+
+
+def test_a_loss_beyond_the_worst_counts_as_the_worst() -> None:
+    reward = Reward(metric="loss")
+    student = torch.tensor([[1e30, 0.0], [0.0, 0.0]])
+    tally = reward.tally(student, torch.tensor([1, 1]))
+    torch.testing.assert_close(tally, torch.tensor([-WORST_LOSS - math.log(2), 2.0]))
+    masked = torch.tensor([[0.0, -math.inf]])  # the target is of probability 0
+    assert reward.tally(masked, torch.tensor([1])).tolist() == [-WORST_LOSS, 1.0]
+
+
+@AS_IN_A_RUN
+@pytest.mark.parametrize("metric", ["accuracy", "loss"])
+def test_rows_that_cannot_be_scored_do_not_count(metric: Any) -> None:
+    student = torch.tensor([[2.0, 0.0], [math.nan, 0.0], [0.0, math.inf], [0.0, 2.0]])
+    target = torch.tensor([0, 0, 1, IGNORED])
+    reward = Reward(metric=metric)
+    assert torch.equal(reward.tally(student, target), reward.tally(student[:1], target[:1]))
+    assert reward.performance(student[1:], target[1:]).isnan()
+
+
+@pytest.mark.parametrize("options", VARIANTS, ids=variant)
+def test_an_update_paid_by_nothing_finite_changes_nothing(options: dict[str, Any]) -> None:
+    agent = make_agent(**options)
+    generator = torch.Generator().manual_seed(0)
+
+    def rollout(reward: float) -> Rollout:
+        paid = math.isfinite(reward)
+        return Rollout(
+            state=torch.rand(2, 8, 3, generator=generator),
+            raw_action=torch.randn(2, 8, generator=generator),
+            mask=torch.full((2, 8), float(paid)),
+            raw_reward=torch.tensor([reward, 0.1 * paid]),
+            reward=torch.tensor([reward, 0.1 * paid]),
+        )
+
+    agent.learner.learn(rollout(0.5), generator)
+    before = {name: each.clone() for name, each in agent.learner._lasting().items()}
+    figures = agent.learner.learn(rollout(math.nan), generator)
+    after = agent.learner._lasting()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert figures["update_left_out"] == 1
+    assert all(each.isfinite() for each in figures.values())
+    assert agent.learner.learn(rollout(0.4), generator)["update_left_out"] == 0
+    assert any(
+        not torch.equal(before[name], each) for name, each in agent.learner._lasting().items()
+    )
+
+
+def test_the_first_update_can_be_left_out_too() -> None:
+    agent = make_agent()
+    before = [each.detach().clone() for each in agent.parameters()]
+    rollout = Rollout(
+        state=torch.zeros(1, 2, 3),
+        raw_action=torch.full((1, 2), math.nan),
+        mask=torch.ones(1, 2),
+        raw_reward=torch.ones(1),
+        reward=torch.ones(1),
+    )
+    assert agent.learner.learn(rollout, torch.Generator())["update_left_out"] == 1
+    for weight, was in zip(agent.parameters(), before, strict=True):
+        assert torch.equal(weight, was)
+    assert finite(agent)
+
+
+def test_a_measurement_that_is_not_finite_pays_nobody() -> None:
+    agent = make_agent(reward_source="same_batch", update_interval=2)
+    for batch, measured in enumerate([0.5, math.nan]):
+        seen = logits_of(batch)
+        agent(seen.student, seen.teacher, seen.target)
+        agent.observe(torch.tensor(measured))
+    assert agent.updates == 1
+    assert agent.diagnostics()["rewards_left_out"] == 1
+    assert finite(agent)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("given", [0.5, None, torch.zeros(2)])
+def test_a_measurement_is_one_number(given: Any) -> None:
+    with pytest.raises(InputError, match="observe takes what `performance` returns, a tensor"):
+        make_agent(reward_source="same_batch").observe(given)
+
+
+@pytest.mark.parametrize("source", ["same_batch", "probe"])
+def test_a_loop_that_never_measures_does_not_grow_the_window(source: Any) -> None:
+    agent = make_agent(reward_source=source, probe_interval=3)
+    with pytest.warns(Notice, match=rf"waits for a measurement.*{source}, call observe") as said:
+        for batch in range(20):
+            seen = logits_of(batch)
+            assert agent(seen.student, seen.teacher, seen.target).student.isfinite().all()
+    assert len(said) == 1
+    assert agent.state_dict()["_extra_state"]["batches"] == (1 if source == "same_batch" else 3)
+    agent.observe(torch.tensor(0.5))
+    assert not agent.observation_due
+
+
+def test_the_agent_stays_in_float32_within_a_network_of_half_precision() -> None:
+    agent = make_agent()
+    whole = torch.nn.ModuleList([agent]).half()
+    train(agent, spoil=False, dtype=torch.float16)
+    whole.bfloat16()
+    train(agent, spoil=False, dtype=torch.bfloat16)
+    assert {each.dtype for each in agent.parameters()} == {torch.float32}
+    assert finite(agent)
+    assert agent.updates > 5
