@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.agent.loop import CLASSES, Logits, logits_of, make_agent
 from torch import Tensor
 
 from rlkd.agent import TemperatureAgent
@@ -13,7 +14,6 @@ from rlkd.agent.rollout import Rollout
 from rlkd.checks import values_unchecked
 from rlkd.errors import InputError, Notice
 from rlkd.types import IGNORED
-from tests.agent.loop import CLASSES, Logits, logits_of, make_agent
 
 BATCHES = 16
 VARIANTS: list[dict[str, Any]] = [
@@ -271,14 +271,18 @@ def test_a_measurement_is_one_number(given: Any) -> None:
         make_agent(reward_source="same_batch").observe(given)
 
 
+def drive_without_measuring(agent: TemperatureAgent, *, batches: int) -> list[Tensor]:
+    each = map(logits_of, range(batches))
+    return [agent(seen.student, seen.teacher, seen.target).student for seen in each]
+
+
 @pytest.mark.parametrize("source", ["same_batch", "probe"])
 def test_a_loop_that_never_measures_does_not_grow_the_window(source: Any) -> None:
     agent = make_agent(reward_source=source, probe_interval=3)
     with pytest.warns(Notice, match=rf"waits for a measurement.*{source}, call observe") as said:
-        for batch in range(20):
-            seen = logits_of(batch)
-            assert agent(seen.student, seen.teacher, seen.target).student.isfinite().all()
+        given = drive_without_measuring(agent, batches=20)
     assert len(said) == 1
+    assert all(each.isfinite().all() for each in given)
     assert agent.state_dict()["_extra_state"]["batches"] == (1 if source == "same_batch" else 3)
     agent.observe(torch.tensor(0.5))
     assert not agent.observation_due

@@ -140,6 +140,25 @@ def test_the_record_of_a_mixed_row_stays_as_it_was() -> None:
     torch.testing.assert_close(record.entropy, torch.tensor([0.0, 0.0, math.log(4)]))
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_the_record_of_a_row_that_is_not_finite_stays_as_it_was(value: float) -> None:
+    record = EntropyRecord(3)
+    record.update(torch.tensor([0, 1]), torch.zeros(2, 4))
+    bad = torch.tensor([[value, 0.0, 0.0, 0.0], [5.0, 0.0, 0.0, 0.0], [value, 0.0, 0.0, 0.0]])
+    record.update(torch.tensor([0, 1, 2]), bad)
+    torch.testing.assert_close(record.entropy[0], torch.tensor(math.log(4)))
+    assert record.entropy[1] < 0.3
+    assert record.entropy[2].isnan()  # none yet
+
+
+def test_a_part_that_is_not_finite_is_left_out_of_the_mean() -> None:
+    record = EntropyRecord(2)
+    logits = torch.tensor([[0.0, 0.0], [math.nan, 0.0], [math.inf, 0.0]])
+    record.update_by_parts(torch.tensor([0, 1]), logits, torch.tensor([0, 0, 1]))
+    torch.testing.assert_close(record.entropy[0], torch.tensor(math.log(2)))
+    assert record.entropy[1].isnan()
+
+
 def test_recording_takes_no_part_in_the_gradient() -> None:
     record = EntropyRecord(2)
     record.update(torch.arange(2), torch.randn(2, 3, requires_grad=True))

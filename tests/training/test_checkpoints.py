@@ -3,6 +3,7 @@
 import errno
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ from tests.training.runs import SOURCES, metrics_but_time, silent, tiny, tiny_co
 from torch import Tensor
 
 from rlkd.cli import main
-from rlkd.errors import DivergenceError, UserError
+from rlkd.errors import DivergenceError, Notice, UserError
 from rlkd.losses import LossInputs, Objective
+from rlkd.reporting import read_metrics
 from rlkd.training import run as running
+from rlkd.training.observed import Observed
 from rlkd.training.run_folder import RunFolder
+from rlkd.types import Batch
 
 pytestmark = pytest.mark.usefixtures("plainly")
 
@@ -122,6 +126,49 @@ def test_a_loss_that_is_not_finite_is_told_by_its_step(
     held = torch.load(checkpoint, weights_only=True)
     assert held["global_step"] == last_good
     assert all(bool(tensor.isfinite().all()) for tensor in tensors_of(held))
+
+
+def spoil_teacher(step: int, patched: pytest.MonkeyPatch) -> None:
+    """Make one row of the teacher's logits NaN in a step, counted from 1."""
+    steps, call = 0, Observed.__call__
+
+    def spoilt(self: Observed, batch: Batch) -> LossInputs:
+        nonlocal steps
+        steps += 1
+        seen = call(self, batch)
+        if steps == step:
+            assert seen.teacher_logits is not None
+            seen.teacher_logits[0, 0] = torch.nan
+        return seen
+
+    patched.setattr(Observed, "__call__", spoilt)
+
+
+def test_a_loss_made_infinite_by_the_teacher_is_not_answered_with_the_learning_rate(
+    teacher_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(teacher_file, tmp_path / "run", *SOURCES["constant"])
+    spoil_teacher(3, monkeypatch)  # the first is of the trial before training
+    with pytest.raises(DivergenceError, match=r"not finite.*1 rows of the teacher's logits: check"):
+        running.run(config, console=silent())
+
+
+def test_rows_that_are_not_finite_are_reported_at_the_epochs_end(
+    teacher_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = Objective.forward
+
+    def finite(self: Objective, inputs: LossInputs) -> tuple[Tensor, dict[str, Tensor]]:
+        assert inputs.teacher_logits is not None
+        return forward(self, replace(inputs, teacher_logits=inputs.teacher_logits.nan_to_num()))
+
+    config = tiny_config(teacher_file, tmp_path / "run", *SOURCES["constant"])
+    spoil_teacher(3, monkeypatch)
+    monkeypatch.setattr(Objective, "forward", finite)
+    with pytest.warns(Notice, match=r"epoch 1: 1 rows of the teacher's logits were not finite"):
+        running.run(config, console=silent())
+    rows = read_metrics(RunFolder(tmp_path / "run").metrics)
+    assert [row.get("train/bad_rows_teacher") for row in rows] == [1, *[None] * (len(rows) - 1)]
 
 
 def test_weights_that_are_not_finite_are_not_saved_though_the_loss_still_is(

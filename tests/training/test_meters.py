@@ -39,6 +39,22 @@ def test_temperatures_are_told_by_mean_spread_and_quantiles() -> None:
     assert row["temperature/p95"] == 8.0
 
 
+def test_rows_that_are_not_finite_are_counted_by_network_and_stay_out_of_the_policy() -> None:
+    meters = EpochMeters()
+    nan = torch.nan
+    state = torch.tensor([[0.9, 0.1, 0.2], [nan, 0.1, 0.2], [0.9, nan, nan], [nan, nan, nan]])
+    meters.add_temperatures(Temperatures.same(torch.tensor([2.0, 4.0, 4.0, 4.0])), state)
+    row = meters.read()
+    assert (row["train/bad_rows_teacher"], row["train/bad_rows_student"]) == (2, 2)
+    policy = meters.read_policy()
+    assert policy is not None
+    assert sum(map(sum, policy.count)) == 1
+    assert policy.mean_temperature[9][1] == 2.0
+    meters.reset()
+    meters.add_temperatures(Temperatures.same(torch.ones(1)), state[:1])
+    assert not [each for each in meters.read() if "bad_rows" in each]
+
+
 @pytest.mark.parametrize("scale", [0.05, 0.3, 4.0, 15.6, 20.87, 400.0, 1e5])
 @pytest.mark.parametrize("spread", [0.0, 0.02, 1.0])
 def test_quantiles_of_any_size_are_torchs_within_the_resolution(

@@ -10,7 +10,6 @@ from rlkd.agent.adam import Adam
 from rlkd.agent.rollout import Rollout
 from rlkd.agent.state import STATE_SIZE
 
-
 _REACH, _ENOUGH = 20.0, 16
 
 

@@ -236,8 +236,8 @@ def _report_left_out(row: dict[str, float]) -> None:
     for role in ("teacher", "student"):
         if bad := int(row.get(f"train/bad_rows_{role}", 0)):
             notice(
-                f"epoch {row['epoch']:.0f}: {bad} rows of the {role}'s logits were not finite; they "
-                "got the base temperature, and the temperature source learnt nothing from them"
+                f"epoch {row['epoch']:.0f}: {bad} rows of the {role}'s logits were not finite; "
+                "they got the base temperature, and the temperature source learnt nothing from them"
             )
     if row.get("agent/update_left_out", 0):
         notice(
