@@ -220,7 +220,8 @@ class TemperatureAgent(TemperatureSource):
         Raises:
             InputError: if it is no tensor of one number.
         """
-        if not isinstance(performance_after, Tensor) or performance_after.numel() != 1:
+        given: Any = performance_after
+        if not isinstance(given, Tensor) or given.numel() != 1:
             raise InputError("observe takes what `performance` returns, a tensor of one number")
         if not self.acts:
             return
