@@ -1,5 +1,6 @@
 """The command line: `rlkd VERB [key=value ...]`."""
 
+import io
 import sys
 import traceback
 import warnings
@@ -10,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from rlkd.errors import Notice, UserError
+from rlkd.reporting.escaping import one_line, printable, say
 
 HELP = """rlkd: knowledge distillation with a learnt temperature for every instance
 
@@ -40,7 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     given = [each for each in given if each != "--debug"]
-    errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what it cannot show has an escape
+    errors = Console(stderr=True)
     if not given or given[0] == "help" or not {"-h", "--help"}.isdisjoint(given):
         print(HELP)
         return 0
@@ -53,8 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code, line = _told(error)
         if ranks.first_to_tell():
             if debug or code == 1:
-                traceback.print_exc()
-            errors.print(f"rlkd: {' '.join(line.splitlines())}")
+                for each in traceback.format_exc().splitlines():
+                    say(errors, each)
+            say(errors, one_line(f"rlkd: {line}"))
         return code
     return 0
 
@@ -81,9 +87,11 @@ def _noticing(errors: Console) -> Generator[None]:
 
         def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
             if not issubclass(category, Notice):
-                return otherwise(message, category, *where)
+                # Of libraries, in as many lines as they wrote.
+                said_so = "\n".join(map(printable, str(message).split("\n")))
+                return otherwise(said_so, category, *where)
             if str(message) not in said and ranks.tells():
-                errors.print(f"rlkd: note: {message}")
+                say(errors, one_line(f"rlkd: note: {message}"))
             return said.add(str(message))
 
         from rlkd import ranks
@@ -111,7 +119,7 @@ def _run(verb: str, overrides: list[str]) -> None:
     }
     if verb not in known:
         raise UserError(f"there is no verb {verb}: use one of {', '.join(known)}")
-    known[verb](overrides, Console(quiet=not ranks.tells(), markup=False, emoji=False))
+    known[verb](overrides, Console(quiet=not ranks.tells()))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """A comparison as it leaves the program: on a terminal, as Markdown, as CSV, as one HTML page."""
 
-import csv
-import io
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import astuple, fields
@@ -14,6 +13,7 @@ from rlkd.reporting import provenance
 from rlkd.reporting.comparison import Cell, Comparison
 from rlkd.reporting.comparison_words import arms, caption, notes, table_words, words_columns
 from rlkd.reporting.dot_plot import Dots, dot_plot
+from rlkd.reporting.escaping import csv_text, markdown, markdown_code
 from rlkd.reporting.files import write_text
 from rlkd.reporting.page import facts, figure, page, table
 from rlkd.reporting.pictures import WIDTH, Picture
@@ -26,7 +26,7 @@ from rlkd.reporting.words import UNKNOWN, percent
 
 def comparison_table(comparison: Comparison, *, title: str = "") -> Table:
     """Return the table for a terminal, with its caption and what to be wary of under it."""
-    under = "\n".join([caption(comparison), *notes(comparison)])
+    under = [caption(comparison), *notes(comparison)]
     left = words_columns(comparison)
     return terminal_table(table_words(comparison), title, left=left, under=under)
 
@@ -34,8 +34,8 @@ def comparison_table(comparison: Comparison, *, title: str = "") -> Table:
 def comparison_markdown(comparison: Comparison) -> str:
     """Return the table in Markdown, with its caption and what to be wary of under it."""
     words = to_markdown(table_words(comparison), left=words_columns(comparison))
-    wary = "\n".join(f"- {each}" for each in notes(comparison))
-    return "\n\n".join([words, caption(comparison), *([wary] if wary else [])]) + "\n"
+    wary = "\n".join(f"- {markdown(each)}" for each in notes(comparison))
+    return "\n\n".join([words, markdown(caption(comparison)), *([wary] if wary else [])]) + "\n"
 
 
 def comparison_csv(comparison: Comparison) -> str:
@@ -55,7 +55,7 @@ def comparison_csv(comparison: Comparison) -> str:
                 *(row.verdict, row.images_per_second, row.relative_speed),
             ]
         )
-    return _csv([*header, "images_per_second_median", "relative_speed"], lines)
+    return csv_text([[*header, "images_per_second_median", "relative_speed"], *lines])
 
 
 def comparison_runs_csv(comparison: Comparison) -> str:
@@ -65,7 +65,7 @@ def comparison_runs_csv(comparison: Comparison) -> str:
     figures += [f"images_{each.name}" for each in fields(ImageCounts)]
     header = [*comparison.keys, "seed", "state", "epochs", *figures, "config_sha256", "folder"]
     absent = [None] * (len(figures) + 2)
-    return _csv(header, [_run(comparison.keys, cell, absent) for cell in comparison.cells])
+    return csv_text([header, *(_run(comparison.keys, cell, absent) for cell in comparison.cells)])
 
 
 def comparison_html(
@@ -110,7 +110,8 @@ def write_comparison(
         UserError: A file cannot be written.
     """
     folder = Path(folder)
-    heading = f"# {title}\n\n" + (f"`{command}`\n\n" if command else "")
+    heading = f"# {markdown(title)}\n\n"
+    heading += f"{markdown_code(command)}\n\n" if command else ""
     texts = {
         "compare.md": heading + comparison_markdown(comparison),
         "compare.csv": comparison_csv(comparison),
@@ -135,18 +136,6 @@ def _lead(comparison: Comparison) -> str:
 def _origin(comparison: Comparison) -> list[tuple[str, str]]:
     runs = arms(comparison)
     return [each for each in provenance.origin(runs) if each[0] != "Seeds"] if runs else []
-
-
-def _csv(header: Sequence[str], lines: Sequence[Sequence[object]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(["" if _unknown(cell) else cell for cell in line] for line in lines)
-    return text.getvalue()
-
-
-def _unknown(cell: object) -> bool:
-    return cell is None or cell != cell
 
 
 def _run(keys: Sequence[str], cell: Cell, absent: Sequence[None]) -> list[object]:
@@ -210,7 +199,7 @@ def _run_words(keys: Sequence[str], cell: Cell, start: Path | None) -> list[str]
     if cell.result is None or cell.headline is None:
         return [*words, *[UNKNOWN] * 5, folder]
     speed = cell.result.images_per_second
-    told = f"{speed:,.0f}" if not _unknown(speed) else UNKNOWN
+    told = f"{speed:,.0f}" if math.isfinite(speed) else UNKNOWN
     lasted = duration(cell.result.wall_seconds)
     words += [f"{cell.result.epochs:,}", percent(cell.headline), told, lasted]
     return [*words, cell.result.images.words, folder]

@@ -11,6 +11,8 @@ from rlkd.errors import UserError
 def write_text(path: str | Path, text: str) -> None:
     """Write a file in one step: a reader sees the old text or the new one, never a part.
 
+    It is UTF-8; what is half a character, of a name that is none, has an escape in its place.
+
     Raises:
         UserError: The folder cannot be made or written to.
     """
@@ -19,7 +21,9 @@ def write_text(path: str | Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with unfinished.open("w", encoding="utf-8", newline="") as file:
+            with unfinished.open(
+                "w", encoding="utf-8", errors="backslashreplace", newline=""
+            ) as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())

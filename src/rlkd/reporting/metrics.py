@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rlkd.errors import UserError
+from rlkd.reporting.escaping import csv_text
 from rlkd.reporting.files import read_text, write_text
 
 
@@ -20,11 +21,8 @@ def write_metrics(path: str | Path, rows: Sequence[Mapping[str, float | int]]) -
         UserError: The file cannot be written.
     """
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([_cell(row.get(column, math.nan)) for column in columns] for row in rows)
-    write_text(path, text.getvalue())
+    cells = ([_cell(row.get(column, math.nan)) for column in columns] for row in rows)
+    write_text(path, csv_text([columns, *cells]))
 
 
 def read_metrics(path: str | Path) -> list[dict[str, float]]:

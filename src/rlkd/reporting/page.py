@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from html import escape
 
+from rlkd.reporting.escaping import printable
 from rlkd.reporting.pictures import Picture
 from rlkd.reporting.svg import FONT, GRID, INK, SOFT_INK
 
@@ -55,7 +56,7 @@ figcaption {{ font-size: 13.5px; margin-top: 12px; max-width: 88ch; }}
 
 
 def page(title: str, body: str) -> str:
-    """Wrap a body in a page.
+    """Wrap a body in a page, with an escape for what no reader of it would see.
 
     Args:
         title: Plain words.
@@ -66,10 +67,11 @@ def page(title: str, body: str) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>{STYLE}</style>"
     )
-    return (
+    whole = (
         f'<!doctype html>\n<html lang="en">\n<head>\n{head}\n</head>\n'
         f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
     )
+    return "\n".join(map(printable, whole.split("\n")))
 
 
 def facts(pairs: Sequence[tuple[str, str]]) -> str:

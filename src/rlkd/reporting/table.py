@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rlkd.reporting.escaping import markdown, printable
+
 
 @dataclass(frozen=True, slots=True)
 class Cells:
@@ -17,18 +19,20 @@ class Cells:
     rows: list[list[str]]
 
 
-def terminal_table(words: Cells, title: str, *, left: Sequence[str], under: str = "") -> Table:
+def terminal_table(
+    words: Cells, title: str, *, left: Sequence[str], under: Sequence[str] = ()
+) -> Table:
     """Return a table for a terminal.
 
     Args:
         words: What it shows.
         title: Plain words; none where empty.
         left: Names of the columns that hold words, not figures: they are set to the left.
-        under: Plain words below it.
+        under: Plain words below it, a line each.
     """
     table = Table(
-        title=Text(title) if title else None,
-        caption=Text(under) if under else None,
+        title=Text(printable(title)) if title else None,
+        caption=Text("\n".join(map(printable, under))) if under else None,
         title_justify="left",
         caption_justify="left",
         box=SIMPLE_HEAD,
@@ -38,9 +42,9 @@ def terminal_table(words: Cells, title: str, *, left: Sequence[str], under: str 
     )
     for name in words.header:
         side = "left" if name in left else "right"
-        table.add_column(Text(name), justify=side, overflow="fold")
+        table.add_column(Text(printable(name)), justify=side, overflow="fold")
     for row in words.rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     return table
 
 
@@ -61,7 +65,5 @@ def print_cells(
 def to_markdown(words: Cells, *, left: Sequence[str]) -> str:
     """Return a table in Markdown, without a line break at its end; see `terminal_table`."""
     rule = [":--" if name in left else "--:" for name in words.header]
-    lines = [
-        [cell.replace("|", r"\|") for cell in line] for line in (words.header, rule, *words.rows)
-    ]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    header, *rows = [list(map(markdown, line)) for line in (words.header, *words.rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *rows))

@@ -15,6 +15,7 @@ from rlkd.errors import UserError
 from rlkd.exploration import Explorer
 from rlkd.models import Teacher
 from rlkd.reporting import AnyScores, ImageCounts, Scores
+from rlkd.reporting.escaping import say
 from rlkd.training import build
 from rlkd.training.class_order import check_run_order, keep_order
 from rlkd.training.classification_predict import predict_classes
@@ -120,18 +121,18 @@ class Classification:
             made = made.to(memory_format=options.memory_format)  # pyright: ignore[reportCallIssue]
             scores = score(made, sets.test, sets, options)
             scored[role] = scores
-            console.print(
+            say(
+                console,
                 f"{role} {node.name}: top-1 {100 * scores.top1:.2f} %, top-5 "
                 f"{100 * scores.top5:.2f} %, loss {scores.loss:.4f} "
                 f"on {count_readable(sets.test, sets.dataset)} test images",
-                soft_wrap=True,
             )
             written = models.read_metadata(str(node.checkpoint)).get("accuracy")
             if isinstance(written, int | float):
                 percent = written if written > 1 else 100 * written
-                console.print(f"  its file says {percent:.2f} %")
+                say(console, f"  its file says {percent:.2f} %")
         for line in _remarks(sets.dataset):
-            console.print(line, soft_wrap=True, markup=False)
+            say(console, line)
         return scored
 
     def validate(self, config: DictConfig) -> None:

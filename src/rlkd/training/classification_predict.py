@@ -1,7 +1,5 @@
 """What a classifier says of somebody's images, as JSON and as a table."""
 
-import csv
-import io
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +15,7 @@ from rlkd.data.imagenet_names import readable
 from rlkd.data.sets import Dataset
 from rlkd.errors import UserError
 from rlkd.models.modes import at_rest
+from rlkd.reporting.escaping import csv_text, say
 from rlkd.reporting.files import write_text
 from rlkd.reporting.provenance import counted
 from rlkd.training.image_sets import plain_loader
@@ -134,23 +133,19 @@ def _probabilities(
 
 def _table(predictions: Sequence[ImageClasses]) -> str:
     columns = range(max(len(each["classes"]) for each in predictions))
-    written = io.StringIO()
-    rows = csv.writer(written, lineterminator="\n")
     heads = [[f"class_{rank + 1}", f"probability_{rank + 1}"] for rank in columns]
-    rows.writerow(["file", *(each for pair in heads for each in pair)])
+    rows = [["file", *(each for pair in heads for each in pair)]]
     for one in predictions:
         told = [(each["class"], f"{each['probability']:.6f}") for each in one["classes"]]
-        rows.writerow([one["file"], *(each for pair in told for each in pair)])
-    return written.getvalue()
+        rows.append([one["file"], *(each for pair in told for each in pair)])
+    return csv_text(rows)
 
 
 def _tell(
     predictions: Sequence[ImageClasses], left_out: str, output: Path, console: Console
 ) -> None:
-    lines: list[str] = []
     if len(predictions) <= _SHOWN:
         for one in predictions:
             told = [f"{each['class']} {100 * each['probability']:.1f} %" for each in one["classes"]]
-            lines.append(f"{one['file']}: {', '.join(told) or 'nothing as probable as that'}")
-    lines.append(f"{counted(len(predictions), 'image')}{left_out}: everything is in {output}")
-    console.print("\n".join(lines), soft_wrap=True, markup=False, highlight=False)
+            say(console, f"{one['file']}: {', '.join(told) or 'nothing as probable as that'}")
+    say(console, f"{counted(len(predictions), 'image')}{left_out}: everything is in {output}")

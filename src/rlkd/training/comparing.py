@@ -9,12 +9,14 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
+from rich.text import Text
 
 from rlkd.errors import UserError
 from rlkd.reporting import Result
 from rlkd.reporting.compare import compare_cells
 from rlkd.reporting.comparison import Cell, Comparison
 from rlkd.reporting.comparison_page import comparison_table, write_comparison
+from rlkd.reporting.escaping import printable, say
 from rlkd.training.compose import unresolved
 from rlkd.training.jobs import in_jobs
 from rlkd.training.overrides import as_swept, parse
@@ -84,7 +86,7 @@ def compare(overrides: Iterable[str], *, console: Console) -> Comparison:
             comparison = compare_cells(cells, baseline, implied=IMPLIED)
             write_comparison(folder, comparison, title=title, command=command)
     console.print(comparison_table(comparison, title=title))
-    console.print(f"everything is in {folder}", soft_wrap=True, markup=False)
+    say(console, f"everything is in {folder}")
     _require_no([cell.failure for cell in cells])
     return comparison
 
@@ -111,7 +113,7 @@ def multirun(overrides: Iterable[str], *, console: Console) -> None:
     with loaded_once():
         outcomes = [failure for _, failure in _outcomes(planned, launcher, console)]
     folder = planned[0].path.parent
-    console.print(f"everything is in {folder}", soft_wrap=True, markup=False)
+    say(console, f"everything is in {folder}")
     _require_no(outcomes)
 
 
@@ -136,15 +138,14 @@ def _outcomes(
         outcomes = in_jobs(planned, launcher, planned[0].path.parent / "jobs", console)
     for number, failure in outcomes:
         outcome = "done" if failure is None else f"failed: {failure}"
-        line = f"{planned[number].path.name}: {outcome}"
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        say(console, f"{planned[number].path.name}: {outcome}")
         yield number, failure
 
 
 def _here(planned: Sequence[Planned], console: Console) -> Iterator[tuple[int, str | None]]:
     require_trainable(planned, console)
     for number, each in enumerate(planned):
-        console.rule(f"{number + 1} of {len(planned)}: {each.path.name}")
+        console.rule(Text(printable(f"{number + 1} of {len(planned)}: {each.path.name}")))
         error = attempt(each.config, console)
         yield number, None if error is None else told(error)
 

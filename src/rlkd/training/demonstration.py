@@ -10,6 +10,7 @@ from rich.progress import Progress
 from rlkd.errors import UserError
 from rlkd.reporting import RunRecord, compare_arms, comparison_table, read_run, write_report
 from rlkd.reporting.comparison_words import at_a_glance
+from rlkd.reporting.escaping import say
 from rlkd.training import run
 from rlkd.training.run_config import own_words
 
@@ -73,7 +74,7 @@ def demo(overrides: list[str], console: Console) -> None:
     report, command = output / "report.html", shlex.join(["rlkd", "demo", *overrides])
     write_report(report, arms, title=title, command=command, baseline=BASELINE)
     for line in (at_a_glance(comparison, SUBJECT), f"the pictures: {report}"):
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        say(console, line)
 
 
 def _seeds(given: list[str]) -> list[int]:

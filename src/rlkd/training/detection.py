@@ -15,6 +15,7 @@ from rlkd.data.detection_loader import DetectionLoader
 from rlkd.errors import UserError, notice
 from rlkd.models import Teacher, create_detector
 from rlkd.reporting import AnyScores, ImageCounts, class_by_class, in_full, print_cells
+from rlkd.reporting.escaping import say
 from rlkd.reporting.prediction_page import write_predictions
 from rlkd.temperature import TemperatureSource
 from rlkd.training import build
@@ -123,10 +124,7 @@ class Detection(DetectionOptions):
             made = self.network(node, role, test, trains=False).to(options.device)
             check_sizes(test, made)
             scored[role], _ = _scored(made, test, options)
-            console.print(
-                f"{role} {node.name}: {scored[role].summary} on {len(test)} test images",
-                soft_wrap=True,
-            )
+            say(console, f"{role} {node.name}: {scored[role].summary} on {len(test)} test images")
         named = {role: [scores] for role, scores in scored.items()}
         print_cells(in_full(named), "COCO's average precisions", left=("network",), console=console)
         for words in class_by_class(named):

@@ -16,6 +16,7 @@ from torchvision.utils import draw_bounding_boxes
 
 from rlkd.data.coco_set import CocoSet
 from rlkd.errors import UserError
+from rlkd.reporting.escaping import say
 from rlkd.reporting.files import write_text
 from rlkd.reporting.prediction_page import DrawnBox, PredictionRow
 from rlkd.reporting.provenance import counted
@@ -125,9 +126,7 @@ def predict_images(
     told = f"{counted(total, 'object')} of score {threshold:g} or more in "
     told += counted(len(predictions), "image")
     told += left_out_words(len(files) - len(predictions), others)
-    console.print(
-        f"{told}: everything is in {output}", soft_wrap=True, markup=False, highlight=False
-    )
+    say(console, f"{told}: everything is in {output}")
     return predictions
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rlkd.errors import UserError
 from rlkd.reporting import Result, versions
+from rlkd.reporting.escaping import say
 from rlkd.reporting.files import write_text
 from rlkd.training import build
 from rlkd.training.export_formats import SUFFIXES
@@ -81,12 +82,10 @@ def export(overrides: Iterable[str] = (), *, console: Console | None = None) -> 
     told = path.with_name(f"{path.name}.json")
     write_text(told, json.dumps(facts, indent=1))
     card = write_card(path.parent, exported_beside(path, student), training)
-    (console or Console()).print(
+    say(
+        console or Console(),
         f"{path}: answers as the student does, to {difference:.2g}; {told} says what it takes and "
         f"gives, {card} where it comes from",
-        soft_wrap=True,
-        markup=False,
-        highlight=False,
     )
     return difference
 

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from rlkd.errors import UserError
+from rlkd.reporting.escaping import say
 from rlkd.reporting.files import write_text
 from rlkd.training.compose import as_yaml
 from rlkd.training.planning import LauncherOptions, Planned, attempt, told
@@ -137,10 +138,8 @@ def in_jobs(
     # SLURM itself keeps to array_parallelism.
     at_once = len(planned) if options.cluster == "slurm" else options.array_parallelism
     if running:
-        console.print(f"jobs that go on: {_ids(running)}", soft_wrap=True, highlight=False)
-    console.print(
-        f"jobs to submit: {len(waiting)}, their logs in {folder}", soft_wrap=True, highlight=False
-    )
+        say(console, f"jobs that go on: {_ids(running)}")
+    say(console, f"jobs to submit: {len(waiting)}, their logs in {folder}")
     try:
         while waiting or running:
             count = min(len(waiting), at_once - len(running))

@@ -15,7 +15,9 @@ from omegaconf import DictConfig
 
 from rlkd.data.imagenet_names import WNIDS
 from rlkd.reporting import AnyScores, Result
+from rlkd.reporting.escaping import markdown, markdown_code
 from rlkd.reporting.files import write_text
+from rlkd.reporting.table import Cells, to_markdown
 from rlkd.training import build
 from rlkd.training.loading_lines import loading_lines
 
@@ -25,6 +27,8 @@ _METRICS = {"top1": "accuracy", "top5": "accuracy", "ap": "map"}
 """Hugging Face's names of what they have one for."""
 _LAYOUTS = ("imagenet", "folder", "parquet", "webdataset")
 """In which ImageNet comes, and anybody's images."""
+_TOLD = {"task", "architecture", "format", "class_names", "input", "output", "sha256"}
+"""The least that is told of an exported file."""
 _COCO_IDS = {*range(1, 91)} - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 
 Facts = Mapping[str, Any]
@@ -86,8 +90,8 @@ def card(files: Mapping[str, Facts], training: Training | None) -> str:
     parts = [
         f"---\n{yaml.safe_dump(_front_matter(facts, training), sort_keys=False)}---",
         _MARK,
-        f"# {title}",
-        _introduction(facts, training),
+        f"# {markdown(title)}",
+        markdown(_introduction(facts, training)),
         *([] if training is None or training.result is None else _results(training.result)),
         *([] if training is None else _training(facts, training)),
         *_use(facts, _public(facts, training)),
@@ -97,7 +101,8 @@ def card(files: Mapping[str, Facts], training: Training | None) -> str:
 
 
 def _student_of(facts: Any) -> str | None:
-    return facts.get("student_sha256") if isinstance(facts, dict) else None
+    told = isinstance(facts, dict) and facts.keys() >= _TOLD
+    return facts.get("student_sha256") if told else None
 
 
 def _front_matter(facts: Facts, training: Training | None) -> dict[str, Any]:
@@ -148,9 +153,8 @@ def _results(result: Result) -> list[str]:
     if result.teacher is not None:
         rows.append(("teacher, test split", result.teacher))
     header = ["", *result.test.headings.values()]
-    lines = [header, ["---"] * len(header)]
-    lines += [[name, *scores.words(scores.figures()).values()] for name, scores in rows]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    cells = [[name, *scores.words(scores.figures()).values()] for name, scores in rows]
+    table = to_markdown(Cells(header, cells), left=("",))
     note = (
         f"One run, seed {result.seed}: with n = 1 its spread is not known. The figures are those "
         f"after epoch {result.epochs}, the last; the test split selected nothing."
@@ -181,7 +185,9 @@ def _training(facts: Facts, training: Training) -> list[str]:
             "Versions": ", ".join(f"{name} {each}" for name, each in result.versions.items()),
             "SHA-256 of the configuration": result.config_sha256,
         }
-    lines = [f"- {name}: {value}" for name, value in told.items() if value is not None]
+    lines = [
+        f"- {name}: {markdown(str(value))}" for name, value in told.items() if value is not None
+    ]
     return ["## Training", "\n".join(lines)]
 
 
@@ -196,13 +202,13 @@ def _use(facts: Facts, data: str | None) -> list[str]:
         "how far its scores can be taken for probabilities, was not measured: it is not to decide "
         "alone where an error does harm."
     )
-    return ["## Intended use and limits", text]
+    return ["## Intended use and limits", markdown(text)]
 
 
 def _loading(files: Mapping[str, Facts]) -> list[str]:
     parts = ["## Load it", _input(next(iter(files.values())))]
     for name, facts in files.items():
-        parts.append(f"`{name}`, SHA-256 `{facts['sha256']}`:")
+        parts.append(f"{markdown_code(name)}, SHA-256 {markdown_code(str(facts['sha256']))}:")
         parts.append("```python\n" + "\n".join(loading_lines(name, facts)) + "\n```")
     return parts
 
@@ -210,10 +216,11 @@ def _loading(files: Mapping[str, Facts]) -> list[str]:
 def _input(facts: Facts) -> str:
     given = facts["input"]
     name = "images" if facts["task"] == "classification" else "image"
-    told = f"`{name}` is {_shape(given['shape'])}, {given['values']}"
+    told = f"is {_shape(given['shape'])}, {given['values']}"
     if "mean" in given:
         told += f"; mean {given['mean']}, std {given['std']}"
-    return f"{told}. Given back: {facts['output']}, which is in the JSON beside each file."
+    told += f". Given back: {facts['output']}, which is in the JSON beside each file."
+    return f"`{name}` {markdown(told)}"
 
 
 def _shape(shape: Sequence[Any]) -> str:

@@ -103,12 +103,12 @@ def path_value(key: str, value: Any) -> Any:
     text = str(value)
     if not text:
         raise UserError(f"{key} is missing: give {key}=...")
-    if not _BREAKS.isdisjoint(text) or not _is_unicode(text):
-        raise UserError(f"{key}={text!a}: a path is one line of UTF-8 text; rename it")
+    expanded = os.path.expanduser(text)
+    if not _BREAKS.isdisjoint(text) or not _is_unicode(expanded):
+        raise UserError(f"{key}={expanded!a}: a path is one line of UTF-8 text; rename it")
     if not text.startswith("~"):
         # Path("./~x") is Path("~x"), which its readers would expand.
         return os.path.abspath(text) if os.path.normpath(text).startswith("~") else text
-    expanded = os.path.expanduser(text)
     if expanded.startswith("~"):
         raise UserError(
             f"{key}={text}: there is no such user; a name that begins with ~ is given as "

@@ -17,6 +17,7 @@ from rich.progress import (
 )
 
 from rlkd import ranks
+from rlkd.reporting.escaping import say
 from rlkd.training.checkpoints import check_finite
 from rlkd.training.module import EpochLoader, StudentModule
 from rlkd.training.run_folder import RunFolder
@@ -235,16 +236,15 @@ class ShowProgress(L.Callback):
         if ranks.here().rank:
             return
         if self._progress is None:
-            self.console.print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {figures}")
+            say(self.console, f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {figures}")
         if self.clock.loading_binds and not self._advised:
             self._advised = True
             share = self.clock.epoch_data_share
-            self.console.print(
+            say(
+                self.console,
                 f"loading takes {100 * share:.0f} % of the time: more loading processes "
                 "(data.workers) where the data have them, images stored smaller, or less else on "
                 "this machine",
-                soft_wrap=True,
-                highlight=False,
             )
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -23,6 +23,7 @@ from rlkd.reporting import (
     write_metrics,
     write_report,
 )
+from rlkd.reporting.escaping import say
 from rlkd.training import build
 from rlkd.training.checkpoints import KeepLast, StoredCheckpointIO, check_finite
 from rlkd.training.compiling import uncompiled
@@ -102,7 +103,7 @@ def _run(
         return _completed(folder, console)
 
     def tell(line: str) -> None:
-        console.print(line, soft_wrap=True, markup=False)
+        say(console, line)
 
     clock = Clock(options.device)
     log = LogEpochs(folder, clock, scores, every_epochs=options.evaluate_every)
@@ -116,10 +117,10 @@ def _run(
     )
     resumed = ranks.first_alone(lambda: folder.checkpoints.sound(tell))
     if resumed is not None:
-        console.print(f"resuming from {resumed}", soft_wrap=True, markup=False)
+        tell(f"resuming from {resumed}")
     taught_by = prepared.teacher_scores()
     if taught_by is not None:
-        console.print(f"teacher: {taught_by.summary} on the test split", soft_wrap=True)
+        tell(f"teacher: {taught_by.summary} on the test split")
     held, source = build.probe_options(config.probe).size, module.temperature
     if held and (source is None or not source.needs_probe):
         tell(
@@ -186,7 +187,7 @@ def score_checkpoints(
 
 
 def _completed(folder: RunFolder, console: Console) -> Result:
-    console.print(f"{folder.path} is complete already", soft_wrap=True, markup=False)
+    say(console, f"{folder.path} is complete already")
     return Result.read(folder.result)
 
 

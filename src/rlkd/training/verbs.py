@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.text import Text
 
 from rlkd.errors import UserError
+from rlkd.reporting.escaping import say
 from rlkd.training import comparing, demonstration, exporting, predicting, run, validation
 from rlkd.training.compose import GROUPS, LAUNCHER, as_yaml, configure, options
 
@@ -63,13 +64,13 @@ def validate(overrides: list[str], console: Console) -> None:
     """Build every packaged experiment, and every option of every group."""
     for experiment in options("experiment"):
         validation.validate([f"experiment={experiment}", *overrides])
-        console.print(f"experiment={experiment}: ok")
+        say(console, f"experiment={experiment}: ok")
     for group in ("task", "method", "temperature", "optimizer", "scheduler", "student", "teacher"):
         for option in options(group):
             if option not in ("custom", "none"):
                 task = ["task=detection"] if option.startswith("fasterrcnn_") else []
                 validation.validate([*task, f"{group}={option}", *overrides])
-        console.print(f"{group}: every option ok")
+        say(console, f"{group}: every option ok")
 
 
 def demo(overrides: list[str], console: Console) -> None:
@@ -87,10 +88,10 @@ def _run(overrides: list[str], console: Console) -> None:
     result = run.run(config, console=console)
     teacher = f", teacher {100 * result.teacher.headline:.2f} %" if result.teacher else ""
     test = result.test
-    console.print(
+    say(
+        console,
         f"test {test.headline_name} {100 * test.headline:.2f} % (epoch {result.epochs}, the last)"
         f"{teacher}, "
         f"{result.images_per_second:.0f} images/s",
-        soft_wrap=True,
     )
-    console.print(f"everything is in {Path(config.output)}", soft_wrap=True, markup=False)
+    say(console, f"everything is in {Path(config.output)}")
