@@ -2,7 +2,6 @@
 
 import io
 import sys
-import traceback
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -11,7 +10,6 @@ from typing import Any
 from rich.console import Console
 
 from rlkd.errors import Notice, UserError
-from rlkd.reporting.escaping import one_line, printable, say
 
 HELP = """rlkd: knowledge distillation with a learnt temperature for every instance
 
@@ -45,10 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # what it cannot show has an escape
-    errors = Console(stderr=True)
     if not given or given[0] == "help" or not {"-h", "--help"}.isdisjoint(given):
         print(HELP)
         return 0
+    from rlkd.reporting.escaping import one_line, say, say_trace
+
+    errors = Console(stderr=True)
     try:
         with _noticing(errors):
             _run(given[0], given[1:])
@@ -58,8 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code, line = _told(error)
         if ranks.first_to_tell():
             if debug or code == 1:
-                for each in traceback.format_exc().splitlines():
-                    say(errors, each)
+                say_trace(errors, error)
             say(errors, one_line(f"rlkd: {line}"))
         return code
     return 0
@@ -95,6 +94,7 @@ def _noticing(errors: Console) -> Generator[None]:
             return said.add(str(message))
 
         from rlkd import ranks
+        from rlkd.reporting.escaping import one_line, printable, say
 
         warnings.simplefilter("always", Notice)
         warnings.showwarning = show

@@ -5,6 +5,7 @@ and YAML have writers of their own.
 """
 
 import re
+import traceback
 from collections.abc import Iterable
 
 from rich.console import Console
@@ -40,6 +41,12 @@ def say(console: Console, line: str) -> None:
     """Print one line as it stands, whatever it spells and whatever the terminal can show."""
     shown = printable(line).encode(console.encoding, "backslashreplace").decode(console.encoding)
     console.print(Text(shown), soft_wrap=True)
+
+
+def say_trace(console: Console, error: BaseException) -> None:
+    """Print an error as Python does, with where it was raised."""
+    for line in "".join(traceback.format_exception(error)).splitlines():
+        say(console, line)
 
 
 def markdown(text: str) -> str:

@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import time
-import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr
@@ -20,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from rlkd.errors import UserError
-from rlkd.reporting.escaping import say
+from rlkd.reporting.escaping import say, say_trace
 from rlkd.reporting.files import write_text
 from rlkd.training.compose import as_yaml
 from rlkd.training.planning import LauncherOptions, Planned, attempt, told
@@ -78,7 +77,7 @@ class RunCells:
             _hand_on(interrupted.signal)
             raise
         if error is not None:
-            traceback.print_exception(error)
+            say_trace(Console(stderr=True), error)
         return None if error is None else told(error)
 
 
