@@ -149,6 +149,19 @@ def test_exported_students_run_without_rlkd(run: RunFolder, tmp_path: Path) -> N
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.long
+@onnx_is_here
+@pytest.mark.parametrize(("name", "ending"), [("onnx", "onnx"), ("torch_export", "pt2")])
+def test_a_file_names_no_folder_of_the_machine_that_wrote_it(
+    name: str, ending: str, run: RunFolder, tmp_path: Path
+) -> None:
+    written = tmp_path / f"student.{ending}"
+    assert export(f"run={run.path}", f"format={name}", f"to={written}") == 0
+    found = written.read_bytes()
+    assert str(Path(models.__file__).parent).encode() not in found
+    assert os.fsencode(tmp_path) not in found
+
+
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Callable[[type[Noisy]], tuple[str, ...]]:
     """The words for a student of a class of this file's."""

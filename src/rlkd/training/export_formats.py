@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.fx import GraphModule
 from torch.nn import functional as F
 from torch.onnx import operators
 
@@ -51,6 +52,9 @@ def write_torch_export(
         with _exporting(network, "torch_export"):
             batch = torch.export.Dim("batch")
             program = torch.export.export(network, (example,), dynamic_shapes=({0: batch},))
+            for module in program.graph_module.modules():
+                for node in module.graph.nodes if isinstance(module, GraphModule) else ():
+                    node.meta.pop("stack_trace", None)  # which names files of this machine
             torch.export.save(program, path)
             read = torch.export.load(path).module()
         return lambda images: [read(images)]
@@ -63,17 +67,18 @@ def write_onnx(network: nn.Module, example: Float[Tensor, "2 c h w"]) -> Callabl
 
     def write(path: Path) -> Answer:
         with _exporting(network, "onnx"):
-            torch.onnx.export(
+            program: Any = torch.onnx.export(
                 network,
                 (example,),
-                path,
                 dynamo=True,
                 verbose=False,
-                external_data=False,
                 input_names=["images"],
                 output_names=["logits"],
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
             )
+            for node in program.model.graph.all_nodes():
+                node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)  # as above
+            program.save(path, external_data=False)
             return _session(path)
 
     return write
