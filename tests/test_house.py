@@ -18,7 +18,7 @@ PACKAGE = ROOT / "src" / "rlkd"
 CONFIGS = PACKAGE / "configs"
 
 FLOORS = {
-    **dict.fromkeys(("types", "errors", "checks", "ranks", "reporting"), 1),
+    **dict.fromkeys(("types", "errors", "atomic", "checks", "ranks", "reporting"), 1),
     **dict.fromkeys(("temperature", "losses", "exploration", "models", "data"), 2),
     "agent": 3,
     "training": 4,
@@ -240,7 +240,7 @@ def test_no_condition_names_a_method_or_a_source_outside_its_own_file() -> None:
     classes = {
         each.__name__
         for room in (rlkd.losses, rlkd.temperature, rlkd)
-        for each in vars(room).values()
+        for each in (getattr(room, name) for name in dir(room))
         if isinstance(each, type) and issubclass(each, torch.nn.Module)
     } - {"Objective", "TemperatureSource", "LogitDriven"}
     assert {"CRD", "TemperatureAgent", "GlobalCTKD"} <= classes

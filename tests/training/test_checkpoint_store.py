@@ -110,7 +110,7 @@ def test_a_kill_at_any_instant_leaves_the_old_checkpoint_or_the_new_one(
 
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
-ACTS = {"save": (torch, 1), "fsync": (os, 6), "replace": (os, 3), "unlink": (os, 3)}
+ACTS = {"save": (torch, 1), "fsync": (os, 6), "replace": (os, 3), "unlink": (os, 1)}
 """What saving does to the folder, and how often."""
 
 

@@ -2,6 +2,7 @@
 
 from rlkd.models.checkpoint import (
     ClassCountError,
+    as_safetensors,
     classifier_entries,
     load_weights,
     read_metadata,
@@ -16,6 +17,7 @@ __all__ = [
     "ClassCountError",
     "Settings",
     "Teacher",
+    "as_safetensors",
     "called_once",
     "classifier_entries",
     "create",

@@ -1,7 +1,5 @@
 """Weights to and from files; no pickled code of a file is ever run."""
 
-import contextlib
-import os
 import pickle
 import re
 import warnings
@@ -15,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from rlkd.atomic import whole
 from rlkd.errors import UserError
 from rlkd.models.matching import COUNTER, find_weights, named_tensors
 from rlkd.models.trial import Shape, returned_by
@@ -150,30 +149,26 @@ def read_metadata(path: str | Path) -> dict[str, float | int | str]:
 def save_weights(model: nn.Module, path: str | Path) -> None:
     """Write a model's state dict as safetensors: the whole new file, or the old one untouched.
 
-    Tensors that share memory are written once for each of their names.
-
     Raises:
         UserError: if the file cannot be written.
     """
-    path = Path(path)
+    content = as_safetensors(model)
+    with whole(path) as unfinished:
+        unfinished.write_bytes(content)
+
+
+def as_safetensors(model: nn.Module) -> bytes:
+    """Return a model's state dict as the content of a safetensors file.
+
+    Tensors that share memory are there once for each of their names.
+    """
     # safetensors refuses tensors that share memory or are not contiguous.
     tensors = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()
     }
     # Its own save_file makes a file that only the user may read, whatever the umask.
-    content = safetensors.torch.save(tensors, metadata={"format": "pt"})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror}); give a file in a writable folder"
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    return safetensors.torch.save(tensors, metadata={"format": "pt"})
 
 
 def _read(path: Path) -> dict[str, Any]:

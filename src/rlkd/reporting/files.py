@@ -1,10 +1,10 @@
 """Files that are either whole or absent, and the reading of JSON that a person may have edited."""
 
 import json
-import os
 from pathlib import Path
 from typing import cast
 
+from rlkd.atomic import whole
 from rlkd.errors import UserError
 
 
@@ -14,27 +14,10 @@ def write_text(path: str | Path, text: str) -> None:
     It is UTF-8; what is half a character, of a name that is none, has an escape in its place.
 
     Raises:
-        UserError: The folder cannot be made or written to.
+        UserError: The folder cannot be made or written to, or is full.
     """
-    path = Path(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with unfinished.open(
-                "w", encoding="utf-8", errors="backslashreplace", newline=""
-            ) as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(
-            f"cannot write {path}: {reason}; choose a folder you may write to"
-        ) from None
+    with whole(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
 
 
 def read_text(path: str | Path, remedy: str) -> str:

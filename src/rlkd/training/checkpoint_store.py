@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from rlkd.atomic import rename, sync, window
 from rlkd.errors import UserError
 from rlkd.reporting.files import write_text
 
@@ -72,17 +73,17 @@ class CheckpointStore:
             listed = [each for each in before.items() if self.place(each[0]).is_file()]
             try:
                 with _HashedFile(unfinished) as file:
+                    window("begun", place)
                     torch.save(checkpoint, file)
                     file.flush()
-                    os.fsync(file.fileno())
+                    sync(file.fileno(), place)
                     sha256 = file.sha256.hexdigest()
                 listed.append((step, sha256))
                 self._list(listed)
-                os.replace(unfinished, place)
+                rename(unfinished, place)
             finally:
                 if (step, sha256) not in self._listed():
                     unfinished.unlink(missing_ok=True)
-            _sync(self.folder)
             for each, _ in listed[:-keep]:
                 self.place(each).unlink(missing_ok=True)
             if len(listed) > keep:
@@ -141,8 +142,7 @@ class CheckpointStore:
         for step, sha256 in self._listed():
             unfinished = _unfinished(self.place(step))
             if unfinished.is_file() and _sha256(unfinished) == sha256:
-                os.replace(unfinished, self.place(step))
-                _sync(self.folder)
+                rename(unfinished, self.place(step))
         for unfinished in self.folder.glob(".*.tmp"):
             unfinished.unlink()
 
@@ -194,7 +194,6 @@ class CheckpointStore:
     def _list(self, sums: list[tuple[int, str]]) -> None:
         lines = [f"{sha256}  {self.place(step).name}\n" for step, sha256 in sums]
         write_text(self.folder / SUMS, "".join(lines))
-        _sync(self.folder)
 
 
 def one_line(error: BaseException) -> str:
@@ -209,12 +208,3 @@ def _unfinished(place: Path) -> Path:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(folder: Path) -> None:
-    """Make the names in a folder outlast a power cut, as fsync makes a file's content."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
