@@ -37,7 +37,7 @@ def write_safetensors(
     """
 
     def write(path: Path) -> Answer:
-        models.save_weights(network, path)
+        path.write_bytes(models.as_safetensors(network))
         return answer(fresh(path))
 
     return write
@@ -55,8 +55,11 @@ def write_torch_export(
             for module in program.graph_module.modules():
                 for node in module.graph.nodes if isinstance(module, GraphModule) else ():
                     node.meta.pop("stack_trace", None)  # which names files of this machine
-            torch.export.save(program, path)
-            read = torch.export.load(path).module()
+            content = io.BytesIO()
+            torch.export.save(program, content)
+        path.write_bytes(content.getbuffer())
+        with _exporting(network, "torch_export"):
+            read = torch.export.load(io.BytesIO(path.read_bytes())).module()
         return lambda images: [read(images)]
 
     return write
@@ -78,8 +81,8 @@ def write_onnx(network: nn.Module, example: Float[Tensor, "2 c h w"]) -> Callabl
             )
             for node in program.model.graph.all_nodes():
                 node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)  # as above
-            program.save(path, external_data=False)
-            return _session(path)
+            content = program.model_proto.SerializeToString()
+        return _read_back(network, path, content)
 
     return write
 
@@ -94,11 +97,12 @@ def write_detector_onnx(
     """
 
     def write(path: Path) -> Answer:
+        content: Any = io.BytesIO()
         with _exporting(network, "onnx"):
             torch.onnx.export(
                 _resizing_exactly(network),
                 ([example],),
-                path,
+                content,
                 dynamo=False,
                 opset_version=_OPSET,
                 input_names=["image"],
@@ -108,7 +112,7 @@ def write_detector_onnx(
                     **{name: {0: "objects"} for name in ("boxes", "labels", "scores")},
                 },
             )
-            return _session(path)
+        return _read_back(network, path, content.getbuffer())
 
     return write
 
@@ -138,15 +142,18 @@ def _resizing_exactly(detector: nn.Module) -> nn.Module:
     return exact
 
 
-def _session(path: Path) -> Answer:
-    import onnxruntime
+def _read_back(network: nn.Module, path: Path, content: bytes | memoryview) -> Answer:
+    """Write an ONNX file and return its answers; a full disk is no fault of the exporter's."""
+    path.write_bytes(content)
+    with _exporting(network, "onnx"):
+        import onnxruntime
 
-    options: Any = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors alone
-    session: Any = onnxruntime.InferenceSession(
-        path.read_bytes(), options, providers=["CPUExecutionProvider"]
-    )
-    (name,) = (each.name for each in session.get_inputs())
+        options: Any = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors alone
+        session: Any = onnxruntime.InferenceSession(
+            path.read_bytes(), options, providers=["CPUExecutionProvider"]
+        )
+        (name,) = (each.name for each in session.get_inputs())
 
     def answer(image: Tensor) -> Sequence[Tensor]:
         return [torch.from_numpy(each) for each in session.run(None, {name: image.numpy()})]

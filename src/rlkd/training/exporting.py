@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from torch import Tensor
 
+from rlkd.atomic import remove_unfinished, whole
 from rlkd.errors import UserError
 from rlkd.reporting import Result, versions
 from rlkd.reporting.escaping import say
@@ -61,15 +60,14 @@ def export(overrides: Iterable[str] = (), *, console: Console | None = None) -> 
             f"format={name} is not for this student: {ready.refused.get(name, 'not written')}; "
             f"give format={' or '.join(ready.formats)}"
         )
-    with _unfinished(path) as folder:
-        written = Path(folder) / path.name
-        difference = _difference(ready, ready.formats[name](written))
+    remove_unfinished(path.parent)
+    with whole(path) as unfinished:
+        difference = _difference(ready, ready.formats[name](unfinished))
         if not difference <= TOLERANCE:
             raise UserError(
                 f"format={name}: the file's answers differ from the student's by {difference:.2g}, "
                 f"above {TOLERANCE:g}, so it was removed: give another format"
             )
-        _move(written, path)
     student = _fingerprint(config)
     facts = {
         "format": name,
@@ -123,27 +121,6 @@ def _format_and_path(words: dict[str, str]) -> tuple[str, Path]:
     if path.is_dir():
         raise UserError(f"to={path}: is a folder; give a file")
     return name, path
-
-
-def _unfinished(path: Path) -> "tempfile.TemporaryDirectory[str]":
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as error:
-        raise _unwritable(path, error) from None
-
-
-def _move(written: Path, path: Path) -> None:
-    try:
-        os.replace(written, path)
-    except OSError as error:
-        raise _unwritable(path, error) from None
-
-
-def _unwritable(path: Path, error: OSError) -> UserError:
-    return UserError(
-        f"cannot write {path}: {error.strerror or error}; choose a folder you may write to"
-    )
 
 
 def _difference(ready: Exportable, file: Answer) -> float:

@@ -1,5 +1,6 @@
 """The images that are asked about, and the folder that the answers go to."""
 
+import io
 import json
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
+from rlkd.atomic import remove_unfinished, whole
 from rlkd.data.images import ImageReader, UndecodableError
 from rlkd.data.listing import ENDINGS, list_images
 from rlkd.errors import UserError
@@ -74,6 +76,8 @@ def claim(output: Path, *, keys: Collection[str]) -> None:
         UserError: if something else is there, or it cannot be written.
     """
     marker = output / RESULTS
+    for folder in (output, *(output / PICTURES).glob("**/")):
+        remove_unfinished(folder)
     if output.exists() and not output.is_dir():
         raise UserError(f"{output} is a file: name another output folder")
     if output.is_dir() and any(output.iterdir()) and not _is_prediction(marker, keys):
@@ -134,11 +138,8 @@ def save_picture(picture: Image.Image, path: Path) -> None:
     Raises:
         UserError: if it cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path, quality=92, subsampling=0)  # which keeps thin lines in their colour
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(
-            f"cannot write {path}: {reason}; choose a folder you may write to"
-        ) from None
+    content = io.BytesIO()
+    kind = Image.registered_extensions()[path.suffix.lower()]
+    picture.save(content, kind, quality=92, subsampling=0)  # which keeps thin lines in their colour
+    with whole(path) as unfinished:
+        unfinished.write_bytes(content.getbuffer())
