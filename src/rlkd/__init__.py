@@ -6,15 +6,15 @@ Knowledge Distillation" (arXiv 2407.00115).
 """
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
-
-from rlkd import losses, models
-from rlkd.agent import RandomTemperature, TemperatureAgent, instance_state
-from rlkd.temperature import ConstantTemperature, TemperatureSource
-from rlkd.types import Batch, Temperatures
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rlkd import losses, models
+    from rlkd.agent import RandomTemperature, TemperatureAgent, instance_state
     from rlkd.reporting import Result
+    from rlkd.temperature import ConstantTemperature, TemperatureSource
+    from rlkd.types import Batch, Temperatures
 
 __all__ = [
     "Batch",
@@ -28,6 +28,26 @@ __all__ = [
     "losses",
     "models",
 ]
+_HOMES = {
+    **dict.fromkeys(("RandomTemperature", "TemperatureAgent", "instance_state"), "rlkd.agent"),
+    **dict.fromkeys(("ConstantTemperature", "TemperatureSource"), "rlkd.temperature"),
+    **dict.fromkeys(("Batch", "Temperatures"), "rlkd.types"),
+}
+_ROOMS = ("agent", "data", "exploration", "losses", "models", "reporting", "temperature", "types")
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for when it is: torch takes seconds, and Ctrl-C may come in them."""
+    if name in _ROOMS:
+        return import_module(f"rlkd.{name}")
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'rlkd' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return sorted({*globals(), *__all__, *_ROOMS})
 
 
 def distill(overrides: Iterable[str] = ()) -> "Result":

@@ -1,15 +1,21 @@
 """The command line: `rlkd VERB [key=value ...]`."""
 
 import io
+import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
+from rlkd.atomic import FULL
 from rlkd.errors import Notice, UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 HELP = """rlkd: knowledge distillation with a learnt temperature for every instance
 
@@ -32,7 +38,7 @@ With --multirun, distill and train do every combination of the values given, lau
 --debug shows tracebacks. Exit codes: 0 done; 2 yours to mend; 1 a bug; 130 interrupted,
 143 and 138 by SIGTERM and SIGUSR1."""
 
-Verb = Callable[[list[str], Console], None]
+Verb = Callable[[list[str], "Console"], None]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,15 +52,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not given or given[0] == "help" or not {"-h", "--help"}.isdisjoint(given):
         print(HELP)
         return 0
-    from rlkd.reporting.escaping import one_line, say, say_trace
+    with _leaving_at_once():
+        from rich.console import Console
 
+        from rlkd import ranks
+        from rlkd.reporting.escaping import one_line, say, say_trace
+
+        import_module("rlkd.training.verbs")  # with everything that takes seconds
     errors = Console(stderr=True)
     try:
         with _noticing(errors):
             _run(given[0], given[1:])
     except (KeyboardInterrupt, Exception) as error:
-        from rlkd import ranks
-
         code, line = _told(error)
         if ranks.first_to_tell():
             if debug or code == 1:
@@ -62,6 +71,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
             say(errors, one_line(f"rlkd: {line}"))
         return code
     return 0
+
+
+@contextmanager
+def _leaving_at_once() -> Generator[None]:
+    """Let Ctrl-C end the process amid imports, which nothing gets out of in good order.
+
+    Nothing is written before they are done.
+    """
+    # Not where the signal is ignored, as under nohup, or somebody else's.
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not ours or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, _leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _leave(*_: object) -> None:
+    if os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0":
+        os.write(2, b"rlkd: interrupted\n")
+    os._exit(130)
 
 
 def _told(error: BaseException) -> tuple[int, str]:
@@ -74,11 +107,14 @@ def _told(error: BaseException) -> tuple[int, str]:
         return error.exit_code, str(error)
     if isinstance(error, KeyboardInterrupt):
         return 130, "interrupted"
+    if isinstance(error, OSError) and error.errno in FULL:
+        where = "" if error.filename is None else f"{error.filename}: "
+        return 2, f"{where}{error.strerror}; free some space and run the same command again"
     return 1, "this is a bug; please report it with the lines above"
 
 
 @contextmanager
-def _noticing(errors: Console) -> Generator[None]:
+def _noticing(errors: "Console") -> Generator[None]:
     """Print each notice once, as a line of its own, and other warnings as Python does."""
     said: set[str] = set()
     with warnings.catch_warnings():
@@ -102,6 +138,8 @@ def _noticing(errors: Console) -> Generator[None]:
 
 
 def _run(verb: str, overrides: list[str]) -> None:
+    from rich.console import Console
+
     from rlkd import ranks
     from rlkd.training import verbs
 
