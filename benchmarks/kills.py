@@ -1,247 +1,395 @@
-"""Does a run that is killed over and over end as the one that was not, to the bit?
+"""Does what is killed in the midst of writing a file lose anything, and end as what was not?
 
-RLKD on digits, with a checkpoint every few steps. The run is killed with SIGKILL at random moments,
-a quarter of them before the first checkpoint since its start or right after it, the others later;
-of several ranks one drawn at random is killed, and the launcher ends the others. Before some of the
-restarts the newest checkpoint is cut short or one of its bits is flipped. In the end the student's
-weights are compared, byte by byte, with those of a run that nothing disturbed.
+Commands on digits and shapes are killed with SIGKILL while they write: `rlkd.atomic` waits at each
+moment of writing a file (begun, written, synced, renamed, done) until this script lets it go on or
+kills it. Which file, which moment and which time is drawn by --seed; a fifth of the kills come up
+to 0.3 seconds later than that. Of two ranks the one that writes, the other or both are killed. The
+same command then starts again, until it gets through. After each kill every file must be whole and
+none of those before gone; in the end the folder must be as after a command that nothing disturbed:
+weights and exported files to the bit, every figure but durations, and no passing file.
 
-    python benchmarks/kills.py
-    python benchmarks/kills.py --ranks 2 --out benchmarks/results/kills_2_ranks.json
+    python benchmarks/kills.py --kills 200
+    python benchmarks/kills.py --kills 30 --only distill export
 """
 
 import argparse
+import itertools
 import json
+import multiprocessing
 import os
 import random
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from kills_folders import State, faults_after_a_kill, state_of
+from rlkd.atomic import GATE
+from rlkd.cli import main as command_line
 from rlkd.reporting import hardware, versions
-from rlkd.training.run_folder import RunFolder
 
-KEEP = 2
-SETTINGS = [
-    "data=digits",
-    "temperature=rlkd",
-    "temperature.update_interval=1",
-    "temperature.probe_interval=8",
-    "probe.size=128",
-    "trainer.accelerator=cpu",
-    "trainer.threads=1",
-    "trainer.evaluate_every=20",
-    "trainer.checkpoint_every_steps=3",
-    f"trainer.keep_checkpoints={KEEP}",
-]
-PATIENCE = 60.0
-"""Seconds in which a launcher has to end once one of its ranks was killed."""
+PRELOADED = ["rlkd.cli", "rlkd.training.verbs", "sklearn.datasets", "torch.utils.tensorboard"]
+PATIENCE = 120.0
+"""Seconds in which a process has to get to its next moment, or to its end."""
+RANKS_PATIENCE = 20.0
+"""Seconds in which a rank has to end by itself once another was killed."""
+ENDS = {0, 2, -signal.SIGKILL}
+"""How a rank may end where one is killed: by itself, with a line that the other is gone, or so."""
+LATER, LATEST = 0.2, 0.3
+"""The share of kills that come after their moment, and by at most how many seconds."""
+SMALL = (
+    *("trainer.accelerator=cpu", "trainer.threads=1", "trainer.batch_size=16"),
+    *("trainer.epochs=3", "trainer.evaluate_every=1", "scheduler=multistep"),
+)
+RLKD = (
+    *("temperature=rlkd", "temperature.update_interval=1", "temperature.probe_interval=2"),
+    *("temperature.warmup_epochs=1", "exploration.epochs=1", "data.limit=64", "probe.size=16"),
+)
+SAVING = "trainer.checkpoint_every_steps=2"
+
+
+@dataclass(frozen=True)
+class Command:
+    """What is killed over and over."""
+
+    words: tuple[str, ...]
+    """OUT stands for the folder that it writes to."""
+    ranks: int = 1
+    share: int = 2
+    """Kills in each round of all commands: fewer where a start takes long."""
+    older: Path | None = None
+    """What is in that folder before."""
 
 
 @dataclass
-class Seen:
-    """What became of the killed run."""
+class Life:
+    """What became of one start of a command."""
 
-    phases: Counter[str] = field(default_factory=Counter[str])
-    """Kills by what the run was doing."""
-    resumed: int = 0
-    told: list[str] = field(default_factory=list[str])
-    """Lines about checkpoints that are not sound."""
-    damaged: Counter[str] = field(default_factory=Counter[str])
-    """Checkpoints damaged on purpose, by how."""
-    stopping: list[float] = field(default_factory=list[float])
-    """Seconds from a kill to the end of the launcher and all ranks."""
+    killed: str | None = None
+    """The file and the moment; None where it got through."""
+    seen: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
+    stopping: float = 0.0
+    """Seconds from the kill to the end of all ranks."""
+
+
+class Lives:
+    """Starts commands in processes that fork from one which has imported everything once.
+
+    Args:
+        folder: for the socket and for what is printed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.printed, self.place = folder / "printed", folder / "gate"
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(PRELOADED)
+        self.gate = socket.socket(socket.AF_UNIX)
+        self.gate.bind(os.fspath(self.place))
+        self.gate.listen()
+        self.gate.settimeout(0.02)
+
+    def live(
+        self,
+        command: Command,
+        output: Path,
+        aim: tuple[str, str] | None = None,
+        nth: int = 1,
+        draw: random.Random | None = None,
+    ) -> Life:
+        """Start a command; kill it when it is at a moment for the nth time."""
+        life, draw = Life(), draw or random.Random(0)
+        victims = draw.choice(["writer", "another", "all"])
+        delay = LATEST * draw.random() if draw.random() < LATER else 0.0
+        due, killed_at, writer = float("inf"), float("inf"), 0
+        words = [each.replace("OUT", os.fspath(output)) for each in command.words]
+        processes = [self._start(words, each) for each in _rank_variables(command.ranks)]
+        for moment, pid in self._moments(processes):
+            if moment is not None:
+                life.seen[moment] += 1
+                if moment == aim and life.seen[aim] == nth:
+                    life.killed = f"{moment[0]}, {'after ' if delay else ''}{moment[1]}"
+                    due, writer = time.monotonic() + delay, pid
+            if time.monotonic() >= due:
+                _kill(processes, victims, writer)
+                due, killed_at = float("inf"), time.monotonic()
+            if time.monotonic() > killed_at + RANKS_PATIENCE:
+                _kill(processes, "all", 0)
+        for each in processes:
+            each.join()
+        codes = {each.exitcode for each in processes}
+        if -signal.SIGKILL not in codes:
+            life.killed = None  # it had ended before
+        if not codes <= ({0} if life.killed is None else ENDS):
+            raise SystemExit(f"{words} ended with {codes}: {self.printed.read_text()[-3000:]}")
+        life.stopping = time.monotonic() - killed_at
+        return life
+
+    def _start(self, words: list[str], variables: dict[str, str]) -> BaseProcess:
+        variables = {**variables, GATE: os.fspath(self.place)}
+        process = self.context.Process(target=_be, args=(words, variables, self.printed))
+        process.start()
+        return process
+
+    def _moments(
+        self, processes: Sequence[BaseProcess]
+    ) -> Iterator[tuple[tuple[str, str] | None, int]]:
+        """Yield each file and moment that a process comes to, and the process, which then goes on.
+
+        Between them None, ever so often.
+        """
+        deadline = time.monotonic() + PATIENCE
+        while any(each.is_alive() for each in processes):
+            if time.monotonic() > deadline:
+                raise SystemExit(f"nothing happens: {self.printed.read_text()[-3000:]}")
+            try:
+                door, _ = self.gate.accept()
+            except TimeoutError:
+                yield None, 0
+                continue
+            with door, suppress(OSError):
+                moment, _, path = os.fsdecode(door.recv(8192)).partition(" ")
+                peer = door.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+                yield (kind(Path(path)), moment), struct.unpack("3i", peer)[0]
+                door.sendall(b".")
+            deadline = time.monotonic() + PATIENCE
+
+
+def _kill(processes: Sequence[BaseProcess], victims: str, writer: int) -> None:
+    """Kill the rank that writes, another one or all; where there is one, that."""
+    chosen = [each for each in processes if victims == "all" or each.pid == writer]
+    if victims == "another":
+        chosen = [each for each in processes if each.pid != writer] or chosen
+    for each in chosen:
+        if each.is_alive() and each.pid is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(each.pid, signal.SIGKILL)
+
+
+def _be(words: list[str], variables: dict[str, str], printed: Path) -> None:
+    """Be the command line, in a process group of one's own."""
+    os.setsid()
+    os.environ.update(variables)
+    mode = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    file = os.open(printed, mode)
+    for stream in (1, 2):
+        os.dup2(file, stream)
+    sys.exit(command_line(words))
+
+
+def _rank_variables(ranks: int) -> list[dict[str, str]]:
+    """Return what torchrun sets for each rank."""
+    if ranks == 1:
+        return [{}]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "kills"}
+    shared |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "GROUP_RANK": "0"}
+    return [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
+
+
+def kind(path: Path) -> str:
+    """Return a file's name without the number of a step or a picture."""
+    return (
+        "step.ckpt" if path.suffix == ".ckpt" else "picture" if path.suffix == ".png" else path.name
+    )
+
+
+def commands(lives: Lives, folder: Path) -> dict[str, Command]:
+    """Make what commands need, and return them."""
+    base = ("student=convnet_tiny", *SMALL)
+    teacher = ("train", "student=convnet_small", *SMALL, "data.limit=256")
+    lives.live(Command((*teacher, "output=OUT")), folder / "teacher")
+    taught = f"teacher.checkpoint={folder / 'teacher' / 'student.safetensors'}"
+    lives.live(Command(("train", *base, "data.limit=64", "output=OUT")), folder / "run")
+    scenes = ("task=detection", "data=shapes", "data.train=4", "data.test=2", "data.size=64")
+    detector = ("student=fasterrcnn_tiny", "task.detector.min_size=64", "trainer.batch_size=4")
+    short = ("trainer.epochs=1", "trainer.accelerator=cpu", "trainer.threads=1")
+    lives.live(Command(("train", *scenes, *detector, *short, "output=OUT")), folder / "detector")
+    export = ("export", f"run={folder / 'run'}")
+    older = folder / "older"
+    for name in ("student.safetensors", "student.onnx", "student.pt2"):
+        (older / name).parent.mkdir(exist_ok=True)
+        (older / name).write_bytes(b"an older one of the same name")
+    images = folder / "images"
+    images.mkdir()
+    _draw(images)
+    return {
+        "distill": Command(("distill", *base, *RLKD, SAVING, taught, "output=OUT"), share=4),
+        "distill, two ranks": Command(
+            ("distill", *base, *RLKD, "data.limit=80", SAVING, taught, "output=OUT"),
+            ranks=2,
+            share=3,
+        ),
+        "train": Command(("train", *base, "data.limit=48", SAVING, "output=OUT")),
+        "compare": Command(
+            (
+                "compare",
+                *base,
+                "data.limit=48",
+                "temperature=constant,random",
+                taught,
+                "output=OUT",
+            ),
+            share=3,
+        ),
+        "export safetensors": Command(
+            (*export, "format=safetensors", "to=OUT/student.safetensors"), older=older
+        ),
+        "export onnx": Command(
+            (*export, "format=onnx", "to=OUT/student.onnx"), older=older, share=1
+        ),
+        "export torch_export": Command(
+            (*export, "format=torch_export", "to=OUT/student.pt2"), older=older, share=1
+        ),
+        "predict classes": Command(
+            ("predict", f"run={folder / 'run'}", f"images={images}", "output=OUT")
+        ),
+        "predict boxes": Command(
+            ("predict", f"run={folder / 'detector'}", f"images={images}", "output=OUT")
+        ),
+    }
+
+
+def _draw(folder: Path) -> None:
+    import numpy
+    from PIL import Image
+
+    pixels = numpy.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), numpy.uint8)
+    for number, each in enumerate(pixels):
+        Image.fromarray(each).save(folder / f"{number}.png")
+
+
+class Campaign:
+    """One command, killed over and over.
+
+    Args:
+        lives: starts it.
+        name: of the command.
+        command: it.
+        folder: to work in.
+        seed: of what is drawn.
+    """
+
+    def __init__(self, lives: Lives, name: str, command: Command, folder: Path, seed: int) -> None:
+        self.lives, self.name, self.command = lives, name, command
+        self.draw = random.Random(f"{seed} {name}")
+        self.output, whole = folder / "killed" / "out", folder / "whole" / "out"  # a page's title
+        self._begin(whole)
+        self.seen = lives.live(command, whole).seen
+        self.files = sorted({file for file, _ in self.seen})
+        self.expected = state_of(whole)
+        self.kills = Counter[str]()
+        self.ended = self.equal = 0
+        self.faults: list[str] = []
+        self.stopping = 0.0
+        """The most seconds from a kill to the end of all ranks."""
+
+    def kill(self, times: int) -> None:
+        """Kill the command so many times, in as many folders as that takes, each to the end."""
+        until = self.kills.total() + times
+        while self.kills.total() < until:
+            self._one_folder(until)
+
+    def _one_folder(self, until: int) -> None:
+        before = self._begin(self.output)
+        self.lives.printed.unlink(missing_ok=True)
+        while True:
+            file = self.draw.choice(self.files)
+            aim = self.draw.choice(sorted(each for each in self.seen if each[0] == file))
+            nth = self.draw.randint(1, self.seen[aim])
+            given = aim if self.kills.total() < until else None
+            life = self.lives.live(self.command, self.output, given, nth, self.draw)
+            if life.killed is None:
+                break
+            self.kills[life.killed] += 1
+            self.stopping = max(self.stopping, life.stopping)
+            faults = faults_after_a_kill(self.output, before, self.expected)
+            self.faults += [f"killed at {life.killed}: {each}" for each in faults]
+            before = state_of(self.output)
+        said = self.lives.printed.read_text().splitlines()
+        unsound = [line for line in said if "going on from step-" in line]
+        differing = state_of(self.output).differences(self.expected)
+        self.faults += [f"in the end: {each}" for each in (*unsound, *differing)]
+        self.ended += 1
+        self.equal += not differing
+
+    def _begin(self, output: Path) -> State:
+        """Make the folder that the command begins with."""
+        shutil.rmtree(output, ignore_errors=True)
+        if self.command.older is not None:
+            shutil.copytree(self.command.older, output)
+        return state_of(output)
+
+    def report(self) -> dict[str, object]:
+        """Return what became of it."""
+        return {
+            "ranks": self.command.ranks,
+            "kills": self.kills.total(),
+            "ends": self.ended,
+            "ends_equal_to_the_undisturbed": self.equal,
+            "longest_seconds_from_kill_to_end": round(self.stopping, 1),
+            "faults": self.faults,
+            "kills_by_file_and_moment": dict(sorted(self.kills.items())),
+        }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--ranks", type=int, default=1)
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--damage", type=int, default=4, help="checkpoints to damage")
-    parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--runs", type=Path, default=Path("runs/kills"))
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--minutes", type=float, default=60.0, help="no kill after so many")
+    parser.add_argument("--seed", type=int, default=0, help="of files, moments and victims")
+    parser.add_argument("--only", nargs="+", help="commands whose names begin so")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/kills.json"))
     arguments = parser.parse_args()
-    shutil.rmtree(arguments.runs, ignore_errors=True)
-    teacher = arguments.runs / "teacher"
-    train = ["train", "data=digits", "student=convnet_small", "trainer.epochs=2"]
-    subprocess.run(
-        [sys.executable, "-m", "rlkd", *train, f"output={teacher}"], check=True, stdout=sys.stderr
-    )
-    given = [
-        *SETTINGS,
-        f"teacher.checkpoint={teacher / 'student.safetensors'}",
-        f"trainer.epochs={arguments.epochs}",
-    ]
-    launcher = [sys.executable]
-    if arguments.ranks > 1:
-        several = ["--standalone", "--nproc-per-node", str(arguments.ranks)]
-        launcher += ["-m", "torch.distributed.run", *several]
-    command = [*launcher, "-m", "rlkd", "distill", *given]
-    whole, killed = RunFolder(arguments.runs / "whole"), RunFolder(arguments.runs / "killed")
-    starting, training = undisturbed(command, whole)
-    print(f"undisturbed: {starting:.1f} s of starting, {training:.1f} s of training", flush=True)
-    seen = disturbed(command, killed, starting, training, arguments)
-    equal = whole.student.read_bytes() == killed.student.read_bytes()
+    os.nice(10)
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="rlkd-kills-") as name:
+        folder = Path(name)
+        lives = Lives(folder)
+        campaigns = [
+            Campaign(lives, name, command, folder / name.replace(" ", "_"), arguments.seed)
+            for name, command in commands(lives, folder).items()
+            if not arguments.only or name.startswith(tuple(arguments.only))
+        ]
+        for each in itertools.cycle(campaigns):
+            done = sum(each.kills.total() for each in campaigns)
+            minutes = (time.monotonic() - began) / 60
+            if done >= arguments.kills or minutes >= arguments.minutes:
+                break
+            each.kill(min(each.command.share, arguments.kills - done))
+            print(f"{minutes:.1f} minutes, {done} kills; {each.name}: {each.report()}", flush=True)
     report = {
         "command": " ".join(["python benchmarks/kills.py", *sys.argv[1:]]),
+        "commit": commit(),
         "hardware": hardware(),
         "versions": versions(),
         "seed": arguments.seed,
-        "ranks": arguments.ranks,
-        "settings": [*SETTINGS, f"trainer.epochs={arguments.epochs}"],
-        "undisturbed_seconds": {"starting": starting, "training": training},
-        "kills": seen.phases.total(),
-        "kills_by_phase": dict(seen.phases),
-        "restarts_from_a_checkpoint": seen.resumed,
-        "checkpoints_damaged_on_purpose": dict(seen.damaged),
-        "lines_about_unsound_checkpoints": seen.told,
-        "longest_seconds_from_kill_to_end": max(seen.stopping, default=0.0),
-        "weights_equal_to_the_bit": equal,
+        "minutes": round(minutes, 1),
+        "kills": done,
+        "lost": sum(len(each.faults) for each in campaigns),
+        "commands": {each.name: each.report() for each in campaigns},
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(report, indent=1))
-    complete = seen.phases.total() == arguments.kills
-    sys.exit(0 if equal and complete and len(seen.told) == seen.damaged.total() else 1)
+    print(f"{report['kills']} kills, {report['lost']} lost, {report['minutes']} minutes")
+    sys.exit(1 if report["lost"] else 0)
 
 
-def undisturbed(command: list[str], folder: RunFolder) -> tuple[float, float]:
-    """Do the whole run; return the seconds until its first checkpoint and from there to the end."""
-    began, first = time.perf_counter(), 0.0
-    process = start(command, folder)
-    while process.poll() is None:
-        if not first and folder.checkpoint is not None:
-            first = time.perf_counter() - began
-        time.sleep(0.01)
-    if process.returncode:
-        sys.exit(f"the undisturbed run failed: {output(folder).read_text()[-2000:]}")
-    return first, time.perf_counter() - began - first
-
-
-def disturbed(
-    command: list[str],
-    folder: RunFolder,
-    starting: float,
-    training: float,
-    arguments: argparse.Namespace,
-) -> Seen:
-    """Kill the run, restart it, and let it end at last."""
-    draw, seen = random.Random(arguments.seed), Seen()
-    due = sorted(draw.sample(range(arguments.kills // 3, arguments.kills), arguments.damage))
-    for number in range(arguments.kills):
-        damaged = bool(due) and due[0] <= number and damage(folder, seen, draw)
-        if damaged:
-            del due[0]
-        early = draw.random() < 0.25 and not damaged
-        delay = draw.uniform(0, starting if early else 0.8 * training / arguments.kills)
-        before = folder.checkpoint
-        process = start(command, folder)
-        began = time.perf_counter()
-        while process.poll() is None and time.perf_counter() < began + delay:
-            time.sleep(0.001)
-            saved = folder.checkpoint != before
-            if early and saved:
-                break
-            if not (early or saved):
-                began = time.perf_counter()
-        if process.poll() is not None:
-            note(folder, seen)
-            end_of(process, folder)
-            print(f"complete after {seen.phases.total()} kills: give more --epochs", flush=True)
-            return seen
-        kill(process, arguments.ranks, draw, seen)
-        note(folder, seen)
-        done = phase(folder, before)
-        seen.phases[done] += 1
-        since = "its start" if early else "its first checkpoint"
-        print(f"kill {number + 1}, {delay:.2f} s after {since}: {done}", flush=True)
-    process = start(command, folder)
-    process.wait()
-    note(folder, seen)
-    end_of(process, folder)
-    return seen
-
-
-def start(command: list[str], folder: RunFolder) -> subprocess.Popen[bytes]:
-    """Start the run; what it prints goes into a file beside its folder."""
-    folder.path.parent.mkdir(parents=True, exist_ok=True)
-    with output(folder).open("wb") as file:
-        return subprocess.Popen([*command, f"output={folder.path}"], stdout=file, stderr=file)
-
-
-def output(folder: RunFolder) -> Path:
-    """Return where the run's latest process prints."""
-    return folder.path.with_suffix(".txt")
-
-
-def kill(process: subprocess.Popen[bytes], ranks: int, draw: random.Random, seen: Seen) -> None:
-    """Kill the run, or one of its ranks, and wait until all of it has ended."""
-    victims = [process.pid] if ranks == 1 else []
-    while process.poll() is None and len(victims) < ranks:
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        victims = [int(each) for each in children]
-    killed = time.perf_counter()
-    if victims:
-        os.kill(draw.choice(victims), signal.SIGKILL)
-    process.wait(PATIENCE)
-    seen.stopping.append(time.perf_counter() - killed)
-
-
-def note(folder: RunFolder, seen: Seen) -> None:
-    """Note what the latest process, which has ended, said."""
-    lines = output(folder).read_text(encoding="utf-8", errors="replace").splitlines()
-    seen.resumed += any(line.startswith("resuming from") for line in lines)
-    seen.told += [line for line in lines if "going on from step-" in line]
-
-
-def end_of(process: subprocess.Popen[bytes], folder: RunFolder) -> None:
-    """Make sure that a process that ended by itself ended well."""
-    if process.returncode:
-        sys.exit(
-            f"a restart failed with {process.returncode}: {output(folder).read_text()[-2000:]}"
-        )
-
-
-def damage(folder: RunFolder, seen: Seen, draw: random.Random) -> bool:
-    """Damage the newest checkpoint, if there is another one and none is still to be moved."""
-    store, how = folder.checkpoints, ("cut short", "bit flipped")[seen.damaged.total() % 2]
-    if store.newest is None or len(list(store.folder.glob("step-*.ckpt"))) < KEEP:
-        return False
-    if next(store.folder.glob(".step-*.tmp"), None) is not None:
-        return False
-    held = bytearray(store.newest.read_bytes())
-    if how == "cut short":
-        held = held[: draw.randrange(len(held))]
-    else:
-        held[draw.randrange(len(held))] ^= 1 << draw.randrange(8)
-    store.newest.write_bytes(held)
-    seen.damaged[how] += 1
-    return True
-
-
-def phase(folder: RunFolder, before: Path | None) -> str:
-    """Tell from what is left what the run was doing when it was killed."""
-    store = folder.checkpoints
-    begun = next(store.folder.glob(".step-*.tmp"), None)
-    if begun is not None:
-        name = begun.name.removeprefix(".").removesuffix(".tmp")
-        sums = store.folder / "SHA256SUMS"
-        listed = sums.is_file() and name in sums.read_text()
-        return "moving a checkpoint to its place" if listed else "writing a checkpoint"
-    if next(store.folder.glob(".SHA256SUMS.*.tmp"), None) is not None:
-        return "listing a checkpoint"
-    if len(list(store.folder.glob("step-*.ckpt"))) > KEEP:
-        return "removing the oldest checkpoint"
-    if folder.student.exists():
-        return "writing results"
-    return "between checkpoints" if store.newest != before else "before the first new checkpoint"
+def commit() -> str:
+    """Return the commit that this file is of."""
+    asked = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from rlkd import models
 from rlkd.cli import main
 from rlkd.data import digits as handwritten
 from rlkd.data.shapes import shapes
+from rlkd.training.prediction_folder import claim
 
 pytestmark = pytest.mark.usefixtures("plainly")
 
@@ -216,3 +217,17 @@ def test_unreadable_images_are_named_or_left_out(
     assert predict(*words, "skip_unreadable=true") == 0
     assert "11 images, 1 file that cannot be decoded left out" in capsys.readouterr().out
     assert len(answers(run.path / "predictions")) == 11
+
+
+def test_what_kills_left_of_earlier_predictions_are_no_foreign_files(tmp_path: Path) -> None:
+    output, left = tmp_path / "out", ".predictions.json.rlkd-0123456789abcdef.tmp"
+    inner = output / "pictures" / "inner"
+    output.mkdir()
+    (output / left).write_text("half a file")
+    claim(output, keys=("file",))
+    inner.mkdir(parents=True)
+    for folder in (output, inner.parent, inner):
+        (folder / left).write_text("half a file")
+    claim(output, keys=("file",))
+    files = [path.name for path in output.rglob("*") if path.is_file()]
+    assert files == ["predictions.json"]

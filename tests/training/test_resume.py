@@ -120,11 +120,12 @@ def test_what_a_kill_during_a_write_leaves_behind_does_no_harm(
     (folder.path / ".config.yaml.123.tmp").write_text("half a configuration")
     running.run(config, console=silent())
     folder.report.unlink()
+    (folder.path / ".report.html.rlkd-0123456789abcdef.tmp").write_text("half a page")
     for name in (".step-12.ckpt.tmp", ".SHA256SUMS.123.tmp"):
         (folder.checkpoints.folder / name).write_bytes(b"half a file")
     running.run(config, console=silent())
     assert folder.report.is_file()
-    assert not list(folder.checkpoints.folder.glob(".*"))
+    assert not [*folder.checkpoints.folder.glob(".*"), *folder.path.glob(".*.rlkd-*")]
 
 
 def test_a_checkpoint_holds_no_teacher_and_no_code(teacher_file: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from rlkd import models, ranks
+from rlkd.atomic import remove_unfinished
 from rlkd.data.seeding import generator_of
 from rlkd.data.stream_making import dead_worker
 from rlkd.models import Teacher
@@ -192,6 +193,7 @@ def _completed(folder: RunFolder, console: Console) -> Result:
 
 
 def _claim(folder: RunFolder, settings: str, prepared: Prepared) -> None:
+    remove_unfinished(folder.path)
     folder.claim(settings, prepared.images, prepared.sha256)
     folder.require_space()
     prepared.enter(folder)
