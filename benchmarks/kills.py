@@ -205,26 +205,32 @@ def kind(path: Path) -> str:
     )
 
 
-def commands(lives: Lives, folder: Path) -> dict[str, Command]:
-    """Make what commands need, and return them."""
+def commands(lives: Lives, folder: Path, only: Sequence[str]) -> dict[str, Command]:
+    """Make what the commands need whose names begin as one of `only`, and return them."""
     base = ("student=convnet_tiny", *SMALL)
     teacher = ("train", "student=convnet_small", *SMALL, "data.limit=256")
     lives.live(Command((*teacher, "output=OUT")), folder / "teacher")
     taught = f"teacher.checkpoint={folder / 'teacher' / 'student.safetensors'}"
     lives.live(Command(("train", *base, "data.limit=64", "output=OUT")), folder / "run")
-    scenes = ("task=detection", "data=shapes", "data.train=4", "data.test=2", "data.size=64")
-    detector = ("student=fasterrcnn_tiny", "task.detector.min_size=64", "trainer.batch_size=4")
-    short = ("trainer.epochs=1", "trainer.accelerator=cpu", "trainer.threads=1")
-    lives.live(Command(("train", *scenes, *detector, *short, "output=OUT")), folder / "detector")
+    if "predict boxes".startswith(tuple(only)):
+        scenes = ("task=detection", "data=shapes", "data.train=4", "data.test=2", "data.size=64")
+        detector = ("student=fasterrcnn_tiny", "task.detector.min_size=64", "trainer.batch_size=4")
+        short = ("trainer.epochs=1", "trainer.accelerator=cpu", "trainer.threads=1")
+        lives.live(
+            Command(("train", *scenes, *detector, *short, "output=OUT")), folder / "detector"
+        )
     export = ("export", f"run={folder / 'run'}")
-    older = folder / "older"
+    older, predicted = folder / "older", folder / "predicted"
     for name in ("student.safetensors", "student.onnx", "student.pt2"):
         (older / name).parent.mkdir(exist_ok=True)
         (older / name).write_bytes(b"an older one of the same name")
+    (predicted / "pictures").mkdir(parents=True)
+    (predicted / "pictures" / "0.png").write_bytes(b"an older one of the same name")
+    (predicted / "predictions.json").write_text("[]")
     images = folder / "images"
     images.mkdir()
     _draw(images)
-    return {
+    made = {
         "distill": Command(("distill", *base, *RLKD, SAVING, taught, "output=OUT"), share=4),
         "distill, two ranks": Command(
             ("distill", *base, *RLKD, "data.limit=80", SAVING, taught, "output=OUT"),
@@ -256,9 +262,11 @@ def commands(lives: Lives, folder: Path) -> dict[str, Command]:
             ("predict", f"run={folder / 'run'}", f"images={images}", "output=OUT")
         ),
         "predict boxes": Command(
-            ("predict", f"run={folder / 'detector'}", f"images={images}", "output=OUT")
+            ("predict", f"run={folder / 'detector'}", f"images={images}", "output=OUT"),
+            older=predicted,
         ),
     }
+    return {name: each for name, each in made.items() if name.startswith(tuple(only))}
 
 
 def _draw(folder: Path) -> None:
@@ -349,7 +357,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--minutes", type=float, default=60.0, help="no kill after so many")
     parser.add_argument("--seed", type=int, default=0, help="of files, moments and victims")
-    parser.add_argument("--only", nargs="+", help="commands whose names begin so")
+    parser.add_argument("--only", nargs="+", default=[""], help="commands whose names begin so")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/kills.json"))
     arguments = parser.parse_args()
     os.nice(10)
@@ -359,8 +367,7 @@ def main() -> None:
         lives = Lives(folder)
         campaigns = [
             Campaign(lives, name, command, folder / name.replace(" ", "_"), arguments.seed)
-            for name, command in commands(lives, folder).items()
-            if not arguments.only or name.startswith(tuple(arguments.only))
+            for name, command in commands(lives, folder, arguments.only).items()
         ]
         for each in itertools.cycle(campaigns):
             done = sum(each.kills.total() for each in campaigns)
