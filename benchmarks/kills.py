@@ -361,7 +361,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/kills.json"))
     arguments = parser.parse_args()
     os.nice(10)
-    began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="rlkd-kills-") as name:
         folder = Path(name)
         lives = Lives(folder)
@@ -369,6 +368,7 @@ def main() -> None:
             Campaign(lives, name, command, folder / name.replace(" ", "_"), arguments.seed)
             for name, command in commands(lives, folder, arguments.only).items()
         ]
+        began = time.monotonic()
         for each in itertools.cycle(campaigns):
             done = sum(each.kills.total() for each in campaigns)
             minutes = (time.monotonic() - began) / 60
