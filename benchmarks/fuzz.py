@@ -72,7 +72,7 @@ def main() -> None:
 
 def in_words(verdict: Verdict) -> str:
     """Return an input and what became of it, to be read."""
-    said = "\n    ".join(verdict.said[:600].splitlines()[-6:])
+    said = "\n    ".join(verdict.said[-600:].splitlines()[-6:])
     root = f" ({verdict.failure}: {verdict.root})" if verdict.root else ""
     return f"{verdict.kind} {verdict.seed}: {verdict.outcome}{root}\n  {verdict.words}\n    {said}"
 

@@ -18,8 +18,10 @@ from random import Random
 from typing import IO
 
 from rlkd.errors import UserError
+from rlkd.training.compose import configure
 
 from . import watch
+from .command_line import SMALL, keys
 from .kinds import KINDS, Kind
 from .verdict import FailedError, Place, Verdict, root_of, root_of_error
 
@@ -73,6 +75,8 @@ class Runner:
         if shared.is_dir():
             return
         shared.mkdir(parents=True)
+        configure(SMALL)  # here, so that no fork has to read what is packaged
+        keys()
         child = os.fork()
         if child == 0:
             code = 1

@@ -86,15 +86,16 @@ class Verdict:
 
     def fail(self, failure: str, said: str, root: str) -> None:
         """Make it a failed one."""
-        self.outcome, self.failure, self.said, self.root = "failed", failure, said[:2000], root
+        self.outcome, self.failure, self.said, self.root = "failed", failure, said[-2000:], root
 
 
 def root_of(text: str) -> str:
-    """Return a traceback's last exception type and its deepest frame of the package.
+    """Return the type of a traceback's first exception and its deepest frame of the package.
 
     Args:
         text: as Python prints it, or faulthandler.
     """
+    text = re.split(r"\n(?:The above exception was|During handling of)", text)[0]
     # What a last frame is followed by: an exception may have lines of its own.
     kinds = _KIND.findall(text)
     kind = kinds[-1].rpartition(".")[2] if kinds else "?"
@@ -107,10 +108,5 @@ def root_of(text: str) -> str:
 
 def root_of_error(error: BaseException) -> tuple[str, list[str]]:
     """Return the root of an exception, and the last lines of its traceback."""
-    frames = [each for each in traceback.extract_tb(error.__traceback__) if OURS in each.filename]
-    kind, lines = type(error).__name__, traceback.format_exception(error)
-    notes = "".join(lines).splitlines()[-30:]
-    if not frames:
-        return f"{kind} in no file of rlkd", notes
-    last = frames[-1]
-    return f"{kind} in {last.filename.partition(OURS)[2]}:{last.lineno} {last.name}", notes
+    text = "".join(traceback.format_exception(error))
+    return root_of(text), text.splitlines()[-30:]

@@ -9,7 +9,7 @@ from tests.hostile.conftest import Try
 
 pytestmark = [pytest.mark.long, pytest.mark.xdist_group("hostile")]
 
-EXAMPLES = {"numbers": 120, "coco": 40, "images": 40, "parquet": 25, "tar": 25}
+EXAMPLES = {"numbers": 120, "coco": 30, "images": 30, "parquet": 20, "tar": 20}
 """Inputs of a kind; of the others, whose runs train, a few."""
 
 
@@ -18,7 +18,7 @@ def test_a_hostile_input_is_refused_in_a_line_or_makes_sense(tried: Try, kind: s
     # A seed is an input: there is no smaller one to look for.
     @settings(
         derandomize=True,
-        max_examples=EXAMPLES.get(kind, 20),
+        max_examples=EXAMPLES.get(kind, 15),
         deadline=None,
         database=None,
         phases=[Phase.generate],

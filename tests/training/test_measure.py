@@ -63,6 +63,14 @@ def test_evaluation_uses_running_statistics_and_leaves_every_mode(training: bool
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
+def test_a_batch_of_no_images_changes_no_score() -> None:
+    logits, target = torch.eye(6), torch.arange(6)
+    empty = Batch(image=torch.zeros(0, 1, 1, 6), target=target[:0], index=target[:0])
+    given = batches(logits, target, (4, 2))
+    found = evaluate(nn.Flatten(), [empty, given[0], empty, given[1]], num_classes=6)
+    assert found == evaluate(nn.Flatten(), given, num_classes=6)
+
+
 def test_where_no_rank_has_an_image_to_score_that_is_told() -> None:
     with pytest.raises(UserError, match="no image of the set can be decoded"):
         evaluate(nn.Flatten(), [], num_classes=3)

@@ -44,6 +44,8 @@ def evaluate(network: nn.Module, batches: Iterable[Batch], *, num_classes: int) 
     loss, count = torch.zeros(2, dtype=torch.float64, device=device)
     with evaluating(network):
         for batch in batches:
+            if not len(batch.target):  # of images none of which can be decoded
+                continue
             logits = network(batch.image).float()
             top1.update(logits, batch.target)
             top5.update(logits, batch.target)
