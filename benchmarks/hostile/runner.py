@@ -4,6 +4,7 @@ import contextlib
 import faulthandler
 import json
 import os
+import re
 import resource
 import select
 import shutil
@@ -29,6 +30,8 @@ PATIENCE = 60.0
 """Seconds that it may take to make one, or to get ready."""
 MEMORY = 2 * 2**30
 """Bytes that an input may claim beyond what the process has."""
+_NO_MEMORY = re.compile("MemoryError|allocate|not enough memory", re.IGNORECASE)
+"""What says that a limit of ours was too late."""
 BLOCK = 50
 """Inputs that share a process, while none fails."""
 
@@ -106,6 +109,9 @@ class Runner:
             os.close(reading)
             try:
                 self._child(kind, seeds, writing, traces)
+            except BaseException:  # of what makes inputs, not of what they meet
+                traceback.print_exc()
+                sys.stderr.flush()
             finally:
                 os._exit(1)
         os.close(writing)
@@ -183,6 +189,8 @@ class Runner:
             verdict.outcome, verdict.said = "refused", str(error)[-2000:]
             if "\n" in str(error).strip():
                 verdict.fail("several lines", str(error), "several lines")
+            elif _NO_MEMORY.search(str(error)):
+                verdict.fail("memory", str(error), "refused by the allocator, not before")
         except FailedError as error:
             verdict.fail(error.failure, error.said, error.root)
             verdict.notes = error.said.splitlines()[-30:]

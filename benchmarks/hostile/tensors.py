@@ -1,12 +1,15 @@
 """Tensors that a training run should not meet: what losses, sources and agents are fed."""
 
 import math
+from collections.abc import Callable
+from contextlib import nullcontext
 from random import Random
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from rlkd.checks import values_unchecked
 from rlkd.types import IGNORED, Temperatures
 
 FLOATS = (torch.float32, torch.float32, torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -170,3 +173,35 @@ def not_finite(held: Any, path: str = "") -> list[str]:
     if isinstance(held, list | tuple):
         return [each for at, value in enumerate(held) for each in not_finite(value, f"{path}.{at}")]
     return [path] if isinstance(held, float) and not math.isfinite(held) else []
+
+
+def checked(draw: Random) -> tuple[bool, Callable[[], Any]]:
+    """Draw whether values are checked, and what has it so."""
+    checked = draw.random() < 0.5
+    return checked, nullcontext if checked else values_unchecked
+
+
+def batch(draw: Random, rows: int, classes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return logits of student and teacher, and targets in order."""
+    student, teacher = (logits(draw, rows, classes) for _ in range(2))
+    return student, teacher, torch.randint(classes, (rows,), generator=generator(draw))
+
+
+def said(*values: Any) -> str:
+    """Return what tensors are, in words."""
+    words: list[str] = []
+    for each in values:
+        if isinstance(each, Tensor):
+            finite = (
+                ""
+                if not each.is_floating_point()
+                or each.layout is not torch.strided
+                or each.isfinite().all()
+                else " not finite"
+            )
+            words.append(f"{tuple(each.shape)} {str(each.dtype).removeprefix('torch.')}{finite}")
+        elif isinstance(each, Temperatures):
+            words.append(f"Temperatures{tuple(each.student.shape)}")
+        else:
+            words.append(repr(each))
+    return ", ".join(words)

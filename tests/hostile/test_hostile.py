@@ -1,7 +1,7 @@
 """No hostile input ends in anything but sense or one line; `benchmarks/fuzz.py` tries more."""
 
 import pytest
-from benchmarks.hostile.found import FOUND
+from benchmarks.hostile.found import FOUND, REFUSED, SEEDS
 from benchmarks.hostile.kinds import KINDS
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
@@ -34,4 +34,10 @@ def test_a_hostile_input_is_refused_in_a_line_or_makes_sense(tried: Try, kind: s
 @pytest.mark.parametrize("name", FOUND)
 def test_what_was_found_once_is_not_found_again(tried: Try, name: str) -> None:
     verdict = tried(name, 0)
+    assert verdict.outcome in ({"refused"} if name in REFUSED else {"accepted", "refused"}), verdict
+
+
+@pytest.mark.parametrize(("kind", "seed"), [(kind, seed) for kind in SEEDS for seed in SEEDS[kind]])
+def test_what_failed_in_the_long_form_fails_no_longer(tried: Try, kind: str, seed: int) -> None:
+    verdict = tried(kind, seed)
     assert verdict.outcome in ("accepted", "refused"), verdict
