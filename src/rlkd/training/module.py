@@ -1,6 +1,6 @@
 """What every training module has around its step: optimiser, schedule, history, resumption."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any, Literal, Protocol, cast, runtime_checkable
 
@@ -231,7 +231,7 @@ class StudentModule(L.LightningModule):
         ranks.keep_apart(self, (each for each in apart if id(each) not in trained))
 
 
-def _report_left_out(row: dict[str, float]) -> None:
+def _report_left_out(row: Mapping[str, float | int]) -> None:
     """Say what an epoch's figures count as not finite, and so as not learnt from."""
     for role in ("teacher", "student"):
         if bad := int(row.get(f"train/bad_rows_{role}", 0)):
