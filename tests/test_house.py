@@ -18,7 +18,18 @@ PACKAGE = ROOT / "src" / "rlkd"
 CONFIGS = PACKAGE / "configs"
 
 FLOORS = {
-    **dict.fromkeys(("types", "errors", "atomic", "checks", "ranks", "reporting"), 1),
+    **dict.fromkeys(
+        (
+            "types",
+            "errors",
+            "atomic",
+            "checks",
+            "ranks",
+            "regular_files",
+            "reporting",
+        ),
+        1,
+    ),
     **dict.fromkeys(("temperature", "losses", "exploration", "models", "data"), 2),
     "agent": 3,
     "training": 4,
