@@ -132,6 +132,8 @@ def _noticing(errors: "Console") -> Generator[None]:
         from rlkd import ranks
         from rlkd.reporting.escaping import one_line, printable, say
 
+        # What is odd about an image file's metadata does no harm to its pixels.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
         warnings.simplefilter("always", Notice)
         warnings.showwarning = show
         yield

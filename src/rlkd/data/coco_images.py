@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePath
 from typing import Protocol, runtime_checkable
 
@@ -9,7 +10,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from rlkd.data.coco_checks import ImageTable
-from rlkd.data.images import ImageReader, orientation
+from rlkd.data.images import ImageReader, image_bytes, orientation
 from rlkd.errors import UserError
 
 
@@ -40,10 +41,10 @@ class FolderImages:
             UserError: if it cannot be decoded, or is not of the size that its annotations state.
         """
         file = self.folder / self.table.file_name[row]
-        image = self.reader.read(file.read_bytes, file)
+        image = self.reader.read(partial(image_bytes, file), file)
         height, width = self.table.size[row].tolist()
         if image.shape[1:] != (height, width):
-            found = orientation(file.read_bytes())
+            found = orientation(image_bytes(file))
             upright = f" once upright (EXIF orientation {found})" if found > 1 else ""
             raise UserError(
                 f"{file} is {image.shape[2]} x {image.shape[1]} pixels{upright}, but its "

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,21 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from rlkd.errors import UserError, notice
+from rlkd.regular_files import read_regular
 
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM")
+"""What is decoded, whatever a file is called. Pillow knows more, of which PostScript is a program
+that it would run."""
+MAX_PIXELS = 178_956_970
+"""Of an image; Pillow's own limit. It is looked up before anything is decoded."""
+MAX_BYTES = 3 * MAX_PIXELS
+"""Of an image file: as many as the largest image has uncompressed."""
+
+_TOO_MANY = f"it has more than {MAX_PIXELS:,} pixels"
+_MAX_WORK = 20 * MAX_PIXELS
+"""Pixels times scans of a JPEG file, each of which goes over all pixels and may have no bytes."""
+_SCAN, _SCAN_BYTES = b"\xff\xda\0", 10
+"""How a scan begins, and the fewest bytes that it has."""
 _JPEG = b"\xff\xd8\xff"
 _SAME_COLOURS = ("YCbCr", "Gray", "RGB")
 """Those of which both readers make the same pixels; of CMYK they do not."""
@@ -49,8 +64,8 @@ class ImageReader:
     EXIF's orientation is obeyed. 16 bits a channel are scaled to 8; where Pillow reads colours of
     16 bits it keeps the upper 8. Of an animation, or a file of several pages, the first image is
     read, which is said once in a warning. JPEG files go to simplejpeg where it is installed: it is
-    faster and gives Pillow's pixels to the bit. What it refuses, and everything else, goes to
-    Pillow.
+    faster and gives Pillow's pixels to the bit. What it refuses goes to Pillow, as do the other
+    `FORMATS`; nothing else is decoded, and nothing larger than `MAX_BYTES` or `MAX_PIXELS`.
 
     Args:
         channels: 3 for RGB, 1 for grey.
@@ -76,8 +91,8 @@ class ImageReader:
             place: where the image is, for messages.
 
         Raises:
-            UndecodableError: if it cannot be read, is truncated, damaged or no image, or has
-                numbers whose range is not known.
+            UndecodableError: if it cannot be read, is truncated, damaged, too large or no image,
+                or has numbers whose range is not known.
         """
         try:
             encoded = content()
@@ -94,7 +109,8 @@ class ImageReader:
         if _simplejpeg is None or not encoded.startswith(_JPEG):
             return None
         try:
-            *_, colours, _ = _simplejpeg.decode_jpeg_header(encoded)
+            height, width, colours, _ = _simplejpeg.decode_jpeg_header(encoded)
+            _check_size(encoded, width, height)
             if colours not in _SAME_COLOURS or (self.channels == 1 and colours != "Gray"):
                 return None
             wanted = "RGB" if self.channels == 3 else "GRAY"
@@ -104,7 +120,7 @@ class ImageReader:
         return turned(pixels, orientation(encoded))
 
     def _any(self, encoded: bytes, place: object) -> UInt8[Tensor, "channels height width"]:
-        with Image.open(BytesIO(encoded)) as opened:
+        with _opened(encoded) as opened:
             opened.load()
             # Pillow turns TIFF files itself, and strikes the tag out when it has.
             pixels = turned(_eight_bits(opened, self.channels), _orientation(opened))
@@ -126,8 +142,17 @@ def orientation(encoded: bytes) -> int:
     """Return the EXIF orientation of an image file, 1 to 8; 1 where it has none."""
     if encoded.startswith(_JPEG) and not any(each in encoded for each in _ORIENTED):
         return 1
-    with Image.open(BytesIO(encoded)) as opened:
+    with _opened(encoded) as opened:
         return _orientation(opened)
+
+
+def image_bytes(path: str | Path) -> bytes:
+    """Return the content of an image file, a regular one of `MAX_BYTES` at most.
+
+    Raises:
+        OSError: if it is anything else, or cannot be read.
+    """
+    return read_regular(path, MAX_BYTES)
 
 
 def turned(
@@ -139,10 +164,30 @@ def turned(
     return image.flip(reversed_axes) if reversed_axes else image
 
 
+def _opened(encoded: bytes) -> Image.Image:
+    """Read the header of an image file; nothing is decoded yet."""
+    opened = Image.open(BytesIO(encoded), formats=FORMATS)
+    _check_size(encoded, *opened.size)
+    return opened
+
+
+def _check_size(encoded: bytes, width: int, height: int) -> None:
+    if len(encoded) > MAX_BYTES:
+        raise ValueError(f"it has {len(encoded):,} bytes, above {MAX_BYTES:,}")
+    if width * height > MAX_PIXELS:
+        raise ValueError(_TOO_MANY)
+    scans = _MAX_WORK // max(width * height, 1)
+    if len(encoded) > _SCAN_BYTES * scans and encoded.count(_SCAN) > scans:
+        raise ValueError(f"it has more than {scans} scans of its {width:,} x {height:,} pixels")
+
+
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):  # whose message names an object in memory
-        return "it is of no image format that is known"
-    return getattr(error, "strerror", None) or " ".join(str(error).split())
+        return f"it is none of {', '.join(FORMATS)}"
+    if isinstance(error, Image.DecompressionBombError):
+        return _TOO_MANY
+    told = getattr(error, "strerror", None) or " ".join(str(error).split())
+    return told or type(error).__name__
 
 
 def _orientation(opened: Image.Image) -> int:
@@ -158,7 +203,7 @@ def _eight_bits(opened: Image.Image, channels: int) -> UInt8[Tensor, "channels h
     # Pillow gives 16 bits of these formats, before its release 12, as 32.
     deep = mode.startswith("I;16") or (mode == "I" and opened.format in ("PNG", "PPM"))
     if deep:
-        grey = np.asarray(opened).astype(np.int64)
+        grey = np.asarray(opened).astype(np.uint32)
         if getattr(opened, "tag_v2", {}).get(_PHOTOMETRIC) == 0:  # of TIFF: white is zero
             grey = 65535 - grey
         grey = (grey + 128) // 257

@@ -11,6 +11,7 @@ from jaxtyping import Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rlkd.data.images import image_bytes
 from rlkd.data.listing import ENDINGS, list_images
 from rlkd.errors import UserError, notice
 
@@ -91,10 +92,9 @@ class FolderSource:
         """Return the content of one file.
 
         Raises:
-            OSError: if it cannot be read.
+            OSError: if it is no regular file, or cannot be read.
         """
-        with open(self.place(row), "rb") as file:
-            return file.read()
+        return image_bytes(self.place(row))
 
     def place(self, row: int) -> str:
         """Return the path of one file."""

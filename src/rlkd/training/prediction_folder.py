@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Collection, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -11,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from rlkd.atomic import remove_unfinished, whole
-from rlkd.data.images import ImageReader, UndecodableError
+from rlkd.data.images import ImageReader, UndecodableError, image_bytes
 from rlkd.data.listing import ENDINGS, list_images
 from rlkd.errors import UserError
 from rlkd.reporting.files import write_text
@@ -115,7 +116,7 @@ def batches(
     batch: list[tuple[Path, Tensor]] = []
     for file in files:
         try:
-            batch.append((file, reader.read(file.read_bytes, file)))
+            batch.append((file, reader.read(partial(image_bytes, file), file)))
         except UndecodableError as error:
             if not skip_unreadable:
                 raise UserError(f"{error}, or give skip_unreadable=true") from error
