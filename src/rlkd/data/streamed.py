@@ -213,8 +213,11 @@ def streamed(
         unreadable: `stop` at an image that cannot be decoded, or `skip` it and count.
 
     Raises:
-        UserError: if an option is out of its range, or a label is no class.
+        UserError: if an option is out of its range, a split is empty, or a label is no class.
     """
+    for key, (_, target) in (("data.train", train), ("data.test", test)):
+        if not len(target):
+            raise UserError(f"what {key} names has no images: give files that hold some")
     views = Views(pixel_size(image_size, "data.image_size"), resize, smallest_area, flip)
     reading = Reading(workers, prefetch, Unreadable(unreadable))
     reader = ImageReader(channels)

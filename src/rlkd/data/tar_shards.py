@@ -1,9 +1,9 @@
 """Encoded images out of WebDataset's tar shards, each read where its header says it begins."""
 
+import errno
 import json
 import os
 import re
-import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +14,17 @@ from jaxtyping import Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rlkd.data.images import MAX_BYTES
 from rlkd.data.listing import ENDINGS, is_hidden
 from rlkd.data.process_cache import ProcessCache
+from rlkd.data.tar_headers import members
 from rlkd.errors import UserError
+from rlkd.regular_files import open_regular
 
 _OPEN_FILES = 64
+_SHOWN = 80
+_DIGITS = 19
+"""Above these a number is no class's."""
 
 
 @dataclass(slots=True)
@@ -31,6 +37,11 @@ class _Sample:
     label: bytes | None = None
     """As it is written."""
     in_json: bool = False
+
+    @property
+    def name(self) -> str:
+        """Its key, for messages."""
+        return _shown(self.key)
 
 
 @dataclass(slots=True)
@@ -78,7 +89,7 @@ class TarSource:
             for sample in _samples(file):
                 if sample.image is None:
                     raise UserError(
-                        f"{file}: {sample.key} has no image ({' '.join(ENDINGS)}): fix the shard"
+                        f"{file}: {sample.name} has no image ({' '.join(ENDINGS)}): fix the shard"
                     )
                 index.shard.append(shard)
                 index.begin.append(sample.image[0])
@@ -104,11 +115,13 @@ class TarSource:
         """Return the content of one image's file.
 
         Raises:
-            OSError: if the shard cannot be read.
+            OSError: if the shard cannot be read, or the image is larger than any.
         """
-        shard = int(self._shard[row])
+        shard, size = int(self._shard[row]), int(self._size[row])
+        if size > MAX_BYTES:
+            raise OSError(errno.EFBIG, f"it has {size:,} bytes, above {MAX_BYTES:,}")
         opened = self._opened.get(shard, lambda: os.open(self.files[shard], os.O_RDONLY))
-        return os.pread(opened, int(self._size[row]), int(self._begin[row]))
+        return os.pread(opened, size, int(self._begin[row]))
 
     def place(self, row: int) -> str:
         """Say where in which shard an image is."""
@@ -120,10 +133,10 @@ def _samples(file: Path) -> Iterator[_Sample]:
     """Read a shard's headers; files that follow one another under the same key are one sample."""
     sample: _Sample | None = None
     try:
-        with tarfile.open(file, "r:") as opened:
-            for member in opened:
+        with open_regular(file) as opened:
+            for member in members(opened):
                 named = re.fullmatch(r"((?:.*/)?[^/.]+)\.([^/]*)", member.name)
-                if not member.isfile() or named is None or is_hidden(member.name):
+                if named is None or is_hidden(member.name):
                     continue
                 key, suffix = named[1], named[2].lower()
                 if sample is None or sample.key != key:
@@ -132,29 +145,26 @@ def _samples(file: Path) -> Iterator[_Sample]:
                     sample = _Sample(key)
                 if f".{suffix}" in ENDINGS:
                     if sample.image is not None:
-                        raise UserError(f"{file}: {key} has two images: fix the shard")
-                    sample.image = (member.offset_data, member.size)
+                        raise UserError(f"{file}: {sample.name} has two images: fix the shard")
+                    sample.image = (member.begin, member.size)
                 elif suffix == "cls" or (suffix == "json" and sample.label is None):
-                    content = opened.extractfile(member)
-                    sample.label = content.read() if content is not None else b""
+                    sample.label = os.pread(opened.fileno(), member.size, member.begin)
                     sample.in_json = suffix == "json"
-                # Which tarfile would keep, every header of the shard; its stubs do not know it.
-                opened.members.clear()  # pyright: ignore[reportAttributeAccessIssue]
-            # At a header that is damaged or cut, tarfile ends as if the shard did.
-            assert opened.fileobj is not None
-            opened.fileobj.seek(opened.offset)
-            end = opened.fileobj.read(2 * tarfile.RECORDSIZE)
-            if len(end) < tarfile.BLOCKSIZE or any(end):
-                raise tarfile.ReadError("it does not close with an end mark")
-    except (tarfile.TarError, EOFError) as error:
+    except ValueError as error:
         raise UserError(
             f"{file} is no uncompressed tar file, or is cut short ({error}): unpack or download it "
             "again"
         ) from error
     except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror}): mend it") from error
+        raise UserError(f"{file} cannot be read ({error.strerror}): replace it") from error
     if sample is not None:
         yield sample
+
+
+def _shown(text: str) -> str:
+    """Shorten what somebody wrote, and put it in one line."""
+    text = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+    return text if text.isprintable() else ascii(text)
 
 
 def _label(file: Path, sample: _Sample, label_key: str, number_of: dict[str, int]) -> int:
@@ -164,20 +174,20 @@ def _label(file: Path, sample: _Sample, label_key: str, number_of: dict[str, int
             told = sample.label.decode().strip()
             if sample.in_json:
                 told = json.loads(told)[label_key]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         told = None
-    if told is None:
+    if not isinstance(told, str | int | float):
         raise UserError(
-            f"{file}: {sample.key} has no label: fix the shard, or give data.label_key, the entry "
+            f"{file}: {sample.name} has no label: fix the shard, or give data.label_key, the entry "
             "of its json file"
         )
     name = str(told)
     by_number = name.isdecimal() and not (sample.in_json and isinstance(told, str))
     if name in number_of and not by_number:
         return number_of[name]
-    if name.isdecimal() and int(name) < len(number_of):
+    if name.isdecimal() and len(name) < _DIGITS and int(name) < len(number_of):
         return int(name)
     raise UserError(
-        f"{file}: {sample.key} has the label {told}, not a class or its number, 0 to "
+        f"{file}: {sample.name} has the label {_shown(name)}, not a class or its number, 0 to "
         f"{len(number_of) - 1}: fix the shard, data.class_names or data.label_key"
     )
