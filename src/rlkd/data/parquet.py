@@ -1,7 +1,9 @@
 """Images out of Parquet files in the columns of Hugging Face."""
 
+import errno
 import re
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +16,14 @@ from torch import Tensor
 from rlkd.data.images import ImageReader
 from rlkd.data.memory import ImageSet
 from rlkd.errors import UserError
+from rlkd.regular_files import open_regular
+
+_MAX_ROWS = 1_000_000
+"""Of a file that is decoded into memory."""
+_MAX_BYTES = 2**31
+"""Of what is unpacked at a time; a few bytes of a file may stand for any number of them."""
+IMAGES_AT_ONCE = 8
+"""As many rows are unpacked before their bytes are counted."""
 
 
 def read_parquet(
@@ -63,25 +73,77 @@ def check_shards(files: Sequence[Path]) -> None:
             )
 
 
+@contextmanager
+def parquet_file(file: Path) -> Generator[pq.ParquetFile]:
+    """Open a regular file as Parquet, and tell of whatever is found wrong with it.
+
+    Raises:
+        UserError: if it cannot be opened or, by whoever holds it open, read.
+    """
+    try:
+        open_regular(file).close()
+        with pq.ParquetFile(file) as opened:
+            yield opened
+    except UserError:
+        raise
+    except Exception as error:  # of damaged files pyarrow raises a dozen unrelated types
+        raise UserError(
+            f"{file} cannot be read as Parquet ({one_line(error)}): download it again"
+        ) from error
+
+
+def read_columns(
+    opened: pq.ParquetFile,
+    groups: Sequence[int],
+    columns: Sequence[str],
+    *,
+    at_once: int,
+    max_rows: int,
+) -> pa.Table:
+    """Unpack columns of some row groups, unless they unpack to more than memory is for.
+
+    Args:
+        opened: the file.
+        groups: numbers of the row groups.
+        columns: names of the columns.
+        at_once: rows that are unpacked before their bytes are counted.
+        max_rows: as many rows at most.
+
+    Raises:
+        OSError: if there are more rows, or more than 2 GiB.
+    """
+    batches: list[pa.RecordBatch] = []
+    rows = size = 0
+    for batch in opened.iter_batches(
+        at_once, row_groups=list(groups), columns=list(columns), use_threads=False
+    ):
+        rows, size = rows + batch.num_rows, size + batch.nbytes
+        if rows > max_rows or size > _MAX_BYTES:
+            told = f"it unpacks to more than {max_rows:,} rows or {_MAX_BYTES:,} bytes"
+            raise OSError(errno.EFBIG, told)
+        batches.append(batch)
+    schema = pa.schema([opened.schema_arrow.field(name) for name in columns])
+    return pa.Table.from_batches(batches, schema=schema)
+
+
 def _read_file(
     file: Path, label_columns: Sequence[str], num_classes: int, image_size: int
 ) -> tuple[UInt8[Tensor, "n 3 h w"], Int64[Tensor, " n"]]:
-    try:
-        with pq.ParquetFile(file) as content:
-            names = content.schema_arrow.names
-            label = next((name for name in label_columns if name in names), None)
-            if label is None or "img" not in names:
-                missing = "img" if "img" not in names else " or ".join(label_columns)
-                raise UserError(
-                    f"{file} has no column {missing}, only {', '.join(names)}: rename it, or "
-                    "download the set again"
-                )
-            table = content.read(columns=["img", label]).flatten()
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(
-            f"{file} cannot be read as Parquet ({_one_line(error)}): download it again"
-        ) from error
-    if "img.bytes" not in table.column_names:
+    with parquet_file(file) as content:
+        names = content.schema_arrow.names
+        label = next((name for name in label_columns if name in names), None)
+        if label is None or "img" not in names:
+            missing = "img" if "img" not in names else " or ".join(label_columns)
+            raise UserError(
+                f"{file} has no column {missing}, only {', '.join(names)}: rename it, or "
+                "download the set again"
+            )
+        groups = range(content.num_row_groups)
+        table = read_columns(
+            content, groups, ["img", label], at_once=IMAGES_AT_ONCE, max_rows=_MAX_ROWS
+        ).flatten()
+    kind = dict(zip(table.column_names, table.schema.types, strict=True)).get("img.bytes")
+    if kind not in (pa.binary(), pa.large_binary()):
         raise UserError(f"{file}: column img has no field bytes: download the file again")
     encoded = table.column("img.bytes").to_pylist()
     target = _targets(file, label, table.column(label).to_pylist(), num_classes)
@@ -116,5 +178,7 @@ def _decode(file: Path, encoded: list[bytes | None], image_size: int) -> UInt8[T
     return pixels
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".")
+def one_line(error: Exception) -> str:
+    """Return what an error says, as part of a line."""
+    told = getattr(error, "strerror", None) or " ".join(str(error).split()).rstrip(".")
+    return told or type(error).__name__

@@ -13,12 +13,15 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from rlkd.data.parquet import IMAGES_AT_ONCE, one_line, parquet_file, read_columns
 from rlkd.data.process_cache import ProcessCache
 from rlkd.errors import UserError
 
 _IMAGE_COLUMNS = ("image", "img")
 _LABEL_COLUMNS = ("label", "fine_label")
 _OPEN_FILES = 8
+_MAX_ROWS = 10_000_000
+"""Of a shard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +64,19 @@ class ParquetSource:
         target: list[Tensor] = []
         self._columns: list[_Columns] = []
         for number, file in enumerate(self.files):
-            with _open(file) as opened:
+            with parquet_file(file) as opened:
                 columns = _columns(file, opened, image_column, label_column)
-                for group in range(opened.num_row_groups):
-                    rows.append(opened.metadata.row_group(group).num_rows)
-                    places.append((number, group))
-                target.append(_labels(file, opened, columns.label))
+                groups = range(opened.num_row_groups)
+                counts = [opened.metadata.row_group(group).num_rows for group in groups]
+                labels = _labels(file, opened, columns.label)
                 names = _class_names(opened, columns.label)
+            if min(counts, default=0) < 0 or sum(counts) != len(labels):
+                raise UserError(
+                    f"{file} has {len(labels)} labels for {sum(counts)} rows: download it again"
+                )
+            rows += counts
+            places += [(number, group) for group in groups]
+            target.append(labels)
             if number and names != self.class_names:
                 raise UserError(
                     f"{file} names other classes than {self.files[0]}: take shards of one set"
@@ -101,7 +110,7 @@ class ParquetSource:
         content = table.column(0)[row - int(self._starts[group])].as_py()
         if isinstance(content, dict):
             content = content.get("bytes")
-        if not content:
+        if not content or not isinstance(content, bytes):
             raise OSError("the row has no bytes")
         return content
 
@@ -117,18 +126,11 @@ class ParquetSource:
         try:
             opened = self._opened.get(number, partial(pq.ParquetFile, self.files[number]))
             column = self._columns[number].image
-            return opened.read_row_group(inner, columns=[column], use_threads=False)
-        except pa.ArrowException as error:
-            raise OSError(" ".join(str(error).split())) from error
-
-
-def _open(file: Path) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(file)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(
-            f"{file} cannot be read as Parquet ({' '.join(str(error).split())}): download it again"
-        ) from error
+            return read_columns(
+                opened, [inner], [column], at_once=IMAGES_AT_ONCE, max_rows=_MAX_ROWS
+            )
+        except Exception as error:  # of damaged files pyarrow raises a dozen unrelated types
+            raise OSError(one_line(error)) from error
 
 
 def _columns(
@@ -160,10 +162,9 @@ def _columns(
 def _labels(file: Path, opened: pq.ParquetFile, column: str) -> Int64[Tensor, " rows"]:
     if not pa.types.is_integer(opened.schema_arrow.field(column).type):
         raise UserError(f"{file}: column {column} holds no whole numbers: give data.label_column")
-    try:
-        labels = opened.read(columns=[column]).column(column)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{file} is corrupt in column {column}: download it again") from error
+    groups = range(opened.num_row_groups)
+    read = read_columns(opened, groups, [column], at_once=2**16, max_rows=_MAX_ROWS)
+    labels = read.column(column)
     if labels.null_count:
         raise UserError(f"{file}: column {column} has no label in some rows: mend the file")
     return torch.from_numpy(labels.to_numpy().astype(np.int64))
@@ -174,8 +175,10 @@ def _class_names(opened: pq.ParquetFile, column: str) -> tuple[str, ...] | None:
     described = (opened.schema_arrow.metadata or {}).get(b"huggingface")
     try:
         names = json.loads(described or b"{}")["info"]["features"][column]["names"]
-    except (ValueError, KeyError, TypeError):
+        if isinstance(names, dict):  # of some older files: {"0": "cat", ...}
+            names = [names[key] for key in sorted(names, key=int)]
+        if not isinstance(names, list):
+            return None
+        return tuple(str(name).encode().decode() for name in names)
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    if isinstance(names, dict):  # of some older files: {"0": "cat", ...}
-        names = [names[key] for key in sorted(names, key=int)]
-    return tuple(map(str, names))
