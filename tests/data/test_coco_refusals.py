@@ -1,5 +1,6 @@
 """What is no COCO file is told in one line: the file, the image or annotation, and the remedy."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,13 @@ def category(**values: Any) -> Spoil:
         (image(height=True), "image 10 has height true"),
         (image(height="40"), 'image 10 has height "40"'),
         (image(file_name=None), "image 10 has file_name null: give its path from the image"),
+        (image(file_name="\ud800.png"), "image 10 has file_name .*: give its path from the image"),
+        (image(file_name="a\0.png"), "1 of the 3 images of .*are not in"),
+        (image(file_name="a" * 999 + "/b.png"), r"first of them a{200} \(image 10\), are not in"),
+        (category(name="\ud800"), "category 2 has name .*: give a text"),
+        (annotation(bbox=[1, 2, 3, 10**300]), "annotation 5 has bbox"),
+        (annotation(area=float("nan")), "annotation 5 has area NaN: give square pixels"),
+        (annotation(iscrowd=float("nan")), "annotation 5 has iscrowd NaN: give 0 or 1"),
         (image(id="10"), 'number 2 of the images has id "10": give a whole number'),
         (image(id=2**64), "number 2 of the images has id 18446744073709551616"),
         (image(id=30), "2 images have the id 30: give each its own"),
@@ -117,3 +125,13 @@ def test_what_cannot_be_used_is_named_with_its_file(
 
 def test_the_unspoilt_file_is_read(tmp_path: Path) -> None:
     assert len(read_coco(tmp_path / "images", write(tmp_path))) == 3
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "../fifo", "inner"])
+def test_an_image_that_is_no_regular_file_cannot_be_decoded(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    given = content()
+    given["images"][1]["file_name"] = name
+    images = read(tmp_path, given)
+    with pytest.raises(UserError, match=r"cannot be decoded \(it is a .*, not a regular file\)"):
+        images.image(1)

@@ -12,7 +12,7 @@ from torchvision import datasets
 
 from rlkd.data import cifar_names
 from rlkd.data.folder import load_folder
-from rlkd.data.listing import is_hidden
+from rlkd.data.listing import is_hidden, require_text
 from rlkd.data.memory import ImageSet
 from rlkd.data.parquet import read_parquet
 from rlkd.errors import UserError
@@ -105,6 +105,8 @@ def _read_parquet_layout(root: Path, num_classes: int) -> tuple[ImageSet, ImageS
         )
         if not train and not test:
             continue
+        for file in (*train, *test):
+            require_text(str(file))
         if not train or not test:
             absent = "*test*.parquet" if train else "*train*.parquet"
             raise UserError(f"{folder} has no {absent}: complete the download")

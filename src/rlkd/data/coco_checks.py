@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
+from rlkd.data.listing import is_text
 from rlkd.errors import UserError
 
 _FORMAT = "give a file of COCO's detection format (images, annotations with bbox, categories)"
@@ -165,7 +166,7 @@ def _is_side(value: object) -> bool:
 
 
 def _is_name(value: object) -> bool:
-    return isinstance(value, str) and bool(value)
+    return isinstance(value, str) and bool(value) and is_text(value)
 
 
 def _is_number(value: object) -> bool:

@@ -13,6 +13,8 @@ from rlkd.data.coco_checks import ImageTable
 from rlkd.data.images import ImageReader, image_bytes, orientation
 from rlkd.errors import UserError
 
+_SHOWN = 200
+
 
 @runtime_checkable
 class ImageSource(Protocol):
@@ -78,14 +80,17 @@ def check_files(folder: Path, annotations: Path, table: ImageTable) -> None:
     for row, name in enumerate(table.file_name):
         path = PurePath(name)
         if path.parent not in present:
-            inner = folder / path.parent
-            present[path.parent] = set(os.listdir(inner)) if inner.is_dir() else set()
+            try:
+                present[path.parent] = set(os.listdir(folder / path.parent))
+            except (OSError, ValueError):  # of names that no folder can have
+                present[path.parent] = set()
         if path.name not in present[path.parent]:
             missing.append(row)
     if missing:
         first = missing[0]
+        named = f"{table.file_name[first][:_SHOWN]} (image {int(table.identity[first])})"
         raise UserError(
             f"{len(missing)} of the {len(table.file_name)} images of {annotations}, first of them "
-            f"{table.file_name[first]} (image {int(table.identity[first])}), are not in {folder}: "
-            "complete the folder, mend the path, or remove them from the file"
+            f"{named}, are not in {folder}: complete the folder, correct the path, or "
+            "remove them from the file"
         )

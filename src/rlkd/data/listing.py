@@ -47,16 +47,23 @@ def is_hidden(path: str | PurePath) -> bool:
     return any(part == "__MACOSX" or (part[0] == "." and part != "..") for part in parts)
 
 
+def is_text(name: str) -> bool:
+    """Say whether a name can be written as UTF-8: not what stands for bytes that are none."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def require_text(path: str) -> None:
     """Refuse a path that is not UTF-8, which results could not name.
 
     Raises:
         UserError: if it is none.
     """
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        raise UserError(f"{path!a}: its name is not UTF-8 text; rename it") from None
+    if not is_text(path):
+        raise UserError(f"{path!a}: its name is not UTF-8 text; rename it")
 
 
 def _walk(folder: str, above: frozenset[str]) -> Iterator[tuple[str, list[str]]]:

@@ -20,7 +20,7 @@ from rlkd.regular_files import open_regular
 
 _MAX_ROWS = 1_000_000
 """Of a file that is decoded into memory."""
-_MAX_BYTES = 2**31
+_MAX_BYTES = 2**30
 """Of what is unpacked at a time; a few bytes of a file may stand for any number of them."""
 IMAGES_AT_ONCE = 8
 """As many rows are unpacked before their bytes are counted."""
@@ -110,7 +110,7 @@ def read_columns(
         max_rows: as many rows at most.
 
     Raises:
-        OSError: if there are more rows, or more than 2 GiB.
+        OSError: if there are more rows, or more than 1 GiB.
     """
     batches: list[pa.RecordBatch] = []
     rows = size = 0

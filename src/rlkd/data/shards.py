@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from rlkd.data.imagenet_names import WNIDS
-from rlkd.data.listing import is_hidden
+from rlkd.data.listing import is_hidden, require_text
 from rlkd.data.parquet import check_shards
 from rlkd.errors import UserError
+
+_MAX_CLASSES = 1_000_000
 
 
 def find_shards(root: str | Path, patterns: str | Sequence[str], key: str) -> list[Path]:
@@ -25,7 +27,7 @@ def find_shards(root: str | Path, patterns: str | Sequence[str], key: str) -> li
 
     Raises:
         UserError: if a pattern finds nothing or is not relative, one of a numbered set is absent,
-            or a shard is listed twice.
+            a shard is listed twice, or its name is no text.
     """
     root = Path(root).expanduser()
     files: list[Path] = []
@@ -47,6 +49,8 @@ def find_shards(root: str | Path, patterns: str | Sequence[str], key: str) -> li
         files += found
     if not files:
         raise UserError(f"{key} is empty: name the shards, such as {key}='train-*'")
+    for file in files:
+        require_text(str(file))
     _check_twice(files, key)
     return files
 
@@ -72,13 +76,14 @@ def given_names(class_names: Any) -> tuple[str, ...] | None:
             number of classes, which are then called by their numbers; or None.
 
     Raises:
-        UserError: for anything else, or a name that comes twice.
+        UserError: for anything else, more than a million, or a name that comes twice.
     """
     if class_names is None:
         return None
     if class_names == "imagenet":
         return WNIDS
     if isinstance(class_names, int) and not isinstance(class_names, bool) and class_names > 0:
+        _check_count(class_names)
         return tuple(str(number) for number in range(class_names))
     if isinstance(class_names, str):
         path = Path(class_names).expanduser()
@@ -92,8 +97,16 @@ def given_names(class_names: Any) -> tuple[str, ...] | None:
             f"data.class_names={class_names}: give a list, a file of one name a line, imagenet, or "
             "the number of classes"
         )
+    _check_count(len(class_names))
     names = tuple(str(name) for name in class_names)
     twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
         raise UserError(f"data.class_names has {twice} twice: name each class once")
     return names
+
+
+def _check_count(classes: int) -> None:
+    if classes > _MAX_CLASSES:
+        raise UserError(
+            f"data.class_names gives {classes:,} classes: give {_MAX_CLASSES:,} at most"
+        )

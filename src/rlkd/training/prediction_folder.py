@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rlkd.atomic import remove_unfinished, whole
 from rlkd.data.images import ImageReader, UndecodableError, image_bytes
-from rlkd.data.listing import ENDINGS, list_images
+from rlkd.data.listing import ENDINGS, list_images, require_text
 from rlkd.errors import UserError
 from rlkd.reporting.files import write_text
 from rlkd.reporting.provenance import counted
@@ -31,16 +31,19 @@ def image_files(source: Path, output: Path) -> tuple[list[Path], list[str]]:
         The images, and the names of the files that are none by their names.
 
     Raises:
-        UserError: if there are none, or they are where pictures would be written.
+        UserError: if there are none, they are where pictures would be written, or a name is no
+            text.
     """
     here = output.resolve()
     pictures = here / PICTURES
     if source.resolve().is_relative_to(pictures):
         raise UserError(f"{source} is where pictures would be written: name another output folder")
+    require_text(str(source))
     if source.is_file():
         return [source], []
-    if not source.exists():
-        raise UserError(f"{source} does not exist: name an image, or a folder of images")
+    if not source.is_dir():
+        what = "is neither file nor folder" if source.exists() else "does not exist"
+        raise UserError(f"{source} {what}: name an image, or a folder of images")
     listed = list_images(source)
     files = [
         source / name
