@@ -22,6 +22,7 @@ FLOORS = {
         (
             "types",
             "errors",
+            "arguments",
             "atomic",
             "checks",
             "ranks",

@@ -12,7 +12,7 @@ class UserError(Exception):
 
 
 class InputError(UserError, ValueError):
-    """Logits or targets of a wrong shape or value, given to a loss or a temperature source."""
+    """Logits, targets or a number of a wrong type, shape or value, given to a part."""
 
 
 class DivergenceError(UserError):

@@ -250,9 +250,9 @@ def test_every_option_is_a_keyword() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"update_interval": 0}, "update_interval=0: give a number of at least 1"),
-        ({"warmup_epochs": -1}, "warmup_epochs=-1: give a number of at least 0"),
-        ({"base_temperature": 12.0}, "base_temperature=12.0: give a number between 0 and"),
+        ({"update_interval": 0}, "update_interval=0: give a whole number of at least 1"),
+        ({"warmup_epochs": -1}, "warmup_epochs=-1: give a whole number of at least 0"),
+        ({"base_temperature": 12.0}, "base_temperature=12.0: give a number above 0, below 10"),
         ({"max_temperature": -2.0}, "max_temperature=-2.0: give a number above 0"),
         ({"reward_source": "luck"}, "reward source=luck: choose one of"),
     ],

@@ -64,7 +64,7 @@ def test_without_a_gate_the_reward_is_left_alone() -> None:
         ({"source": "crystal_ball"}, "reward source=crystal_ball: choose one of next_batch"),
         ({"metric": "luck"}, "reward metric=luck: choose one of accuracy, loss"),
         ({"interval": 0}, "probe_interval=0: give a whole number of at least 1"),
-        ({"gate_epochs": 0.0}, "gate_epochs=0.0: give a number above 0, or null"),
+        ({"gate_epochs": 0.0}, "gate_epochs=0.0: give a number above 0, at most 1e.06, or null"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from rlkd import arguments
 from rlkd.agent.state import STATE_SIZE
 
 TEMPERATURE_FLOOR = 0.05
@@ -19,6 +20,17 @@ _HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 def raw_from_temperature(temperature: float, max_temperature: float) -> float:
     """Invert T = T_max * sigmoid(u) for a single number in (0, T_max)."""
     return math.log(temperature / (max_temperature - temperature))
+
+
+def check_policy(base_temperature: float, max_temperature: float, initial_std: float) -> None:
+    """Refuse numbers that a policy cannot start from.
+
+    Raises:
+        UserError: unless 0 < base_temperature < max_temperature and initial_std is above 0.
+    """
+    arguments.number("max_temperature", max_temperature, above=0)
+    arguments.number("base_temperature", base_temperature, above=0, below=max_temperature)
+    arguments.number("initial_std", initial_std, above=0)
 
 
 def draw_field(generator: torch.Generator, device: torch.device) -> Float[Tensor, " coefficient"]:

@@ -6,9 +6,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rlkd.agent.action import BoundedGaussian, raw_from_temperature
+from rlkd import arguments
+from rlkd.agent.action import BoundedGaussian, check_policy, raw_from_temperature
 from rlkd.agent.state import STATE_SIZE
 
+MOST_HIDDEN = 4096
+"""Units of a layer; a state has three numbers."""
 _LOG_STD_RANGE = (math.log(0.3), 1.0)
 """A policy surer than this would vary its actions too little to learn from a batch's reward."""
 
@@ -28,12 +31,17 @@ class Actor(nn.Module):
         initial_std: standard deviation of u before anything is learnt. Larger explores more
             widely; 0.5 spreads T over about 2 to 6.5 (5 % to 95 %) around 4.
         hidden: width of both hidden layers.
+
+    Raises:
+        UserError: for a value out of range.
     """
 
     def __init__(
         self, *, base_temperature: float, max_temperature: float, initial_std: float, hidden: int
     ) -> None:
         super().__init__()
+        check_policy(base_temperature, max_temperature, initial_std)
+        arguments.count("hidden", hidden, most=MOST_HIDDEN)
         self.max_temperature = max_temperature
         head = nn.Linear(hidden, 2)
         nn.init.zeros_(head.weight)
@@ -53,6 +61,7 @@ class Critic(nn.Module):
 
     def __init__(self, *, hidden: int) -> None:
         super().__init__()
+        arguments.count("hidden", hidden, most=MOST_HIDDEN)
         self.network = nn.Sequential(*_trunk(hidden), nn.Linear(hidden, 1))
 
     def forward(self, state: Float[Tensor, "*rows 3"]) -> Float[Tensor, "*rows"]:

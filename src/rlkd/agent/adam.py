@@ -6,6 +6,8 @@ import torch
 from torch.optim.adam import adam
 from torch.optim.optimizer import ParamsT
 
+from rlkd import arguments
+
 
 class Adam(torch.optim.Optimizer):
     """torch's fused Adam, without the question whether a GPU is capturing a graph.
@@ -17,11 +19,15 @@ class Adam(torch.optim.Optimizer):
         params: the weights.
         lr: the learning rate, above 0.
 
+    Raises:
+        UserError: for a rate that is not above 0.
+
     Source: Kingma and Ba, "Adam: A Method for Stochastic Optimization" (ICLR 2015); torch's
     defaults.
     """
 
     def __init__(self, params: ParamsT, lr: float = 1e-3) -> None:
+        arguments.number("lr", lr, above=0)
         # torch keeps the step counts of a group that says `fused` on its weights' device.
         super().__init__(params, {"lr": lr, "fused": True})
 

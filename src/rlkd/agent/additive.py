@@ -7,11 +7,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from rlkd import arguments
 from rlkd.agent.calibration import reach_of
 from rlkd.agent.rollout import Rollout, state_and_action
 from rlkd.agent.state import STATE_SIZE
 
 _VARIABLES = STATE_SIZE + 1
+_HIGHEST_DEGREE = 6
+"""209 features; each one more is solved for in every fit."""
+_LARGEST_BUFFER = 2**20
+"""Trajectories: 143 MB of features of degree 3."""
 _SCALES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 _ACT_SCALES = (1e-5, 1e-4, *_SCALES)
 _DECAYS = (0.05, 0.25, 1.0)
@@ -45,10 +50,15 @@ class AdditiveCorrector(nn.Module):
     Args:
         degree: largest total degree of a product; 3 gives 34 features.
         buffer: how many past trajectories it is fitted on.
+
+    Raises:
+        UserError: for a value out of range.
     """
 
     def __init__(self, *, degree: int = 3, buffer: int = 2048) -> None:
         super().__init__()
+        arguments.count("degree", degree, most=_HIGHEST_DEGREE)
+        arguments.count("calibration_buffer", buffer, most=_LARGEST_BUFFER)
         self.degree = degree
         powers = torch.tensor(exponents(degree))
         features = len(powers)

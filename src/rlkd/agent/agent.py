@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rlkd import ranks
+from rlkd import arguments, ranks
 from rlkd.agent.action import draw_field
 from rlkd.agent.gathering import Seen, nothing_scored, of_all_ranks
 from rlkd.agent.learner import Calibration, Learner, dtype_kept
@@ -87,12 +87,12 @@ class TemperatureAgent(TemperatureSource):
         **learner_options: Any,
     ) -> None:
         super().__init__()
-        if update_interval < 1:
-            raise UserError(f"update_interval={update_interval}: give a number of at least 1")
-        if max_instances is not None and max_instances < 1:
-            raise UserError(f"max_instances={max_instances}: give a number of at least 1, or null")
-        if warmup_epochs < 0:
-            raise UserError(f"warmup_epochs={warmup_epochs}: give a number of at least 0")
+        arguments.count("update_interval", update_interval)
+        arguments.count("max_instances", max_instances, optional=True)
+        arguments.count("warmup_epochs", warmup_epochs, least=0)
+        arguments.flag("gate", gate)
+        arguments.number("gate_epochs", gate_epochs, above=0)
+        arguments.seed("seed", seed)
         self.reward = Reward(
             source=reward_source,
             metric=metric,

@@ -6,10 +6,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from rlkd import arguments
+from rlkd.agent.actor_critic import MOST_HIDDEN
 from rlkd.agent.adam import Adam
 from rlkd.agent.rollout import Rollout
 from rlkd.agent.state import STATE_SIZE
 
+MOST_PASSES = 1000
+"""Descents over the same trajectories in one update."""
 _REACH, _ENOUGH = 20.0, 16
 
 
@@ -107,10 +111,16 @@ class StateUpdater(nn.Module):
         hidden: width of the hidden layer of either network.
         learning_rate: Adam's.
         iterations: descents in one update.
+
+    Raises:
+        UserError: for a value out of range.
     """
 
     def __init__(self, *, hidden: int, learning_rate: float, iterations: int) -> None:
         super().__init__()
+        arguments.count("hidden", hidden, most=MOST_HIDDEN)
+        arguments.number("learning_rate", learning_rate, above=0)
+        arguments.count("iterations", iterations, most=MOST_PASSES)
         gate = nn.Linear(hidden, STATE_SIZE)
         nn.init.zeros_(gate.weight)
         nn.init.constant_(gate.bias, 3.0)

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rlkd import ranks
-from rlkd.agent.action import BoundedGaussian, raw_from_temperature
+from rlkd import arguments, ranks
+from rlkd.agent.action import BoundedGaussian, check_policy, raw_from_temperature
 from rlkd.agent.random_stream import RandomStream
 from rlkd.checks import check_logits
 from rlkd.errors import UserError
@@ -55,11 +55,8 @@ class RandomTemperature(EpochSource):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if not 0 < base_temperature < max_temperature or initial_std <= 0:
-            raise UserError(
-                f"base_temperature={base_temperature}, max_temperature={max_temperature}, "
-                f"initial_std={initial_std}: give 0 < base < max, and a spread above 0"
-            )
+        check_policy(base_temperature, max_temperature, initial_std)
+        arguments.count("warmup_epochs", warmup_epochs, least=0)
         self.base_temperature, self.max_temperature = base_temperature, max_temperature
         self.mean, self.std = raw_from_temperature(base_temperature, max_temperature), initial_std
         self.warmup_epochs = warmup_epochs

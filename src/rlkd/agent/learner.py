@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from rlkd import arguments
 from rlkd.agent.action import BoundedGaussian, coherent_noise, draw_field
 from rlkd.agent.actor_critic import Actor, Critic
 from rlkd.agent.additive import AdditiveCorrector
@@ -77,22 +78,13 @@ class Learner(nn.Module):
         entropy_bonus: float = 0.0,
     ) -> None:
         super().__init__()
-        if max_temperature <= 0:
-            raise UserError(f"max_temperature={max_temperature}: give a number above 0, such as 10")
-        if not 0 < base_temperature < max_temperature:
-            raise UserError(
-                f"base_temperature={base_temperature}: give a number between 0 and "
-                f"max_temperature={max_temperature}"
-            )
-        if initial_std <= 0:
-            raise UserError(f"initial_std={initial_std}: give a number above 0, such as 0.5")
+        arguments.flag("state_updater", state_updater)
         if calibration not in get_args(Calibration):
             known = ", ".join(get_args(Calibration))
             raise UserError(f"calibration={calibration}: choose one of {known}")
         shares = (("discount", discount), ("gae_lambda", gae_lambda), ("coherence", coherence))
         for name, value in shares:
-            if not 0 <= value <= 1:
-                raise UserError(f"{name}={value}: give a number from 0 to 1")
+            arguments.number(name, value, least=0, most=1)
         self.discount, self.gae_lambda, self.coherence = discount, gae_lambda, coherence
         self.actor = Actor(
             base_temperature=base_temperature,

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from rlkd import arguments
 from rlkd.agent.actor_critic import Actor, Critic
 from rlkd.agent.adam import Adam
 
@@ -77,6 +78,9 @@ class PPO:
         critic_learning_rate: Adam's, for the critic.
         max_grad_norm: gradients are scaled down to this norm, each network's apart.
         entropy_bonus: weight of the policy's entropy; 0 leaves exploration to the gradient.
+
+    Raises:
+        UserError: for a value out of range.
     """
 
     def __init__(
@@ -92,6 +96,13 @@ class PPO:
         max_grad_norm: float,
         entropy_bonus: float,
     ) -> None:
+        arguments.number("clip", clip, above=0)
+        arguments.count("epochs", epochs, most=1000)
+        arguments.count("minibatches", minibatches, most=1000)
+        arguments.number("actor_learning_rate", actor_learning_rate, above=0)
+        arguments.number("critic_learning_rate", critic_learning_rate, above=0)
+        arguments.number("max_grad_norm", max_grad_norm, above=0)
+        arguments.number("entropy_bonus", entropy_bonus, least=0)
         self.actor, self.critic = actor, critic
         self.clip, self.epochs, self.minibatches = clip, epochs, minibatches
         self.max_grad_norm, self.entropy_bonus = max_grad_norm, entropy_bonus

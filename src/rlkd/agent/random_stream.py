@@ -3,15 +3,21 @@
 import torch
 from torch import Tensor
 
+from rlkd import arguments
+
 
 class RandomStream:
     """Numbers drawn from a seed, apart from torch's global generator.
 
     Args:
-        seed: where a fresh stream starts, on whatever device it is first used.
+        seed: where a fresh stream starts, on whatever device it is first used; from 0 to 2^32 - 1.
+
+    Raises:
+        UserError: for a seed that is none.
     """
 
     def __init__(self, seed: int) -> None:
+        arguments.seed("seed", seed)
         self.seed = seed
         self._generator: torch.Generator | None = None
         self._restored: Tensor | None = None

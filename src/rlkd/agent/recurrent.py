@@ -6,8 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from rlkd import arguments
+from rlkd.agent.actor_critic import MOST_HIDDEN
 from rlkd.agent.adam import Adam
-from rlkd.agent.calibration import corrector_loss, reach_of
+from rlkd.agent.calibration import MOST_PASSES, corrector_loss, reach_of
 from rlkd.agent.rollout import Rollout, state_and_action
 from rlkd.agent.state import STATE_SIZE
 
@@ -27,6 +29,9 @@ class RecurrentCorrector(nn.Module):
         learning_rate: Adam's.
         alpha: weight in L_C of the prediction after the last step.
         beta: weight in L_C of the predictions on the way.
+
+    Raises:
+        UserError: for a value out of range.
     """
 
     def __init__(
@@ -40,6 +45,12 @@ class RecurrentCorrector(nn.Module):
         beta: float = 0.5,
     ) -> None:
         super().__init__()
+        arguments.count("hidden", hidden, most=MOST_HIDDEN)
+        arguments.count("buffer", buffer)
+        arguments.count("iterations", iterations, most=MOST_PASSES)
+        arguments.number("learning_rate", learning_rate, above=0)
+        arguments.number("alpha", alpha, least=0)
+        arguments.number("beta", beta, least=0)
         self.lstm = nn.LSTM(STATE_SIZE + 1, hidden, batch_first=True)
         self.head = nn.Linear(hidden, 1)
         self.buffer, self.iterations, self.alpha, self.beta = buffer, iterations, alpha, beta

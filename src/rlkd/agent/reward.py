@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from rlkd import ranks
+from rlkd import arguments, ranks
 from rlkd.checks import MASKED
 from rlkd.errors import UserError
 from rlkd.types import IGNORED, class_index
@@ -50,10 +50,8 @@ class Reward:
         ):
             if value not in known:
                 raise UserError(f"reward {name}={value}: choose one of {', '.join(known)}")
-        if self.interval < 1:
-            raise UserError(f"probe_interval={self.interval}: give a whole number of at least 1")
-        if self.gate_epochs is not None and self.gate_epochs <= 0:
-            raise UserError(f"gate_epochs={self.gate_epochs}: give a number above 0, or null")
+        arguments.count("probe_interval", self.interval)
+        arguments.number("gate_epochs", self.gate_epochs, above=0, optional=True)
 
     @property
     def before_from_batch(self) -> bool:
