@@ -14,6 +14,8 @@ LARGEST = 1e6
 """No weight, rate or temperature is larger: what is, is a slip, and its products overflow."""
 MOST = 10**9
 """No count is larger, unless its part says otherwise."""
+WIDEST = 4096
+"""Units or channels of a layer that is learnt beside the student."""
 LAST_SEED = 2**32 - 1
 """The largest that every random generator takes."""
 

@@ -191,5 +191,5 @@ def test_an_impossible_mix_weight_is_refused(weight: float) -> None:
 
 
 def test_a_negative_number_of_epochs_is_refused() -> None:
-    with pytest.raises(UserError, match=r"epochs=-1: give a number of at least 0"):
+    with pytest.raises(UserError, match=r"epochs=-1: give a whole number of at least 0"):
         explorer(epochs=-1)

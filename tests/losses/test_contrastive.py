@@ -244,5 +244,5 @@ def test_a_training_set_of_one_class_is_refused(make: Callable[..., CRD]) -> Non
 def test_an_option_out_of_range_is_refused_by_name(
     make: Callable[..., CRD], option: str, value: float
 ) -> None:
-    with pytest.raises(UserError, match=f"{option}={value}: give a number"):
+    with pytest.raises(UserError, match=f"{option}={value}: give a (whole )?number"):
         make(**{option: value})

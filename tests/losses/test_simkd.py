@@ -119,5 +119,7 @@ def test_a_map_that_the_teachers_classifier_does_not_read_is_refused() -> None:
 
 @pytest.mark.parametrize("factor", [0, 9])
 def test_a_factor_that_leaves_no_channel_is_refused(factor: int) -> None:
-    with pytest.raises(UserError, match=f"factor={factor}: give a number from 1 to 8"):
+    with pytest.raises(
+        UserError, match=f"factor={factor}: give a whole number of at least 1, at most 8"
+    ):
         SimKD(torch.zeros(2, 3, 6, 6), torch.zeros(2, 8, 4, 4), torch.zeros(2, 8), factor=factor)

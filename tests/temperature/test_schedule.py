@@ -66,9 +66,9 @@ def test_a_resumed_schedule_knows_its_epoch() -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"epochs": 0}, r"temperature\.epochs=0: give at least 1"),
-        ({"epochs": 5, "start": 0.0}, r"temperature\.start=0\.0: give 0\.05 or more"),
-        ({"epochs": 5, "end": math.nan}, r"temperature\.end=nan: give 0\.05 or more"),
+        ({"epochs": 0}, r"temperature\.epochs=0: give a whole number of at least 1"),
+        ({"epochs": 5, "start": 0.0}, r"temperature\.start=0\.0: give a number from 0\.05 to 1e"),
+        ({"epochs": 5, "end": math.nan}, r"temperature\.end=nan: give a number from 0\.05 to 1e"),
         ({"epochs": 5, "shape": "step"}, r"temperature\.shape=step: give linear or cosine"),
     ],
 )

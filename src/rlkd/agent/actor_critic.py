@@ -10,8 +10,6 @@ from rlkd import arguments
 from rlkd.agent.action import BoundedGaussian, check_policy, raw_from_temperature
 from rlkd.agent.state import STATE_SIZE
 
-MOST_HIDDEN = 4096
-"""Units of a layer; a state has three numbers."""
 _LOG_STD_RANGE = (math.log(0.3), 1.0)
 """A policy surer than this would vary its actions too little to learn from a batch's reward."""
 
@@ -41,7 +39,7 @@ class Actor(nn.Module):
     ) -> None:
         super().__init__()
         check_policy(base_temperature, max_temperature, initial_std)
-        arguments.count("hidden", hidden, most=MOST_HIDDEN)
+        arguments.count("hidden", hidden, most=arguments.WIDEST)
         self.max_temperature = max_temperature
         head = nn.Linear(hidden, 2)
         nn.init.zeros_(head.weight)
@@ -61,7 +59,7 @@ class Critic(nn.Module):
 
     def __init__(self, *, hidden: int) -> None:
         super().__init__()
-        arguments.count("hidden", hidden, most=MOST_HIDDEN)
+        arguments.count("hidden", hidden, most=arguments.WIDEST)
         self.network = nn.Sequential(*_trunk(hidden), nn.Linear(hidden, 1))
 
     def forward(self, state: Float[Tensor, "*rows 3"]) -> Float[Tensor, "*rows"]:

@@ -7,7 +7,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rlkd import arguments
-from rlkd.agent.actor_critic import MOST_HIDDEN
 from rlkd.agent.adam import Adam
 from rlkd.agent.rollout import Rollout
 from rlkd.agent.state import STATE_SIZE
@@ -118,7 +117,7 @@ class StateUpdater(nn.Module):
 
     def __init__(self, *, hidden: int, learning_rate: float, iterations: int) -> None:
         super().__init__()
-        arguments.count("hidden", hidden, most=MOST_HIDDEN)
+        arguments.count("hidden", hidden, most=arguments.WIDEST)
         arguments.number("learning_rate", learning_rate, above=0)
         arguments.count("iterations", iterations, most=MOST_PASSES)
         gate = nn.Linear(hidden, STATE_SIZE)

@@ -7,7 +7,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rlkd import arguments
-from rlkd.agent.actor_critic import MOST_HIDDEN
 from rlkd.agent.adam import Adam
 from rlkd.agent.calibration import MOST_PASSES, corrector_loss, reach_of
 from rlkd.agent.rollout import Rollout, state_and_action
@@ -45,7 +44,7 @@ class RecurrentCorrector(nn.Module):
         beta: float = 0.5,
     ) -> None:
         super().__init__()
-        arguments.count("hidden", hidden, most=MOST_HIDDEN)
+        arguments.count("hidden", hidden, most=arguments.WIDEST)
         arguments.count("buffer", buffer)
         arguments.count("iterations", iterations, most=MOST_PASSES)
         arguments.number("learning_rate", learning_rate, above=0)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from rlkd import ranks
+from rlkd import arguments, ranks
 from rlkd.checks import MASKED
 from rlkd.errors import UserError
 
@@ -44,6 +44,9 @@ class Bands:
 
     def __post_init__(self) -> None:
         mixed, partners = self.mixed, self.partners
+        for name, value in (("selected", self.selected), ("mixed", mixed), ("partners", partners)):
+            for each in value if isinstance(value, tuple) else (value,):
+                arguments.number(f"exploration.{name}", each)
         faults = (
             (not 0 < self.selected <= 1, "selected must lie in (0, 1]"),
             (not 0 <= mixed[0] <= mixed[1] <= 1, "mixed must be two rising fractions in [0, 1]"),
@@ -117,6 +120,7 @@ class EntropyRecord(nn.Module):
 
     def __init__(self, instances: int) -> None:
         super().__init__()
+        arguments.count("instances", instances)
         self.register_buffer("entropy", torch.full((instances,), torch.nan))
 
     @torch.no_grad()

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from rlkd.errors import UserError
+from rlkd import arguments
 from rlkd.exploration.entropy import NO_PARTNER, Bands, EntropyRecord, rank
 from rlkd.exploration.mixup import mix
 from rlkd.types import Batch
@@ -57,10 +57,12 @@ class Explorer(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if not 0 <= mix_weight <= 1:
-            raise UserError(f"exploration.mix_weight={mix_weight}: give a number from 0 to 1")
-        if epochs < 0:
-            raise UserError(f"exploration.epochs={epochs}: give a number of at least 0")
+        arguments.count("instances", instances)
+        arguments.count("num_classes", num_classes)
+        arguments.count("first_epoch", first_epoch)
+        arguments.count("exploration.epochs", epochs, least=0)
+        arguments.number("exploration.mix_weight", mix_weight, least=0, most=1)
+        arguments.seed("seed", seed)
         self.num_classes, self.bands, self.mix_weight = num_classes, bands, mix_weight
         self.seed = seed
         self.explored_epochs = range(first_epoch, first_epoch + epochs)

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rlkd import arguments
 from rlkd.errors import UserError
 
 
@@ -59,13 +60,10 @@ class CRD(nn.Module):
         nce_temperature: float = 0.07,
     ) -> None:
         super().__init__()
-        for name, value in (("dimension", dimension), ("negatives", negatives)):
-            if value < 1:
-                raise UserError(f"{name}={value}: give a number of at least 1")
-        if not 0 <= momentum < 1:
-            raise UserError(f"momentum={momentum}: give a number from 0 to below 1")
-        if not nce_temperature > 0:
-            raise UserError(f"nce_temperature={nce_temperature}: give a number above 0")
+        arguments.count("dimension", dimension, most=arguments.WIDEST)
+        arguments.count("negatives", negatives)
+        arguments.number("momentum", momentum, least=0, below=1)
+        arguments.number("nce_temperature", nce_temperature, least=1e-3)
         instances = len(train_targets)
         largest = int(train_targets.bincount().max())
         if largest == instances:

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from rlkd import arguments
 from rlkd.checks import check_logits
 from rlkd.errors import UserError
 from rlkd.losses.logits import Reduction, kl_divergence, reduced
@@ -66,6 +67,8 @@ def dkd(
 
     Source: Zhao et al., "Decoupled Knowledge Distillation" (CVPR 2022), equation 7.
     """
+    arguments.number("alpha", alpha, least=0)
+    arguments.number("beta", beta, least=0)
     check_logits(student_logits, teacher_logits, target, ignored=False)
     refuse_two_classes("DKD", student_logits)
     temperatures = as_temperatures(temperature, like=student_logits)

@@ -4,6 +4,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from rlkd import arguments
 from rlkd.checks import check_logits
 from rlkd.losses.softened import Temperature, as_temperatures, log_softened
 
@@ -36,6 +37,8 @@ def dist(
     Source: Huang et al., "Knowledge Distillation from A Stronger Teacher" (NeurIPS 2022); the
     factor T^2 is in the released code and not in the paper's pseudocode.
     """
+    arguments.number("beta", beta, least=0)
+    arguments.number("gamma", gamma, least=0)
     check_logits(student_logits, teacher_logits)
     temperatures = as_temperatures(temperature, like=student_logits)
     student = log_softened(student_logits, temperatures.student).exp()

@@ -1,13 +1,12 @@
 """Factor transfer: the student learns a compressed, retold form of the teacher's map."""
 
 import itertools
-import math
 
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rlkd.errors import UserError
+from rlkd import arguments
 from rlkd.losses.attention import attention_map, float32_or_better, matched_maps
 from rlkd.losses.logits import Reduction, reduced
 
@@ -77,12 +76,8 @@ class FT(nn.Module):
     ) -> None:
         super().__init__()
         matched_maps(student_feature, teacher_feature)
-        if not 0 < ratio < math.inf:
-            raise UserError(f"ratio={ratio}: give a number above 0, such as 0.5")
-        if not 0 <= reconstruction_weight < math.inf:
-            raise UserError(
-                f"reconstruction_weight={reconstruction_weight}: give 0 or more, such as 0.001"
-            )
+        arguments.number("ratio", ratio, above=0, most=100)
+        arguments.number("reconstruction_weight", reconstruction_weight, least=0)
         channels = teacher_feature.shape[1]
         factor_channels = max(int(channels * ratio), 1)
         self.paraphraser = Paraphraser(channels, factor_channels)

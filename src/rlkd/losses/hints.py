@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rlkd import arguments
 from rlkd.errors import UserError
 from rlkd.losses.attention import float32_or_better, matched_maps
 from rlkd.losses.logits import Reduction, reduced
@@ -71,6 +72,7 @@ class FitNet(nn.Module):
     ) -> None:
         super().__init__()
         matched_maps(student_feature, teacher_feature)
+        arguments.flag("relu", relu)
         channels = teacher_feature.shape[1]
         self.regressor = nn.Sequential(
             _resizing(student_feature.shape, teacher_feature.shape),
@@ -152,10 +154,8 @@ class VID(nn.Module):
     ) -> None:
         super().__init__()
         matched_maps(student_feature, teacher_feature)
-        if not 0 < eps < initial_variance < math.inf:
-            raise UserError(
-                f"initial_variance={initial_variance}, eps={eps}: give 0 < eps < initial_variance"
-            )
+        arguments.number("eps", eps, above=0)
+        arguments.number("initial_variance", initial_variance, above=eps)
         channels = teacher_feature.shape[1]
         self.regressor = nn.Sequential(
             nn.Conv2d(student_feature.shape[1], channels, 1, bias=False),

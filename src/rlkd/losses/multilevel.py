@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor
 
+from rlkd import arguments
 from rlkd.checks import check_logits
 from rlkd.errors import UserError
 from rlkd.losses.logits import kd
@@ -102,8 +103,14 @@ def mlkd(
     of unsure instances multiplies a value that is averaged already, which halves the weak view's
     three levels, and its strong view takes the weak one's logits at 2 and at 6.
     """
-    if not factors or not all(factor > 0 for factor in factors):
-        raise UserError(f"mlkd factors={list(factors)}: give at least one, each above 0")
+    if not factors:
+        raise UserError(f"factors={factors}: give at least one, each above 0")
+    for factor in factors:
+        arguments.number("factors", factor, above=0)
+    arguments.number("instance_weight", instance_weight, least=0)
+    arguments.number("batch_weight", batch_weight, least=0)
+    arguments.number("class_weight", class_weight, least=0)
+    arguments.number("strong_weight", strong_weight, least=0)
     if (student_logits_strong is None) != (teacher_logits_strong is None):
         raise UserError("mlkd has the strong view of one network only: give both or neither")
     check_logits(student_logits, teacher_logits)

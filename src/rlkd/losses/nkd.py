@@ -3,6 +3,7 @@
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from rlkd import arguments
 from rlkd.checks import check_logits
 from rlkd.losses.decoupled import refuse_two_classes, without_class
 from rlkd.losses.logits import Reduction, reduced
@@ -44,6 +45,7 @@ def nkd(
     released code keeps the target among the others, which its authors call a mistake (cls_KD,
     issue 16).
     """
+    arguments.number("gamma", gamma, least=0)
     check_logits(student_logits, teacher_logits, target, ignored=False)
     refuse_two_classes("NKD", student_logits)
     temperatures = as_temperatures(temperature, like=student_logits)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from rlkd import arguments
 from rlkd.errors import UserError
 from rlkd.losses.inputs import (
     EMBEDDING,
@@ -33,6 +34,7 @@ class Term:
     loss: Loss
     """A function, a module, or a class of modules that is built from examples of its inputs."""
     weight: float = 1.0
+    """Below 0 the student climbs the loss."""
     warmup_epochs: int = 0
     """The weight grows from 0 over these epochs: in epoch E it is min(E / warmup_epochs, 1) of
     itself, E counted from 1."""
@@ -43,8 +45,8 @@ class Term:
     to each and summed."""
 
     def __post_init__(self) -> None:
-        if self.warmup_epochs < 0:
-            raise ValueError(f"warmup_epochs={self.warmup_epochs} is below 0")
+        arguments.number("weight", self.weight)
+        arguments.count("warmup_epochs", self.warmup_epochs, least=0)
 
 
 class Objective(nn.Module):

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rlkd import arguments
 from rlkd.errors import UserError
 from rlkd.losses.attention import NO_DIRECTION, directions, float32_or_better
 
@@ -81,6 +82,9 @@ class CC(nn.Module):
         student_embedding: an example of the student's; only its shape is read.
         teacher_embedding: an example of the teacher's.
         dim: the common width, at least 1.
+
+    Raises:
+        UserError: for a width out of range.
     """
 
     def __init__(
@@ -91,6 +95,7 @@ class CC(nn.Module):
         dim: int = 128,
     ) -> None:
         super().__init__()
+        arguments.count("dim", dim, most=arguments.WIDEST)
         self.student_projection = nn.Linear(student_embedding.shape[1], dim)
         self.teacher_projection = nn.Linear(teacher_embedding.shape[1], dim)
 
@@ -125,8 +130,13 @@ def rkd(
         distance_weight: multiplies the part with distances, 0 or more.
         angle_weight: multiplies the part with angles, 0 or more.
 
+    Raises:
+        UserError: for a weight out of range.
+
     Source: Park et al., "Relational Knowledge Distillation" (CVPR 2019), section 3.2.
     """
+    arguments.number("distance_weight", distance_weight, least=0)
+    arguments.number("angle_weight", angle_weight, least=0)
     student_distances, student_cosines = _geometry(student_embedding)
     teacher_distances, teacher_cosines = _geometry(teacher_embedding)
     distance = F.smooth_l1_loss(student_distances, teacher_distances)

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rlkd import arguments
 from rlkd.errors import UserError
 
 FeatureMap = Float[Tensor, "batch _ _ _"]
@@ -43,8 +44,7 @@ class ReviewKD(nn.Module):
         max_channels: int = 512,
     ) -> None:
         super().__init__()
-        if max_channels < 1:
-            raise UserError(f"max_channels={max_channels}: give a number of at least 1")
+        arguments.count("max_channels", max_channels, most=arguments.WIDEST)
         if len(student_features) != len(teacher_features):
             raise UserError(
                 f"{len(student_features)} maps of the student and {len(teacher_features)} of the "

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from rlkd import arguments
 from rlkd.checks import check_logits
 from rlkd.errors import UserError
 from rlkd.losses.decoupled import without_class
@@ -48,6 +49,8 @@ def rld(
     Source: Sun et al., "Knowledge Distillation with Refined Logits" (ICCV 2025), as the released
     code has it (zju-SWJ/RLD, mdistiller/distillers/RLD.py).
     """
+    arguments.number("alpha", alpha, least=0)
+    arguments.number("beta", beta, least=0)
     check_logits(student_logits, teacher_logits, target, ignored=False)
     if student_logits.shape[1] < 2:
         raise UserError(

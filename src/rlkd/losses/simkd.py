@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rlkd import arguments
 from rlkd.errors import UserError
 
 
@@ -49,8 +50,7 @@ class SimKD(nn.Module):
                 f"has {out} channels: give layers the teacher's map whose mean goes into the "
                 "classifier"
             )
-        if not 1 <= factor <= out:
-            raise UserError(f"factor={factor}: give a number from 1 to {out}, the map's channels")
+        arguments.count("factor", factor, most=out)
         sizes = zip(student_feature.shape[2:], teacher_feature.shape[2:], strict=True)
         height, width = (min(pair) for pair in sizes)
         self.size = (height, width)

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rlkd import arguments
 from rlkd.checks import MASKED
 from rlkd.types import Temperatures
 
@@ -19,13 +20,14 @@ def as_temperatures(temperature: Temperature, like: Float[Tensor, "batch classes
         like: logits.
 
     Raises:
-        ValueError: for a tensor of another shape.
+        ValueError: for a tensor of another shape, or a number that is not above 0.
     """
     if isinstance(temperature, Temperatures):
         temperatures = temperature
     elif isinstance(temperature, Tensor):
         temperatures = Temperatures.same(temperature)
     else:
+        arguments.number("temperature", temperature, above=0)
         return Temperatures.constant(temperature, like=like)
     for vector in (temperatures.student, temperatures.teacher):
         if vector.shape != like.shape[:1]:

@@ -1,6 +1,5 @@
 """CTKD, the curriculum temperature: learnt against the student, from easy to hard."""
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -8,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from rlkd import arguments
 from rlkd.checks import check_logits, unmasked, usable_rows
 from rlkd.errors import UserError
 from rlkd.temperature.schedule import EpochSource, half_cosine
@@ -55,18 +55,10 @@ class _CTKD(EpochSource):
         self, *, lowest: float, span: float, initial_raw: float, lambda_epochs: int
     ) -> None:
         super().__init__()
-        if not TEMPERATURE_FLOOR <= lowest < math.inf or not 0 < span < math.inf:
-            raise UserError(
-                f"temperature.lowest={lowest}, temperature.span={span}: give lowest of "
-                f"{TEMPERATURE_FLOOR} or more, and a span above 0"
-            )
-        if not abs(initial_raw) <= _RAW_BOUND:
-            raise UserError(
-                f"temperature.initial_raw={initial_raw}: give one from {-_RAW_BOUND} to "
-                f"{_RAW_BOUND}; 0 is T in the middle of its range"
-            )
-        if lambda_epochs < 1:
-            raise UserError(f"temperature.lambda_epochs={lambda_epochs}: give at least 1")
+        arguments.number("temperature.lowest", lowest, least=TEMPERATURE_FLOOR)
+        arguments.number("temperature.span", span, above=0)
+        arguments.number("temperature.initial_raw", initial_raw, least=-_RAW_BOUND, most=_RAW_BOUND)
+        arguments.count("temperature.lambda_epochs", lambda_epochs)
         self.lowest, self.span, self.lambda_epochs = lowest, span, lambda_epochs
         self.initial_raw = float(initial_raw)
 
@@ -188,11 +180,8 @@ class InstanceCTKD(_CTKD):
         super().__init__(
             lowest=lowest, span=span, initial_raw=initial_raw, lambda_epochs=lambda_epochs
         )
-        if num_classes < 1 or hidden < 1:
-            raise UserError(
-                f"temperature.num_classes={num_classes}, temperature.hidden={hidden}: "
-                "give at least 1 of each"
-            )
+        arguments.count("temperature.num_classes", num_classes, most=10**6)
+        arguments.count("temperature.hidden", hidden, most=arguments.WIDEST)
         self.num_classes = num_classes
         self.hidden, self.output = nn.Linear(2 * num_classes, hidden), nn.Linear(hidden, 1)
         nn.init.zeros_(self.output.weight)

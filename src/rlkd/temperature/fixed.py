@@ -1,12 +1,10 @@
 """Temperatures that depend on nothing but chance: the constant and the random control."""
 
-import math
-
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from rlkd import arguments
 from rlkd.checks import check_logits
-from rlkd.errors import UserError
 from rlkd.temperature.source import TemperatureSource
 from rlkd.types import Temperatures
 
@@ -25,8 +23,7 @@ class ConstantTemperature(TemperatureSource):
 
     def __init__(self, temperature: float = 4.0) -> None:
         super().__init__()
-        if not 0 < temperature < math.inf:
-            raise UserError(f"temperature={temperature}: give a finite number above 0, such as 4")
+        arguments.number("temperature", temperature, above=0)
         self.temperature = temperature
 
     def forward(

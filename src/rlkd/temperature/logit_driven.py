@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from rlkd import arguments
 from rlkd.checks import GREATEST, MASKED, check_logits, spread, unmasked, usable_rows
-from rlkd.errors import UserError
 from rlkd.temperature.source import TEMPERATURE_FLOOR, TemperatureSource
 from rlkd.types import Temperatures, class_index
 
@@ -316,15 +316,11 @@ def _half_cosine(certainty: Tensor, lowest: float, highest: float) -> Tensor:
 
 
 def _positive(name: str, value: float) -> float:
-    if not 0 < value < math.inf:
-        raise UserError(f"temperature.{name}={value}: give a finite number above 0")
+    arguments.number(f"temperature.{name}", value, above=0)
     return value
 
 
 def _range(lowest: float, highest: float) -> tuple[float, float]:
-    if not TEMPERATURE_FLOOR <= lowest < highest < math.inf:
-        raise UserError(
-            f"temperature.lowest={lowest}, temperature.highest={highest}: give "
-            f"{TEMPERATURE_FLOOR} <= lowest < highest, such as 1 and 10"
-        )
+    arguments.number("temperature.lowest", lowest, least=TEMPERATURE_FLOOR)
+    arguments.number("temperature.highest", highest, above=lowest)
     return lowest, highest

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from rlkd import arguments
 from rlkd.checks import check_logits
 from rlkd.errors import UserError
 from rlkd.temperature.source import TEMPERATURE_FLOOR, TemperatureSource
@@ -66,11 +67,9 @@ class ScheduledTemperature(EpochSource):
         super().__init__()
         if shape not in ("linear", "cosine"):
             raise UserError(f"temperature.shape={shape}: give linear or cosine")
-        if epochs < 1:
-            raise UserError(f"temperature.epochs={epochs}: give at least 1")
-        for name, value in (("start", start), ("end", end)):
-            if not TEMPERATURE_FLOOR <= value < math.inf:
-                raise UserError(f"temperature.{name}={value}: give {TEMPERATURE_FLOOR} or more")
+        arguments.count("temperature.epochs", epochs)
+        arguments.number("temperature.start", start, least=TEMPERATURE_FLOOR)
+        arguments.number("temperature.end", end, least=TEMPERATURE_FLOOR)
         self.epochs, self.start, self.end, self.shape = epochs, start, end, shape
 
     @property
