@@ -16,6 +16,10 @@ MOST = 10**9
 """No count is larger, unless its part says otherwise."""
 WIDEST = 4096
 """Units or channels of a layer that is learnt beside the student."""
+MOST_WORKERS = 1024
+"""Processes that load data."""
+MOST_PIXELS = 2**14
+"""Along a side of an image as networks see it."""
 LAST_SEED = 2**32 - 1
 """The largest that every random generator takes."""
 

@@ -253,12 +253,12 @@ def test_a_corrupt_image_is_told_in_one_line_from_any_process(tmp_path: Path, wo
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"batch_size": 0}, "batch_size=0: give 1 or more"),
+        ({"batch_size": 0}, "batch_size=0: give a whole number of at least 1"),
         (
             {"batch_size": 24, "drop_last": True},
             "batch_size=24 with drop_last leaves no batch of 2",
         ),
-        ({"workers": -1}, "workers=-1: give 0 or more"),
+        ({"workers": -1}, "workers=-1: give a whole number of at least 0"),
     ],
 )
 def test_options_out_of_range_are_refused(

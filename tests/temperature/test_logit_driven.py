@@ -225,3 +225,10 @@ def test_an_impossible_range_is_refused(make: type, lowest: float, highest: floa
 def test_a_formula_must_be_given() -> None:
     with pytest.raises(NotImplementedError, match="LogitDriven must define formula"):
         LogitDriven()(STUDENT, TEACHER, TARGET)
+
+
+@EVERY
+def test_logits_of_one_class_are_refused(source: LogitDriven) -> None:
+    logits = torch.zeros(1, 1)
+    with pytest.raises(ValueError, match="logits of 1 class have no spread: give at least 2"):
+        source(logits, logits, TARGET)

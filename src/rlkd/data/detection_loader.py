@@ -9,6 +9,7 @@ from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from rlkd import arguments
 from rlkd.data.coco_set import CocoSet
 from rlkd.data.seeding import generator_of
 from rlkd.errors import UserError
@@ -83,15 +84,13 @@ class DetectionLoader:
         workers: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:
-        if batch_size < 1:
-            raise UserError(f"batch_size={batch_size}: give 1 or more")
+        arguments.count("batch_size", batch_size)
+        arguments.count("workers", workers, least=0, most=arguments.MOST_WORKERS)
         if drop_last and len(images) < batch_size:
             raise UserError(
                 f"batch_size={batch_size} with drop_last leaves no batch of {len(images)} images: "
                 "give a smaller batch_size"
             )
-        if workers < 0:
-            raise UserError(f"workers={workers}: give 0 or more")
         self.images = images
         self.batch_size = batch_size
         self.shuffle = shuffle

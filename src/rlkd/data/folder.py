@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from rlkd import arguments
 from rlkd.data.images import ImageReader
 from rlkd.data.listing import is_hidden, require_text
 from rlkd.data.memory import ImageSet
@@ -52,6 +53,9 @@ def load_folder(
             option is out of its range, or the images need more memory.
     """
     size, reader = pixel_size(image_size, "data.image_size"), reader or ImageReader()
+    arguments.number("data.test_fraction", test_fraction, above=0, below=1, optional=True)
+    arguments.number("data.memory_limit_gib", memory_limit_gib, above=0)
+    arguments.count("data.limit", limit, optional=True)
     root = Path(root).expanduser()
     train_folder = root / train
     test_folder = _test_folder(root, test, test_fraction)

@@ -75,7 +75,7 @@ class ImageReader:
     """
 
     def __init__(self, channels: int = 3) -> None:
-        if channels not in _MODES:
+        if type(channels) is not int or channels not in _MODES:
             raise UserError(f"data.channels={channels}: give 3 for colour, or 1 for grey")
         self.channels = channels
         # Shared with the processes that decode, so that all of them together say it once.

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
+from rlkd import arguments
 from rlkd.data.augment import Augmentation, crop_and_flip
 from rlkd.data.loader import check_partners, check_start, check_strong_view
 from rlkd.data.normaliser import Normaliser
@@ -139,8 +140,7 @@ class MemoryLoader:
             part=part,
             passes=passes,
         )
-        if crop_padding < 0:
-            raise UserError(f"crop_padding={crop_padding}: give 0 or more pixels")
+        arguments.count("crop_padding", crop_padding, least=0, most=arguments.MOST_PIXELS)
         channels = images.shape[0]
         self.device = torch.device(device)
         self._normalise = Normaliser(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from jaxtyping import Int64
 from torch import Tensor
 
+from rlkd import arguments
 from rlkd.errors import UserError
 from rlkd.ranks import Part
 
@@ -42,10 +43,8 @@ class Plan:
     passes: int = 1
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise UserError(f"batch_size={self.batch_size}: give 1 or more")
-        if self.passes < 1:
-            raise UserError(f"trainer.accumulate={self.passes}: give 1 or more")
+        arguments.count("batch_size", self.batch_size)
+        arguments.count("trainer.accumulate", self.passes)
         if not self.every_row and self.batch_size % self.shares:
             raise UserError(
                 f"trainer.batch_size={self.batch_size} is the batch of all {self.part.world} ranks "

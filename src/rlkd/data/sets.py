@@ -8,6 +8,7 @@ from typing import Any
 from jaxtyping import UInt8
 from torch import Tensor
 
+from rlkd import arguments
 from rlkd.data import cifar
 from rlkd.data import digits as handwritten
 from rlkd.data.cifar import load_cifar
@@ -109,6 +110,7 @@ def digits(
         mean: what pixels in [0, 1] are normalised by; None for the digits' own.
         std: the same.
     """
+    arguments.count("data.limit", limit, optional=True)
     own = own_normalisation(mean, std, (handwritten.MEAN, handwritten.STD))
     train, test = handwritten.load_digits()
     return Dataset(
@@ -139,6 +141,8 @@ def cifar10(
         mean: what pixels in [0, 1] are normalised by, a number a channel; None for CIFAR-10's.
         std: the same.
     """
+    arguments.flag("data.download", download)
+    arguments.count("data.limit", limit, optional=True)
     own = own_normalisation(mean, std, (cifar.CIFAR10_MEAN, cifar.CIFAR10_STD))
     train, test = load_cifar(root, num_classes=10, download=download)
     return Dataset(
@@ -169,6 +173,8 @@ def cifar100(
         mean: what pixels in [0, 1] are normalised by, a number a channel; None for CIFAR-100's.
         std: the same.
     """
+    arguments.flag("data.download", download)
+    arguments.count("data.limit", limit, optional=True)
     own = own_normalisation(mean, std, (cifar.CIFAR100_MEAN, cifar.CIFAR100_STD))
     train, test = load_cifar(root, num_classes=100, download=download)
     return Dataset(
@@ -211,6 +217,7 @@ def folder(
         memory_limit_gib: the most memory that the images may take, in GiB.
         flip: whether training mirrors images at random; false where left and right matter.
     """
+    arguments.flag("data.flip", flip)
     size, reader = pixel_size(image_size, "data.image_size"), ImageReader(channels)
     own = own_normalisation(mean, std, imagenet_normalisation(channels))
     train_images, test_images = load_folder(

@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from rlkd import arguments
 from rlkd.data.coco import DetectionSets
 from rlkd.data.coco_checks import AnnotationTable, ImageTable
 from rlkd.data.coco_images import MemoryImages
 from rlkd.data.coco_set import CocoSet
-from rlkd.errors import UserError
 
 CLASS_NAMES = ("circle", "square", "triangle", "cross", "star")
 """The kinds of shapes, in the order of their category ids, 1 to 5."""
@@ -70,10 +70,8 @@ def shapes(*, train: int = 512, test: int = 256, size: int = 96, seed: int = 0) 
         UserError: if an option is out of its range.
     """
     for name, value, least in (("train", train, 1), ("test", test, 1), ("size", size, 48)):
-        if value < least:
-            raise UserError(f"data.{name}={value}: give {least} or more")
-    if seed < 0:
-        raise UserError(f"data.seed={seed}: give 0 or above")
+        arguments.count(f"data.{name}", value, least=least, most=10**6)
+    arguments.seed("data.seed", seed)
     return DetectionSets(
         train=_generate(train, size, (seed, 0)),
         test=_generate(test, size, (seed, 1)),

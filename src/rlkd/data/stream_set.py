@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from rlkd import arguments
 from rlkd.data.images import ImageReader
 from rlkd.data.memory import check_single_class
 from rlkd.data.seeding import generator_of
@@ -31,10 +32,8 @@ class Reading:
     """What is done about images that cannot be decoded."""
 
     def __post_init__(self) -> None:
-        if self.workers < 0:
-            raise UserError(f"data.workers={self.workers}: give 0 or more")
-        if self.prefetch < 1:
-            raise UserError(f"data.prefetch={self.prefetch}: give 1 or more")
+        arguments.count("data.workers", self.workers, least=0, most=arguments.MOST_WORKERS)
+        arguments.count("data.prefetch", self.prefetch, most=1000)
 
 
 @dataclass(frozen=True)

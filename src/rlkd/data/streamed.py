@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from rlkd import arguments
 from rlkd.data.folder import check_same_classes, class_folders
 from rlkd.data.images import ImageReader
 from rlkd.data.parquet_shards import ParquetSource
@@ -218,6 +219,7 @@ def streamed(
     for key, (_, target) in (("data.train", train), ("data.test", test)):
         if not len(target):
             raise UserError(f"what {key} names has no images: give files that hold some")
+    arguments.count("data.limit", limit, optional=True)
     views = Views(pixel_size(image_size, "data.image_size"), resize, smallest_area, flip)
     reading = Reading(workers, prefetch, Unreadable(unreadable))
     reader = ImageReader(channels)
@@ -240,5 +242,4 @@ def streamed(
 
 
 def _check_groups(groups_at_once: int) -> None:
-    if groups_at_once < 1:
-        raise UserError(f"data.groups_at_once={groups_at_once}: give 1 or more")
+    arguments.count("data.groups_at_once", groups_at_once)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import UInt8
 from torch import Tensor
 
+from rlkd import arguments
 from rlkd.errors import UserError
 
 _TRIES = 10
@@ -54,15 +55,13 @@ class Views:
     flip: bool = True
 
     def __post_init__(self) -> None:
+        arguments.count("data.resize", self.resize, most=arguments.MOST_PIXELS)
+        arguments.flag("data.flip", self.flip)
+        arguments.number("data.smallest_area", self.smallest_area, above=0, most=1)
         if self.resize < min(self.size):
             raise UserError(
                 f"data.resize={self.resize}: give at least {min(self.size)}, the shorter side of "
                 "data.image_size, which is cut out of what is resized"
-            )
-        if not 0 < self.smallest_area <= 1:
-            raise UserError(
-                f"data.smallest_area={self.smallest_area}: give a share of the image above 0, at "
-                "most 1"
             )
 
     def draw(self, height: int, width: int, generator: torch.Generator) -> Crop:
@@ -120,9 +119,12 @@ def pixel_size(given: Any, key: str) -> tuple[int, int]:
     sides: Any = [given, given] if isinstance(given, int) else given
     if isinstance(sides, Sequence) and len(cast("Sequence[Any]", sides)) == 2:
         height, width = sides
-        if type(height) is int and type(width) is int and min(height, width) > 0:
+        if all(type(each) is int and 0 < each <= arguments.MOST_PIXELS for each in (height, width)):
             return height, width
-    raise UserError(f"{key}={given}: give 1 or more pixels, or [HEIGHT,WIDTH], such as [64,96]")
+    raise UserError(
+        f"{key}={given}: give 1 or more pixels, at most {arguments.MOST_PIXELS}, or "
+        "[HEIGHT,WIDTH], such as [64,96]"
+    )
 
 
 def fitted(

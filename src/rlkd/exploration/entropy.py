@@ -44,11 +44,12 @@ class Bands:
 
     def __post_init__(self) -> None:
         mixed, partners = self.mixed, self.partners
-        for name, value in (("selected", self.selected), ("mixed", mixed), ("partners", partners)):
-            for each in value if isinstance(value, tuple) else (value,):
-                arguments.number(f"exploration.{name}", each)
+        arguments.number("exploration.selected", self.selected, above=0, most=1)
+        for each in mixed:
+            arguments.number("exploration.mixed", each)
+        for each in partners:
+            arguments.number("exploration.partners", each)
         faults = (
-            (not 0 < self.selected <= 1, "selected must lie in (0, 1]"),
             (not 0 <= mixed[0] <= mixed[1] <= 1, "mixed must be two rising fractions in [0, 1]"),
             (not 0 <= partners[0] <= partners[1] <= 1, "partners must be two rising fractions"),
             (mixed[1] > self.selected, "the mixed band must be part of the selected one"),

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from rlkd import arguments
 from rlkd.checks import GREATEST, MASKED, check_logits, spread, unmasked, usable_rows
+from rlkd.errors import InputError
 from rlkd.temperature.source import TEMPERATURE_FLOOR, TemperatureSource
 from rlkd.types import Temperatures, class_index
 
@@ -32,6 +33,8 @@ class LogitDriven(TemperatureSource):
     ) -> Temperatures:
         """Apply the formula to every row."""
         check_logits(student_logits, teacher_logits, target, finite=False)
+        if student_logits.shape[1] < 2:
+            raise InputError("logits of 1 class have no spread: give at least 2 classes")
         student, teacher = _masked(student_logits), _masked(teacher_logits)
         usable = usable_rows(student, teacher)
         found = self.formula(

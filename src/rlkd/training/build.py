@@ -1,7 +1,7 @@
 """From a configuration to the parts of a run, each made of flat parameters."""
 
 import inspect
-import math
+import re
 import sys
 from collections.abc import Callable, Container, Generator
 from contextlib import contextmanager
@@ -16,9 +16,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from rlkd import models
+from rlkd import arguments, models
 from rlkd.data.sets import Dataset
-from rlkd.errors import UserError, notice
+from rlkd.errors import InputError, UserError, notice
 from rlkd.exploration import Explorer
 from rlkd.losses import Objective
 from rlkd.models import Teacher
@@ -168,14 +168,9 @@ def objective(config: DictConfig) -> Objective:
     """Make the student's objective.
 
     Raises:
-        UserError: if a weight is no number.
+        UserError: if its values make none.
     """
-    made: Objective = make(config.method, "method")
-    for name, term in made.terms.items():
-        with _mendable(config.method.terms[name], f"method.terms.{name}"):
-            if not math.isfinite(term.weight):
-                raise ValueError("its weight must be finite")
-    return made
+    return make(config.method, "method")
 
 
 def task(config: DictConfig) -> Task:
@@ -233,6 +228,7 @@ def optimizer(config: DictConfig) -> Callable[..., torch.optim.Optimizer]:
         UserError: if its values make none.
     """
     maker = make(config.optimizer, "optimizer")
+    _check_settings("optimizer", maker)
     with _mendable(config.optimizer, "optimizer"):
         maker([nn.Parameter(torch.zeros(1))])
     return maker
@@ -248,6 +244,7 @@ def scheduler(config: DictConfig, *, steps_per_epoch: int = 1) -> tuple[Schedule
     """
     options = trainer_options(config)
     maker: Any = make(config.scheduler, "scheduler")
+    _check_settings("scheduler", maker)
     by: ScheduleBy = "step" if "total_steps" in inspect.signature(maker).parameters else "epoch"
     steps = options.epochs
     if by == "step":
@@ -288,6 +285,33 @@ def explorer(
     )
 
 
+def _check_settings(section: str, maker: Any) -> None:
+    """Refuse numbers that torch's optimisers and schedules, or anybody's, would take unchecked.
+
+    Args:
+        section: the key that they are set under.
+        maker: a class or function with its settings bound.
+
+    Raises:
+        UserError: for true or a text in the place of a number, NaN, one that is too large, and a
+            fraction where the signature says int.
+    """
+    bound: dict[str, Any] = getattr(maker, "keywords", {})
+    for name, parameter in inspect.signature(getattr(maker, "func", maker)).parameters.items():
+        kind, default = parameter.annotation, parameter.default
+        values = bound.get(name, default)
+        for value in values if isinstance(values, list | tuple) else [values]:
+            key = f"{section}.{name}"
+            if name not in bound or (value is None and not isinstance(default, int | float)):
+                continue
+            if isinstance(default, bool):
+                arguments.flag(key, value)
+            elif kind in (int, "int"):
+                arguments.count(key, value, least=-1)
+            elif isinstance(default, int | float) or isinstance(value, bool | int | float):
+                arguments.number(key, value)
+
+
 def make(node: DictConfig, name: str, **given: Any) -> Any:
     """Instantiate a node by its `_target_`, with these values in place of its own.
 
@@ -308,6 +332,13 @@ def _mendable(node: DictConfig, name: str) -> Generator[None]:
         yield
     except (InstantiationException, TypeError, ValueError) as error:
         cause = error.__cause__ if isinstance(error, InstantiationException) else error
+        if isinstance(cause, InputError):
+            found = re.search(r"full_key: (\S+)", str(error))
+            key = found[1] if found else name
+            # A part names its argument; the user gave it by a key.
+            inner = OmegaConf.select(node, key.removeprefix(name).lstrip(".")) if found else node
+            keyed = str(cause).partition("=")[0] in inner
+            raise InputError(f"{key}.{cause}" if keyed else str(cause)) from None
         if isinstance(cause, UserError):
             raise cause from None
         if not isinstance(cause, TypeError | ValueError | ImportError):

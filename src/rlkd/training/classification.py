@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from torch import nn
 
-from rlkd import models, ranks
+from rlkd import arguments, models, ranks
 from rlkd.data import Images
 from rlkd.data.sets import Dataset
 from rlkd.errors import UserError
@@ -57,11 +57,19 @@ class Classification:
             `probe.size` says otherwise.
         max_instances: of a batch in the agent's trajectory, unless the source says otherwise; None
             for all.
+
+    Raises:
+        UserError: for a number out of range.
     """
 
     base_temperature: float = 4.0
     probe_size: int = 256
     max_instances: int | None = None
+
+    def __post_init__(self) -> None:
+        arguments.number("task.base_temperature", self.base_temperature, above=0)
+        arguments.count("task.probe_size", self.probe_size, least=0)
+        arguments.count("task.max_instances", self.max_instances, optional=True)
 
     def prepare(self, config: DictConfig, options: build.TrainerOptions) -> Prepared:
         """Load the data, make the networks and find out whether all fits together."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
+from rlkd import arguments
 from rlkd.errors import UserError
 from rlkd.training.detector import Performance
 
@@ -45,11 +46,12 @@ class DetectionOptions:
                 raise _refused(
                     self, name, "choose imagenet (the backbone), coco (the whole detector) or null"
                 )
-        for name in ("flip", "group_by_aspect"):
-            if not _is(getattr(self, name), bool):
-                raise _refused(self, name, "give true or false")
-        if not _is(self.workers, int) or self.workers < 0:
-            raise _refused(self, "workers", "give 0 or more processes")
+        arguments.number("task.base_temperature", self.base_temperature, above=0)
+        arguments.count("task.probe_size", self.probe_size, least=0)
+        arguments.count("task.max_instances", self.max_instances, optional=True)
+        arguments.flag("task.flip", self.flip)
+        arguments.flag("task.group_by_aspect", self.group_by_aspect)
+        arguments.count("task.workers", self.workers, least=0, most=arguments.MOST_WORKERS)
         if not _is(self.detector, dict):
             raise _refused(self, "detector", "give its settings, task.detector.min_size=[640,800]")
         for name, value in self.detector.items():

@@ -61,6 +61,11 @@ def load_dataset(config: DictConfig) -> Dataset:
             f"data={config.chosen.data} has no label for each image: task=classification needs "
             "data=folder, say, and objects in boxes task=detection"
         )
+    if dataset.num_classes < 2:
+        raise UserError(
+            f"data={config.chosen.data} has one class, {dataset.class_names[0]}: give images of "
+            "two or more"
+        )
     return dataset
 
 

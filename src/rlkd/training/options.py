@@ -7,6 +7,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rlkd import arguments
 from rlkd.errors import UserError
 from rlkd.exploration import Bands
 from rlkd.training.compose import unresolved
@@ -14,12 +15,18 @@ from rlkd.training.compose import unresolved
 _PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 """Torch's, by how much compiling time they trade for speed."""
+_MOST_THREADS = 1024
+"""torch ends the process where a system has no such number of threads."""
 _Options = TypeVar("_Options")
 
 
 @dataclass
 class TrainerOptions:
-    """How long and on what a run trains; see configs/config.yaml."""
+    """How long and on what a run trains; see configs/config.yaml.
+
+    Raises:
+        UserError: for a number out of range.
+    """
 
     epochs: int = 240
     max_steps: int | None = None
@@ -37,6 +44,23 @@ class TrainerOptions:
     checkpoint_every_minutes: float | None = 30.0
     keep_checkpoints: int = 2
     log_every_steps: int = 50
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulate", "evaluate_every", "log_every_steps"):
+            arguments.count(f"trainer.{name}", getattr(self, name))
+        for name in ("max_steps", "checkpoint_every_steps"):
+            arguments.count(f"trainer.{name}", getattr(self, name), optional=True)
+        arguments.count("trainer.threads", self.threads, most=_MOST_THREADS, optional=True)
+        arguments.count("trainer.keep_checkpoints", self.keep_checkpoints)
+        arguments.count("trainer.validation_size", self.validation_size, least=0)
+        arguments.number(
+            "trainer.checkpoint_every_minutes",
+            self.checkpoint_every_minutes,
+            above=0,
+            optional=True,
+        )
+        arguments.flag("trainer.sync_batch_norm", self.sync_batch_norm)
+        arguments.flag("trainer.channels_last", self.channels_last)
 
     @property
     def device(self) -> torch.device:
@@ -61,14 +85,25 @@ class TrainerOptions:
 
 @dataclass
 class ProbeOptions:
-    """What is held out to measure a reward on."""
+    """What is held out to measure a reward on.
+
+    Raises:
+        UserError: for a number out of range.
+    """
 
     size: int = 0
+
+    def __post_init__(self) -> None:
+        arguments.count("probe.size", self.size, least=0)
 
 
 @dataclass
 class ExplorationOptions:
-    """Which instances the agent learns from at first; see configs/config.yaml."""
+    """Which instances the agent learns from at first; see configs/config.yaml.
+
+    Raises:
+        UserError: for a number out of range.
+    """
 
     enabled: bool = False
     epochs: int = 20
@@ -76,6 +111,12 @@ class ExplorationOptions:
     mixed: list[float] = field(default_factory=lambda: [0.1, 0.2])
     partners: list[float] = field(default_factory=lambda: [0.4, 0.5])
     mix_weight: float = 0.7
+
+    def __post_init__(self) -> None:
+        arguments.flag("exploration.enabled", self.enabled)
+        arguments.count("exploration.epochs", self.epochs, least=0)
+        arguments.number("exploration.selected", self.selected, above=0, most=1)
+        arguments.number("exploration.mix_weight", self.mix_weight, least=0, most=1)
 
     @property
     def bands(self) -> Bands:
@@ -106,27 +147,9 @@ def trainer_options(config: DictConfig) -> TrainerOptions:
     Raises:
         UserError: for a value of the wrong type or out of range, or an absent GPU.
     """
-    read_options(_SeedOptions, OmegaConf.masked_copy(config, ["seed"]), "")
+    seeded = read_options(_SeedOptions, OmegaConf.masked_copy(config, ["seed"]), "")
+    arguments.seed("seed", seeded.seed)
     options = read_options(TrainerOptions, config.trainer, "trainer.")
-    for name in (
-        "epochs",
-        "batch_size",
-        "accumulate",
-        "evaluate_every",
-        "log_every_steps",
-        "keep_checkpoints",
-    ):
-        if getattr(options, name) < 1:
-            raise UserError(f"trainer.{name}={getattr(options, name)}: give at least 1")
-    minutes = options.checkpoint_every_minutes
-    if minutes is not None and not minutes > 0:
-        raise UserError(
-            f"trainer.checkpoint_every_minutes={minutes}: give a number above 0, or null"
-        )
-    for name in ("max_steps", "checkpoint_every_steps", "threads"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise UserError(f"trainer.{name}={value}: give at least 1, or null")
     if options.precision not in _PRECISIONS:
         raise UserError(
             f"trainer.precision={options.precision}: choose one of {', '.join(_PRECISIONS)}"

@@ -9,7 +9,7 @@ import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
-from rlkd import ranks
+from rlkd import arguments, ranks
 from rlkd.errors import UserError
 from rlkd.training import build
 from rlkd.training.compose import LAUNCHER, as_yaml, choice, configure, configure_launcher, sweep
@@ -36,7 +36,11 @@ class Planned:
 
 @dataclass
 class LauncherOptions:
-    """How the runs of a sweep are started; see configs/launcher/."""
+    """How the runs of a sweep are started; see configs/launcher/.
+
+    Raises:
+        UserError: for a number out of range.
+    """
 
     cluster: str | None = None
     """None for this process, else submitit's name: `local` or `slurm`."""
@@ -55,6 +59,20 @@ class LauncherOptions:
     setup: list[str] = field(default_factory=list[str])
     additional: dict[str, str | int | float | bool] | None = None
 
+    def __post_init__(self) -> None:
+        for name in (
+            "cells_per_job",
+            "array_parallelism",
+            "timeout_min",
+            "nodes",
+            "tasks_per_node",
+        ):
+            arguments.count(f"{LAUNCHER}.{name}", getattr(self, name))
+        for name in ("max_timeouts", "gpus_per_node", "signal_delay_s"):
+            arguments.count(f"{LAUNCHER}.{name}", getattr(self, name), least=0)
+        for name in ("cpus_per_task", "mem_gb"):
+            arguments.count(f"{LAUNCHER}.{name}", getattr(self, name), optional=True)
+
 
 def launcher_and_others(overrides: Iterable[str]) -> tuple[LauncherOptions, list[str]]:
     """Part how runs are started from what they are.
@@ -66,9 +84,6 @@ def launcher_and_others(overrides: Iterable[str]) -> tuple[LauncherOptions, list
     own = [each for each in given if each.lstrip("+~").partition("=")[0].split(".")[0] == LAUNCHER]
     node = configure_launcher(own)
     options = read_options(LauncherOptions, node, f"{LAUNCHER}.")
-    for name in ("cells_per_job", "array_parallelism", "timeout_min", "nodes", "tasks_per_node"):
-        if getattr(options, name) < 1:
-            raise UserError(f"{LAUNCHER}.{name}={getattr(options, name)}: give at least 1")
     return options, [each for each in given if each not in own]
 
 

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from rlkd import arguments
+
 
 def warmup_multistep(
     optimizer: Optimizer,
@@ -28,10 +30,12 @@ def warmup_multistep(
     Raises:
         ValueError: for a value out of range.
     """
-    if not 0 <= warmup <= 1 or not all(0 <= each <= 1 for each in milestones):
-        raise ValueError(f"warmup={warmup}, milestones={list(milestones)}: give parts from 0 to 1")
-    if not 0 < warmup_factor <= 1 or gamma <= 0:
-        raise ValueError(f"warmup_factor={warmup_factor}, gamma={gamma}: give them above 0")
+    arguments.count("total_steps", total_steps)
+    arguments.number("warmup", warmup, least=0, most=1)
+    for each in milestones:
+        arguments.number("milestones", each, least=0, most=1)
+    arguments.number("warmup_factor", warmup_factor, above=0, most=1)
+    arguments.number("gamma", gamma, above=0)
     rising = round(warmup * total_steps)
     drops = [round(each * total_steps) for each in milestones]
 
