@@ -29,7 +29,10 @@ def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["distill", "trainer.epochs=0", "--debug"]) == 2
     told = capsys.readouterr().err
     assert "Traceback (most recent call last)" in told
-    assert told.splitlines()[-1] == "rlkd: trainer.epochs=0: give at least 1"
+    assert (
+        told.splitlines()[-1]
+        == "rlkd: trainer.epochs=0: give a whole number of at least 1, at most 1000000000"
+    )
 
 
 def test_an_error_is_one_line_whatever_was_given(capsys: pytest.CaptureFixture[str]) -> None:

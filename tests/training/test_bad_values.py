@@ -1,6 +1,7 @@
 """Settings that are impossible or unknown: one line, exit code 2, nothing written."""
 
 import contextlib
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from tests.training.runs import SOURCES, tiny
 from rlkd.errors import UserError
 from rlkd.training import build
 from rlkd.training.compose import as_yaml, configure, sweep
+from rlkd.training.image_sets import load_dataset
 
 pytestmark = pytest.mark.usefixtures("plainly")
 
@@ -211,3 +213,42 @@ def test_whatever_is_given_composes_or_is_refused(key: str, separator: str, valu
     for compose in (lambda word: as_yaml(configure([word])), lambda word: sweep([word])):
         with contextlib.suppress(UserError):
             compose(f"{key}{separator}{value}")
+
+
+def test_data_of_one_class_are_refused(tmp_path: Path) -> None:
+    root = pictures(tmp_path)
+    for split in ("train", "test"):
+        shutil.rmtree(root / split / "dog")
+    given = ("data=folder", f"data.root={root}", "data.image_size=8")
+    with pytest.raises(UserError, match="data=folder has one class, cat: give images of two"):
+        load_dataset(configure(given))
+
+
+TAKEN_BEFORE = {
+    "temperature.update_interval=nan": "temperature.update_interval=nan: give a whole number",
+    "temperature.update_interval=inf": "temperature.update_interval=inf: give a whole number",
+    "temperature.probe_interval=nan": "temperature.probe_interval=nan: give a whole number",
+    "temperature.minibatches=2.5": "temperature.minibatches=2.5: give a whole number",
+    "temperature.minibatches=-1": "temperature.minibatches=-1: give a whole number",
+    "+temperature.epochs=0": "temperature.epochs=0: give a whole number",
+    "+temperature.calibration_buffer=0": "temperature.calibration_buffer=0: give a whole number",
+    "temperature.gate=maybe": "temperature.gate='maybe': give true or false",
+    "optimizer.lr=nan": "optimizer.lr=nan: give a number",
+    "optimizer.weight_decay=true": "optimizer.weight_decay=True: give a number",
+    "scheduler.gamma=1e30": r"scheduler.gamma=1e\+30: give a number",
+    "scheduler.milestones=[nan]": "scheduler.milestones=nan: give a number",
+    "method.terms.kd.weight=true": "method.terms.kd.weight=True: give a number",
+    "method.terms.kd.warmup_epochs=2.5": "method.terms.kd.warmup_epochs=2.5: give a whole number",
+    "task.probe_size=nan": "probe.size",
+    "seed=99999999999999999999": "seed=99999999999999999999: give a whole number",
+    "trainer.checkpoint_every_minutes=nan": "checkpoint_every_minutes=nan: give a number",
+}
+
+
+@pytest.mark.parametrize("setting", TAKEN_BEFORE)
+def test_a_number_that_is_none_is_refused_when_it_is_composed_or_built(setting: str) -> None:
+    config = configure(["temperature=rlkd", "+method.terms.kd.warmup_epochs=0", setting])
+    with pytest.raises(UserError, match=TAKEN_BEFORE[setting]):
+        for make in (build.trainer_options, build.optimizer, build.scheduler, build.objective):
+            make(config)
+        build.temperature(config, num_classes=10)

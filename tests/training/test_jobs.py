@@ -47,7 +47,10 @@ def test_every_launcher_composes_and_is_no_part_of_a_run() -> None:
             "there is no setting launcher.timeout: did you mean launcher.timeout_min",
         ),
         (["launcher=submitit_slurm", "launcher.nodes=many"], "launcher.nodes: .*many"),
-        (["launcher=submitit_slurm", "launcher.cells_per_job=0"], "cells_per_job=0: give at least"),
+        (
+            ["launcher=submitit_slurm", "launcher.cells_per_job=0"],
+            "cells_per_job=0: give a whole number",
+        ),
     ],
 )
 def test_a_launcher_that_makes_no_sense_is_refused(overrides: list[str], told: str) -> None:
