@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from tests.training.refusal import Refuse, assert_told, pictures
 from tests.training.runs import SOURCES, tiny
 
@@ -224,6 +224,12 @@ def test_data_of_one_class_are_refused(tmp_path: Path) -> None:
         load_dataset(configure(given))
 
 
+def built(config: DictConfig) -> None:
+    for make in (build.trainer_options, build.optimizer, build.scheduler, build.objective):
+        make(config)
+    build.temperature(config, num_classes=10)
+
+
 TAKEN_BEFORE = {
     "temperature.update_interval=nan": "temperature.update_interval=nan: give a whole number",
     "temperature.update_interval=inf": "temperature.update_interval=inf: give a whole number",
@@ -249,6 +255,4 @@ TAKEN_BEFORE = {
 def test_a_number_that_is_none_is_refused_when_it_is_composed_or_built(setting: str) -> None:
     config = configure(["temperature=rlkd", "+method.terms.kd.warmup_epochs=0", setting])
     with pytest.raises(UserError, match=TAKEN_BEFORE[setting]):
-        for make in (build.trainer_options, build.optimizer, build.scheduler, build.objective):
-            make(config)
-        build.temperature(config, num_classes=10)
+        built(config)

@@ -166,7 +166,7 @@ def test_the_teachers_own_size_counts_in_its_score_and_where_features_are_tapped
 
 
 WRONG = {
-    "data.image_size=[16,24,3]": r"data\.image_size=\[16, 24, 3\]: give 1 or more pixels, at most 16384, or \[HEI",
+    "data.image_size=[16,24,3]": r"data\.image_size=\[16, 24, 3\]: give .*, or \[HEI",
     "data.image_size=[16]": r"data\.image_size=\[16\]: give 1 or more pixels",
     "data.image_size=[16,0]": r"data\.image_size=\[16, 0\]: give 1 or more pixels",
     "data.image_size=16.5": r"data\.image_size=16\.5: give 1 or more pixels",
