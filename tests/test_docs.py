@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from tests.training.runs import as_users_call, silent, tiny, write_teacher
 
+from rlkd.errors import UserError
 from rlkd.training import distill
 
 ADDING = Path(__file__).parents[1] / "docs" / "adding.md"
@@ -55,7 +56,9 @@ def test_its_loss_and_its_source_train_a_student(folder: Path) -> None:
     teacher = write_teacher(folder / "teacher.pth")
     kept = [each for each in tiny(teacher, folder / "run") if not each.startswith("temperature")]
     own = [f"configs={folder / 'conf'}", "method=cosine", "temperature=halved"]
-    result = distill([*kept, *own], console=silent())
+    with pytest.raises(UserError, match=r"_target_=mine\.\w+\.\w+ is code .* add trust=mine$"):
+        distill([*kept, *own], console=silent())
+    result = distill([*kept, *own, "trust=mine"], console=silent())
     assert (folder / "run" / "student.safetensors").is_file()
     assert 0 <= result.test.top1 <= 1
     assert "mine.cosine.Cosine" in (folder / "run" / "config.yaml").read_text()

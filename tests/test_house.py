@@ -28,6 +28,7 @@ FLOORS = {
             "ranks",
             "regular_files",
             "reporting",
+            "trust",
         ),
         1,
     ),

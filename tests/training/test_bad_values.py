@@ -88,7 +88,7 @@ UNKNOWN = {
     "data=cifar_100": "data=cifar_100: did you mean cifar100",
     "experiment=cifar100_resnet56_resnet21": "did you mean cifar100_resnet56_resnet20",
     "student=torchvision:resnet19": "did you mean 'torchvision:resnet18'",
-    "student=nowhere:net": "cannot import 'nowhere'",
+    "student=nowhere:net": r"student\.name=nowhere:net is code from outside.*add trust=nowhere$",
     "student": "give overrides as key=value",
     "trainer.epochs=[": "give overrides as key=value",
     "~exploration": "exploration cannot be left out",
@@ -150,7 +150,7 @@ READ = {
     "+optimizer.nesterov=true": ("optimizer.nesterov", True),
     "++optimizer.nesterov=true": ("optimizer.nesterov", True),
     "++trainer.epochs=7": ("trainer.epochs", 7),
-    "+optimizer._convert_=all": ("optimizer._convert_", "all"),
+    "+optimizer._partial_=true": ("optimizer._partial_", True),
     "+method.terms.kd.layers=null": ("method.terms.kd.layers", None),
     "+method.terms.mine={weight: 2}": ("method.terms.mine.weight", 2),
     "+method.terms.mine._target_=rlkd.losses.Term": (

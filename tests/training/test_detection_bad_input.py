@@ -71,7 +71,7 @@ IMPOSSIBLE = {
     "teacher=resnet20": "teacher: model 'resnet20' is unknown.* 'fasterrcnn_BACKBONE'",
     "student=torchvision:resnet18": "'torchvision:resnet18' is unknown; did you mean 'torchvi",
     "student=torchvision:retinanet_resnet50_fpn": "only two-stage detectors that give boxes",
-    "student=tests.training.runs:DroppingStudent": "student: model 'tests.training.runs:Dropping",
+    "student=rlkd.models.small:convnet": "student: model 'rlkd.models.small:convnet' is unknown",
     "student=fasterrcnn_resnt18": "student=fasterrcnn_resnt18: did you mean fasterrcnn_resnet18",
     "student=fasterrcnn_tinny": "student=fasterrcnn_tinny: did you mean fasterrcnn_tiny",
     "student=custom": "student.name is missing",

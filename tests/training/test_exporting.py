@@ -170,7 +170,7 @@ def checkpoint(tmp_path: Path) -> Callable[[type[Noisy]], tuple[str, ...]]:
         path = tmp_path / "weights.safetensors"
         models.save_weights(kind(10, 1), path)
         student = f"student=tests.training.test_exporting:{kind.__name__}"
-        return (*DIGITS, student, f"student.checkpoint='{path}'")
+        return (*DIGITS, "trust=tests", student, f"student.checkpoint='{path}'")
 
     return words
 

@@ -17,8 +17,8 @@ from rlkd.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("plainly")
 
-MODULE = "tests.training.foreign"
-SHORT = ("trainer.epochs=1", "temperature=constant", "data.limit=32")
+MODULE, TRUSTED = "tests.training.foreign", "trust=tests"
+SHORT = (TRUSTED, "trainer.epochs=1", "temperature=constant", "data.limit=32")
 
 
 def _test_scores(run: Path) -> dict[str, float]:
@@ -37,10 +37,12 @@ def test_networks_of_the_field_teach_and_are_taught(
     networks = (f"student={MODULE}:{student}", f"teacher={MODULE}:{teacher}")
     assert main(["distill", *tiny(weights, run, *SHORT, *networks, "method=kd")]) == 0
     assert not capsys.readouterr().err
-    assert main(["evaluate", f"run={run}"]) == 0
+    assert main(["evaluate", f"run={run}", TRUSTED]) == 0
     assert f"loss {_test_scores(run)['loss']:.4f} on 360" in capsys.readouterr().out
     for kind, file in (("safetensors", "a.safetensors"), ("torch_export", "a.pt2")):
-        assert main(["export", f"run={run}", f"format={kind}", f"to={tmp_path / file}"]) == 0
+        assert (
+            main(["export", f"run={run}", TRUSTED, f"format={kind}", f"to={tmp_path / file}"]) == 0
+        )
     logits = torch.export.load(tmp_path / "a.pt2").module()(torch.zeros(3, 1, 8, 8))
     assert logits.shape == (3, 10)
 
@@ -49,7 +51,7 @@ def test_a_network_that_returns_a_tuple_trains_alone_and_predicts(tmp_path: Path
     run, network = tmp_path / "run", f"student={MODULE}:FeaturesFirst"
     assert main(["train", *_alone(tiny(tmp_path, run, *SHORT, network))]) == 0
     Image.new("L", (8, 8), 90).save(tmp_path / "image.png")
-    assert main(["predict", f"run={run}", f"images={tmp_path / 'image.png'}"]) == 0
+    assert main(["predict", f"run={run}", TRUSTED, f"images={tmp_path / 'image.png'}"]) == 0
 
 
 def _alone(settings: list[str]) -> list[str]:
@@ -77,14 +79,16 @@ def test_a_quantisation_aware_student_opens_its_own_run(
     settings = tiny(teacher_file, run, *SHORT, f"student={MODULE}:quantised")
     assert main(["distill", *settings]) == 0
     capsys.readouterr()
-    assert main(["evaluate", f"run={run}"]) == 0
+    assert main(["evaluate", f"run={run}", TRUSTED]) == 0
     # The ranges are those of training, so that scoring again gives the very same.
     assert f"loss {_test_scores(run)['loss']:.4f} on 360" in capsys.readouterr().out
     Image.new("L", (8, 8), 90).save(tmp_path / "image.png")
-    assert main(["predict", f"run={run}", f"images={tmp_path / 'image.png'}"]) == 0
+    assert main(["predict", f"run={run}", TRUSTED, f"images={tmp_path / 'image.png'}"]) == 0
     for to in ("safetensors:a.safetensors", "torch_export:a.pt2"):
         kind, _, file = to.partition(":")
-        assert main(["export", f"run={run}", f"format={kind}", f"to={tmp_path / file}"]) == 0
+        assert (
+            main(["export", f"run={run}", TRUSTED, f"format={kind}", f"to={tmp_path / file}"]) == 0
+        )
     assert "to 0;" in capsys.readouterr().out
 
 

@@ -330,6 +330,10 @@ def read_from(root: Path) -> None:
     """Somebody's own data."""
 
 
+def numbered(**settings: float) -> None:
+    """Somebody's own data, of which numbers are asked."""
+
+
 def test_paths_in_ones_own_files_are_read_alike(here: Path) -> None:
     own = here / "groups" / "experiment" / "mine.yaml"
     own.parent.mkdir(parents=True)
@@ -339,13 +343,16 @@ def test_paths_in_ones_own_files_are_read_alike(here: Path) -> None:
     assert config.output == "7"
     data = here / "groups" / "data" / "numbers.yaml"
     data.parent.mkdir()
-    data.write_text("_target_: types.SimpleNamespace\ntest_images: 20\ntest: 0.5\nroot: ~/a\n")
-    numbers = configure(["configs=groups", "data=numbers"]).data
+    data.write_text(
+        "_target_: tests.training.test_paths.numbered\ntest_images: 20\ntest: 0.5\nroot: ~/a\n"
+    )
+    numbers = configure(["configs=groups", "data=numbers", "trust=tests"]).data
     assert (numbers.test_images, numbers.test) == (20, 0.5)
     assert numbers.root == str(here.parent / "home" / "a")
     for target in ("rlkd.data.sets.folder", f"{__name__}.read_from"):
         data.write_text(f"_target_: {target}\nroot: 2024\n")
-        assert configure(["configs=groups", "data=numbers"]).data.root == "2024"
+        own_data = configure(["configs=groups", "data=numbers", "trust=tests"]).data
+        assert own_data.root == "2024"
     own.write_text("# @package _global_\nteacher: {checkpoint: [a.pth, b.pth]}\n")
     with pytest.raises(UserError, match=r"^teacher\.checkpoint=.*: give one path, no list$"):
         configure(["configs=groups", "experiment=mine"])

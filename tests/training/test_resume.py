@@ -50,6 +50,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     "dropout": (
         "temperature=constant",
         "student=tests.training.runs:DroppingStudent",
+        "trust=tests",
         "trainer.epochs=2",
     ),
     "adamw and cosine": (

@@ -1,7 +1,7 @@
 """A name becomes a network: packaged, torchvision's, timm's, or anybody's own."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from torch import nn
@@ -23,7 +23,14 @@ def names() -> list[str]:
     return list(_PACKAGED)
 
 
-def create(name: str, *, num_classes: int, in_channels: int = 3, **kwargs: Any) -> nn.Module:
+def create(
+    name: str,
+    *,
+    num_classes: int,
+    in_channels: int = 3,
+    trusted: Collection[str] | None = None,
+    **kwargs: Any,
+) -> nn.Module:
     """Build a network with fresh weights, which returns logits: see `giving_logits`.
 
     Args:
@@ -33,11 +40,13 @@ def create(name: str, *, num_classes: int, in_channels: int = 3, **kwargs: Any) 
         num_classes: size of the logits.
         in_channels: channels of the images. torchvision's networks take 3; timm's are told as
             `in_chans`; a factory is told if its signature has the parameter.
+        trusted: where the name is a configuration's: the packages, besides torchvision and timm,
+            whose factories it may call, see `rlkd.trust`. None where it is the caller's own.
         **kwargs: passed on.
 
     Raises:
-        UserError: if no network has this name, if its library is not installed, or if it does not
-            take these arguments.
+        UserError: if no network has this name, if its library is not installed, if it does not take
+            these arguments, or if its code is not to be run.
     """
     arguments: dict[str, Any] = {"num_classes": num_classes, **kwargs}
     if ":" not in name:
@@ -45,10 +54,13 @@ def create(name: str, *, num_classes: int, in_channels: int = 3, **kwargs: Any) 
         if factory is None:
             raise unknown_name(name, names(), forms=_FORMS)
         return built(name, factory, {"in_channels": in_channels, **arguments})
-    return giving_logits(_elsewhere(name, in_channels, arguments), name, num_classes)
+    made = _elsewhere(name, in_channels, arguments, trusted)
+    return giving_logits(made, name, num_classes)
 
 
-def _elsewhere(name: str, in_channels: int, arguments: dict[str, Any]) -> nn.Module:
+def _elsewhere(
+    name: str, in_channels: int, arguments: dict[str, Any], trusted: Collection[str] | None
+) -> nn.Module:
     source, _, attribute = name.partition(":")
     if source == "torchvision":
         if in_channels != 3:
@@ -60,7 +72,7 @@ def _elsewhere(name: str, in_channels: int, arguments: dict[str, Any]) -> nn.Mod
     if source == "timm":
         factory = timm_factory(name, attribute, forms=_FORMS)
         return built(name, factory, {"in_chans": in_channels, **arguments})
-    factory = imported(name, source, attribute, forms=_FORMS)
+    factory = imported(name, source, attribute, trusted, forms=_FORMS)
     if _takes_in_channels(factory, in_channels):
         arguments["in_channels"] = in_channels
     return built(name, factory, arguments)

@@ -2,13 +2,18 @@
 
 import difflib
 import importlib
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
 from torch import nn
 
 from rlkd.errors import UserError
+from rlkd.trust import found, is_defined_in
+
+ROOMS = ("rlkd.models", "torchvision.models", "timm.models")
+"""Where factories are defined that need no trust."""
 
 
 def built(name: str, factory: Callable[..., Any], arguments: dict[str, Any]) -> nn.Module:
@@ -22,6 +27,9 @@ def built(name: str, factory: Callable[..., Any], arguments: dict[str, Any]) -> 
     except TypeError as error:
         given = ", ".join(arguments)
         raise UserError(f"model '{name}' does not take the arguments {given}: {error}") from error
+    except Exception as error:  # whatever a factory of somebody's own raises
+        said = " ".join(str(error).split())
+        raise UserError(f"model '{name}' does not build: {type(error).__name__}: {said}") from error
     if not isinstance(network, nn.Module):
         raise UserError(
             f"model '{name}' returned a {type(network).__name__}; return a torch.nn.Module"
@@ -56,33 +64,40 @@ def timm_factory(name: str, architecture: str, *, forms: str) -> Callable[..., A
     return partial(timm.create_model, architecture, pretrained=False)
 
 
-def imported(name: str, module_name: str, attribute: str, *, forms: str) -> Callable[..., Any]:
+def imported(
+    name: str,
+    module_name: str,
+    attribute: str,
+    trusted: Collection[str] | None,
+    *,
+    forms: str,
+) -> Callable[..., Any]:
     """Return a module's callable.
 
     Args:
         name: what the user wrote, for messages.
         module_name: such as "package.module".
         attribute: the callable's name in it.
+        trusted: the packages whose code may be called, besides `ROOMS`; None for all.
         forms: the names that are allowed, for messages.
 
     Raises:
-        UserError: if there is no such module, or none such in it, or if it cannot be called.
+        UserError: if there is no such module, or none such in it, if it cannot be called, or is not
+            to be called.
     """
     if not all(part.isidentifier() for part in (*module_name.split("."), attribute)):
         raise UserError(f"model '{name}' is not of an allowed form; give {forms}")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise UserError(
-            f"model '{name}': cannot import '{module_name}' ({error}); install it, or add its "
-            "folder to PYTHONPATH"
-        ) from error
-    factory = getattr(module, attribute, None)
+    allowed = (module_name,) if trusted is None else trusted
+    factory = found(name, module_name, attribute, allowed, where="model")
     if factory is None:
-        known = [f"{module_name}:{each}" for each in vars(module) if each[0] != "_"]
+        known = [
+            f"{module_name}:{each}" for each in vars(sys.modules[module_name]) if each[0] != "_"
+        ]
         raise unknown_name(name, known, forms=forms)
     if not callable(factory):
         raise UserError(f"model '{name}' is a {type(factory).__name__}; give a function or class")
+    if trusted is not None and not is_defined_in(factory, (*trusted, *ROOMS)):
+        raise UserError(f"model '{name}' is not code of {module_name}: give where it is defined")
     return factory
 
 

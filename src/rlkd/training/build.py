@@ -1,30 +1,24 @@
 """From a configuration to the parts of a run, each made of flat parameters."""
 
 import inspect
-import re
 import sys
-from collections.abc import Callable, Container, Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Container
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from rlkd import arguments, models
 from rlkd.data.sets import Dataset
-from rlkd.errors import InputError, UserError, notice
+from rlkd.errors import UserError, notice
 from rlkd.exploration import Explorer
 from rlkd.losses import Objective
 from rlkd.models import Teacher
 from rlkd.temperature import TemperatureSource
 from rlkd.training.class_order import check_order, taught_rows
-from rlkd.training.compose import unresolved
 from rlkd.training.module import Schedule, ScheduleBy
 from rlkd.training.normalisation import renormalisation, resolution
 from rlkd.training.options import (
@@ -33,8 +27,10 @@ from rlkd.training.options import (
     probe_options,
     trainer_options,
 )
+from rlkd.training.parts import make, mendable
 from rlkd.training.run_config import refuse_new_head
 from rlkd.training.task import Task
+from rlkd.trust import TRUST
 
 
 def network(config: DictConfig, role: str, dataset: Dataset, *, trains: bool = False) -> nn.Module:
@@ -58,6 +54,7 @@ def network(config: DictConfig, role: str, dataset: Dataset, *, trains: bool = F
         config.name,
         num_classes=dataset.num_classes,
         in_channels=dataset.shape[0],
+        trusted=OmegaConf.select(config, f"..{TRUST}") or (),
     )
     channels, height, width = dataset.shape
     shape = (channels, *(resolution(config) or (height, width)))
@@ -170,12 +167,12 @@ def objective(config: DictConfig) -> Objective:
     Raises:
         UserError: if its values make none.
     """
-    return make(config.method, "method")
+    return make(config, "method")
 
 
 def task(config: DictConfig) -> Task:
     """Make the kind of training that the configuration is of."""
-    return make(config.task, "task")
+    return make(config, "task")
 
 
 def given_checkpoints(
@@ -215,7 +212,7 @@ def temperature(config: DictConfig, *, num_classes: int) -> TemperatureSource:
     """
     node = config.temperature
     of_the_data = {"num_classes": num_classes} if node.get("num_classes", 0) is None else {}
-    source = make(node, "temperature", **of_the_data)
+    source: TemperatureSource = make(config, "temperature", **of_the_data)
     if source.needs_probe and not probe_options(config.probe).size:
         raise UserError("temperature.reward_source=probe needs images: give probe.size=512, say")
     return source
@@ -227,10 +224,12 @@ def optimizer(config: DictConfig) -> Callable[..., torch.optim.Optimizer]:
     Raises:
         UserError: if its values make none.
     """
-    maker = make(config.optimizer, "optimizer")
+    maker: Any = make(config, "optimizer")
     _check_settings("optimizer", maker)
-    with _mendable(config.optimizer, "optimizer"):
-        maker([nn.Parameter(torch.zeros(1))])
+    with mendable("optimizer", config.optimizer):
+        rehearsed = nn.Parameter(torch.zeros(1))
+        rehearsed.grad = torch.zeros(1)
+        maker([rehearsed]).step()
     return maker
 
 
@@ -243,19 +242,22 @@ def scheduler(config: DictConfig, *, steps_per_epoch: int = 1) -> tuple[Schedule
         UserError: if its values make none, or one that fails before the run is over.
     """
     options = trainer_options(config)
-    maker: Any = make(config.scheduler, "scheduler")
+    maker: Any = make(config, "scheduler")
     _check_settings("scheduler", maker)
-    by: ScheduleBy = "step" if "total_steps" in inspect.signature(maker).parameters else "epoch"
-    steps = options.epochs
-    if by == "step":
-        steps = min(options.epochs * steps_per_epoch, options.max_steps or sys.maxsize)
-        maker = partial(maker, total_steps=steps)
-    with _mendable(config.scheduler, "scheduler"):
+    with mendable("scheduler", config.scheduler):
+        by: ScheduleBy = "step" if "total_steps" in inspect.signature(maker).parameters else "epoch"
+        steps = options.epochs
+        if by == "step":
+            steps = min(options.epochs * steps_per_epoch, options.max_steps or sys.maxsize)
+            maker = partial(maker, total_steps=steps)
         rehearsed = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
         schedule = maker(rehearsed)
         rehearsed.step()
-        for _ in range(min(steps, options.epochs)):
+        for number in range(min(steps, options.epochs)):
             schedule.step()
+            rate = float(rehearsed.param_groups[0]["lr"])
+            if not abs(rate) <= torch.finfo(torch.float32).max:
+                raise ValueError(f"from {by} {number + 1} on the learning rate is {rate:.1g}")
     return maker, by
 
 
@@ -310,44 +312,3 @@ def _check_settings(section: str, maker: Any) -> None:
                 arguments.count(key, value, least=-1)
             elif isinstance(default, int | float) or isinstance(value, bool | int | float):
                 arguments.number(key, value)
-
-
-def make(node: DictConfig, name: str, **given: Any) -> Any:
-    """Instantiate a node by its `_target_`, with these values in place of its own.
-
-    Raises:
-        UserError: if its values do not fit what it names.
-    """
-    try:
-        with _mendable(node, name):
-            return instantiate(node, _convert_="all", **given)
-    except OmegaConfBaseException as error:
-        raise unresolved(error) from None
-
-
-@contextmanager
-def _mendable(node: DictConfig, name: str) -> Generator[None]:
-    """Tell the user which values of a node did not fit."""
-    try:
-        yield
-    except (InstantiationException, TypeError, ValueError) as error:
-        cause = error.__cause__ if isinstance(error, InstantiationException) else error
-        if isinstance(cause, InputError):
-            found = re.search(r"full_key: (\S+)", str(error))
-            key = found[1] if found else name
-            # A part names its argument; the user gave it by a key.
-            inner = OmegaConf.select(node, key.removeprefix(name).lstrip(".")) if found else node
-            keyed = str(cause).partition("=")[0] in inner
-            raise InputError(f"{key}.{cause}" if keyed else str(cause)) from None
-        if isinstance(cause, UserError):
-            raise cause from None
-        if not isinstance(cause, TypeError | ValueError | ImportError):
-            raise
-        held: Any = OmegaConf.to_container(node, resolve=True)
-        values = [
-            f"{key}={value}"
-            for key, value in held.items()
-            if not key.startswith("_") and not isinstance(value, dict)
-        ]
-        told = f"; its settings are {', '.join(values)}" if values else ""
-        raise UserError(f"{name} does not build: {' '.join(str(cause).split())}{told}") from error

@@ -42,6 +42,7 @@ from rlkd.training.observed import observe
 from rlkd.training.rank_checks import require_same_data, require_shareable
 from rlkd.training.run_config import require_student, with_weights
 from rlkd.training.run_folder import RunFolder
+from rlkd.training.settings import trusted_by
 from rlkd.training.sync_norm import synchronised
 from rlkd.training.task import Asked, Exportable, Prepared
 from rlkd.types import Batch
@@ -147,7 +148,9 @@ class Classification:
         """Build all parts but the data, on small stand-ins."""
         made, source = build.objective(config), build.temperature(config, num_classes=100)
         student, teacher = (
-            None if config[role].name is None else models.create(config[role].name, num_classes=100)
+            None
+            if config[role].name is None
+            else models.create(config[role].name, num_classes=100, trusted=trusted_by(config))
             for role in ("student", "teacher")
         )
         if student is not None and teacher is not None:

@@ -32,6 +32,7 @@ from rlkd.training.planning import (
     told,
 )
 from rlkd.training.run_folder import RunFolder, flat
+from rlkd.training.settings import stored
 from rlkd.training.shared_data import loaded_once
 
 _BASELINE = "baseline="
@@ -175,7 +176,7 @@ def _baseline(given: Iterable[str]) -> dict[str, str] | None:
 def _cell(planned: Planned) -> Cell:
     config: DictConfig = planned.config
     try:
-        held: Any = OmegaConf.to_container(config, resolve=True)
+        held: Any = OmegaConf.to_container(stored(config), resolve=True)
     except OmegaConfBaseException as error:
         raise unresolved(error) from None
     settings = dict(flat(held))

@@ -11,15 +11,22 @@ from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from rlkd import models
 from rlkd.errors import UserError
 from rlkd.models.detectors import backbone_detector_names
-from rlkd.training.overrides import as_swept, parse, path_value, quoted, require_one_value
-from rlkd.training.settings import NETWORKS, apply, expand_paths, nearest
+from rlkd.training.overrides import as_swept, parse, parted, path_value, quoted
+from rlkd.training.settings import (
+    NETWORKS,
+    apply,
+    expand_paths,
+    nearest,
+    require_allowed,
+    stored,
+    trust,
+)
 
 GROUPS = (
     "data",
@@ -75,7 +82,8 @@ def configure(overrides: Iterable[str] = ()) -> DictConfig:
             see `overrides.PATHS`. A network may also be `torchvision:NAME`, `timm:NAME`,
             `package.module:factory`, or a detector over any of torchvision's classifiers, such as
             `fasterrcnn_resnet18`. `configs=DIR` adds a folder of one's own groups:
-            DIR/method/mine.yaml is then method=mine.
+            DIR/method/mine.yaml is then method=mine. `trust=mine` lets what is composed name code
+            of the package `mine`, see `rlkd.trust`; it is stored nowhere.
 
     Raises:
         UserError: for a folder that is not there, an unknown key or group value (with the nearest
@@ -83,17 +91,33 @@ def configure(overrides: Iterable[str] = ()) -> DictConfig:
             missing.
     """
     config = _composed("config", overrides, GROUPS)
-    for key in _SECTIONS:
-        if key not in config:
-            raise UserError(f"{key} cannot be left out: override its settings instead")
     try:
-        expand_paths(config)
+        require_whole(config)
         if config.output is None:
             choices = [choice(config, group) for group in _NAMED]
             config.output = "runs/" + "_".join([*choices, f"seed{config.seed}"])
+        expand_paths(config)
     except OmegaConfBaseException as error:
         raise unresolved(error) from None
     return config
+
+
+def require_whole(config: DictConfig) -> None:
+    """Refuse a configuration without one of its sections, or with code that is not trusted.
+
+    Raises:
+        UserError: naming what is missing or not trusted.
+        OmegaConfBaseException: for a value that refers to what is not there.
+    """
+    for key in (*GROUPS[:-1], "trainer", "probe", "exploration"):
+        if not isinstance(config.get(key), DictConfig):
+            raise UserError(f"{key} cannot be left out: override its settings instead")
+    of_networks = [f"{role}.{key}" for role in NETWORKS for key in ("name", "checkpoint")]
+    for key in (*of_networks, "seed", "output"):
+        parent, _, name = key.rpartition(".")
+        if name not in (config[parent] if parent else config):
+            raise UserError(f"{key} cannot be left out: give {key}=null, say")
+    require_allowed(config)
 
 
 def configure_launcher(overrides: Iterable[str] = ()) -> DictConfig:
@@ -140,7 +164,7 @@ def sweep(overrides: Iterable[str]) -> tuple[dict[str, list[str]], list[str]]:
 
 
 def as_yaml(config: DictConfig) -> str:
-    """Return a configuration as YAML, interpolations resolved.
+    """Return a configuration as it is stored: YAML, interpolations resolved, trusting nobody.
 
     Raises:
         UserError: for a mandatory value that is missing, or one that depends on an impossible one.
@@ -149,7 +173,7 @@ def as_yaml(config: DictConfig) -> str:
         OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise unresolved(error) from None
-    return OmegaConf.to_yaml(config, resolve=True)
+    return OmegaConf.to_yaml(stored(config), resolve=True)
 
 
 def unresolved(error: OmegaConfBaseException, prefix: str = "") -> UserError:
@@ -166,7 +190,6 @@ def unresolved(error: OmegaConfBaseException, prefix: str = "") -> UserError:
 
 
 _PACKAGED = Path(str(files("rlkd.configs")))
-_SECTIONS = (*GROUPS[:-1], "trainer", "probe", "exploration", "published", "seed", "output")
 _NAMED = ("data", "teacher", "student", "method", "temperature")
 _LISTED = tuple(
     f"fasterrcnn_{each}"
@@ -194,8 +217,8 @@ def _register() -> None:
 def _composed(name: str, given: Iterable[str], known_groups: Collection[str]) -> DictConfig:
     """Compose a configuration by name: what groups are set to, and then single settings."""
     folder, groups, settings = None, list[Override](), list[Override]()
-    for each in map(parse, given):
-        require_one_value(each)
+    words, trusted = parted(given)
+    for each in words:
         if each.key_or_group == "configs":
             folder = _own_groups(each)
         elif network := _network_from_elsewhere(each):
@@ -209,11 +232,12 @@ def _composed(name: str, given: Iterable[str], known_groups: Collection[str]) ->
             _check_choice(each, options(each.key_or_group, folder))
             settings.remove(each)
             groups.append(each)
-    words = [str(each.input_line) for each in groups]
+    chosen = [str(each.input_line) for each in groups]
     if folder is None:
-        config = deepcopy(_packaged(name, tuple(words)))
+        config = deepcopy(_packaged(name, tuple(chosen)))
     else:
-        config = _compose(name, [f"hydra.searchpath=[{quoted(f'file://{folder}')}]", *words])
+        config = _compose(name, [f"hydra.searchpath=[{quoted(f'file://{folder}')}]", *chosen])
+    trust(config, trusted, held_by=f"a file in configs={folder}")
     apply(config, settings)
     return config
 
@@ -231,8 +255,9 @@ def _compose(name: str, overrides: list[str]) -> DictConfig:
     try:
         with initialize_config_module("rlkd.configs", version_base=None):
             composed = compose(name, overrides, return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(" ".join(str(error).split())) from None
+    except Exception as error:  # of a file of the user's, whatever Hydra, OmegaConf and YAML raise
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(said) from error
     chosen = {group: composed.hydra.runtime.choices.get(group) for group in GROUPS}
     OmegaConf.set_struct(composed, False)
     composed.pop("hydra")

@@ -35,7 +35,7 @@ def detection_sets(config: DictConfig) -> DetectionSets:
     Raises:
         UserError: if they are missing or broken, or are no set of objects in images.
     """
-    made = load(config.data)
+    made = load(config)
     if not isinstance(made, DetectionSets):
         raise UserError(
             f"data={config.chosen.data} has no objects in boxes: task=detection needs data=coco "

@@ -55,7 +55,7 @@ def load_dataset(config: DictConfig) -> Dataset:
     Raises:
         UserError: if they are missing or broken, or are no set of labelled images.
     """
-    dataset = load(config.data)
+    dataset = load(config)
     if not isinstance(dataset, Dataset):
         raise UserError(
             f"data={config.chosen.data} has no label for each image: task=classification needs "

@@ -24,6 +24,7 @@ from rlkd.reporting.files import write_text
 from rlkd.training.compose import as_yaml
 from rlkd.training.planning import LauncherOptions, Planned, attempt, told
 from rlkd.training.run_folder import RunFolder
+from rlkd.training.settings import trust, trusted_by
 from rlkd.training.shared_data import loaded_once
 from rlkd.training.stopping import Interrupted
 
@@ -51,6 +52,9 @@ class RunCells:
     SLURM says before it takes the machine from a job, to start it again where it so chooses.
     """
 
+    trusted: tuple[str, ...] = ()
+    """The packages that the user trusts, for what is written of a configuration leaves them out."""
+
     def __call__(self, settings: Sequence[str], gpus: str | None) -> list[str | None]:
         """Do the runs of these configurations, YAML; return why each failed, None if it did not.
 
@@ -71,6 +75,7 @@ class RunCells:
     def _outcome(self, settings: str) -> str | None:
         config = OmegaConf.create(settings)
         assert isinstance(config, DictConfig)
+        trust(config, self.trusted, held_by="a run that was planned")
         try:
             error = attempt(config, Console())
         except Interrupted as interrupted:
@@ -223,7 +228,8 @@ def _submitted(
     settings = [[as_yaml(planned[number].config) for number in group] for group in groups]
     try:
         with redirect_stderr(io.StringIO()):  # submitit prints what it raises
-            jobs = executor.map_array(RunCells(), settings, gpus)
+            trusted = tuple(trusted_by(planned[groups[0][0]].config))
+            jobs = executor.map_array(RunCells(trusted), settings, gpus)
     except (RuntimeError, OSError) as error:
         raise _refused(options, error) from error
     names = [[planned[number].path.name for number in group] for group in groups]

@@ -1,6 +1,8 @@
 """Overrides, `key=value`, in Hydra's grammar; a path is the text that the shell hands over."""
 
+import errno
 import os
+from collections.abc import Iterable
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -11,9 +13,9 @@ from hydra.core.override_parser.types import (
     Transformer,
     ValueType,
 )
-from hydra.errors import HydraException
 
 from rlkd.errors import UserError
+from rlkd.trust import TRUST, packages
 
 PATTERNS = frozenset({"data.train", "data.test", "data.class_names", "teacher.classes"})
 """The paths that may also be several, `[a,b]`, or a number."""
@@ -34,6 +36,8 @@ the home folder.
 
 _BREAKS = frozenset("\0\n\r\x85\u2028\u2029")
 """What no path may hold: NUL, and what YAML takes for the end of a line."""
+_WRITTEN_BELOW = 150
+"""Characters that names below a folder may take."""
 _CHOICES = (ValueType.CHOICE_SWEEP, ValueType.SIMPLE_CHOICE_SWEEP)
 
 
@@ -44,7 +48,9 @@ def parse(given: str) -> Override:
         UserError: for what is none.
     """
     key, separator, value = given.partition("=")
-    if separator and key.lstrip("+") in PATHS and not _is_hydras(key.lstrip("+"), value):
+    if separator and key == TRUST:
+        parsed = _parsed(f"{key}={quoted(value)}")  # commas part packages, and ask for no sweep
+    elif separator and key.lstrip("+") in PATHS and not _is_hydras(key.lstrip("+"), value):
         parsed = _parsed(f"{key}={quoted(value)}")
     else:
         parsed = _parsed(given)
@@ -55,6 +61,22 @@ def parse(given: str) -> Override:
 def quoted(text: str) -> str:
     """Return a text as Hydra's grammar reads it back."""
     return QuotedString(text, Quote.single).with_quotes()
+
+
+def parted(overrides: Iterable[str]) -> tuple[list[Override], list[str]]:
+    """Parse overrides of one value each, and part them from the packages that the user trusts.
+
+    Raises:
+        UserError: for what is no override, asks for a sweep, or names no packages.
+    """
+    settings, trusted = list[Override](), list[str]()
+    for each in map(parse, overrides):
+        require_one_value(each)
+        if each.key_or_group == TRUST:
+            trusted += packages(str(each.value() or ""))
+        else:
+            settings.append(each)
+    return settings, trusted
 
 
 def require_one_value(override: Override) -> None:
@@ -106,6 +128,8 @@ def path_value(key: str, value: Any) -> Any:
     expanded = os.path.expanduser(text)
     if not _BREAKS.isdisjoint(text) or not _is_unicode(expanded):
         raise UserError(f"{key}={expanded!a}: a path is one line of UTF-8 text; rename it")
+    if _is_too_long(expanded):
+        raise UserError(f"{key}={text[:40]}...: {key} is too long for a path; give a shorter one")
     if not text.startswith("~"):
         # Path("./~x") is Path("~x"), which its readers would expand.
         return os.path.abspath(text) if os.path.normpath(text).startswith("~") else text
@@ -115,6 +139,15 @@ def path_value(key: str, value: Any) -> Any:
             f"{key}=./{text}"
         )
     return expanded
+
+
+def _is_too_long(text: str) -> bool:
+    """Return whether a path, or what is written below it, has a name longer than systems allow."""
+    try:
+        os.lstat(os.path.join(os.path.abspath(text), "x" * _WRITTEN_BELOW))
+    except OSError as error:
+        return error.errno == errno.ENAMETOOLONG
+    return False
 
 
 def _is_hydras(key: str, value: str) -> bool:
@@ -151,8 +184,8 @@ def _written(key: str, value: Any) -> str:
 def _parsed(given: str) -> Override:
     try:
         return OverridesParser.create().parse_override(given)
-    except HydraException as error:
-        line = str(error).splitlines()[0]
+    except Exception as error:  # of a number of too many digits, say, what Python raises
+        line = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(
             f"{given}: {line}: give overrides as key=value, other characters than letters and "
             "digits in quotes of their own, key=\"'value'\""

@@ -2,16 +2,17 @@
 
 from collections.abc import Collection, Container, Iterable
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from rlkd.errors import UserError
-from rlkd.training.compose import configure, unresolved
-from rlkd.training.overrides import PATHS, parse, path_value, require_one_value
-from rlkd.training.run_folder import RunFolder
-from rlkd.training.settings import apply, expand_paths
+from rlkd.training.compose import configure, require_whole, unresolved
+from rlkd.training.overrides import PATHS, parse, parted, path_value
+from rlkd.training.run_folder import RunFolder, flat
+from rlkd.training.settings import apply, expand_paths, trust
 
 
 def own_words(overrides: Iterable[str], words: Collection[str]) -> tuple[dict[str, str], list[str]]:
@@ -48,8 +49,9 @@ def own_words(overrides: Iterable[str], words: Collection[str]) -> tuple[dict[st
 def configured(overrides: Iterable[str], *, run: str | None = None) -> DictConfig:
     """Compose the configuration, or take that of a run, with the student that it left.
 
-    A run's `config.yaml` names the code that is called, as any configuration does: take run folders
-    from those you trust.
+    A run's `config.yaml` is data, whoever wrote it: what it names is built only of what is trusted
+    (see `rlkd.trust`; whom to trust is said on the command line, never there), it refers to nothing
+    outside, such as the environment's variables, and it fetches nothing.
 
     Args:
         overrides: see `configure`; of a run, values alone: `data.root=DIR`, not `data=coco`.
@@ -65,18 +67,22 @@ def configured(overrides: Iterable[str], *, run: str | None = None) -> DictConfi
         raise UserError(f"{folder.path} has no config.yaml: give run=FOLDER of a run of rlkd")
     try:
         config = OmegaConf.load(folder.config)
-    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
+    except (OSError, ValueError, RecursionError, YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{folder.config} cannot be read: {_first_line(error)}") from None
     if not isinstance(config, DictConfig) or "student" not in config:
         raise UserError(f"{folder.config} is not the configuration of a run of rlkd")
-    config.student.checkpoint = str(folder.student)
-    config.student.head = None  # the run has trained it
-    OmegaConf.set_struct(config, True)
-    settings = [parse(each) for each in overrides]
-    for each in settings:
-        require_one_value(each)
-    apply(config, settings)
+    _require_resolved(config, folder.config)
+    settings, trusted = parted(overrides)
+    trust(config, trusted, held_by=str(folder.config))
     try:
+        require_whole(config)
+        config.student.checkpoint = str(folder.student)
+        config.student.head = None  # the run has trained it
+        if "download" in config.data:
+            config.data.download = False
+        OmegaConf.set_struct(config, True)
+        apply(config, settings)
+        require_whole(config)
         expand_paths(config)
     except OmegaConfBaseException as error:
         raise unresolved(error) from None
@@ -124,6 +130,13 @@ def with_weights(node: DictConfig, path: Path | None) -> DictConfig:
     made = node if path is None else OmegaConf.merge(node, {"checkpoint": str(path)})
     assert isinstance(made, DictConfig)
     return made
+
+
+def _require_resolved(config: DictConfig, path: Path) -> None:
+    held: Any = OmegaConf.to_container(config)
+    for key, value in flat(held):
+        if "${" in str(value):
+            raise UserError(f"{path}: {key} is {value}, but a run is stored without references")
 
 
 def _first_line(error: Exception) -> str:

@@ -2,19 +2,19 @@
 
 import difflib
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from inspect import Parameter
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, get_args
 
 from hydra.core.override_parser.types import Override
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from rlkd.errors import UserError
 from rlkd.training.overrides import PATHS, path_value
+from rlkd.trust import TRUST, found, require_trusted
 
 NETWORKS = {
     "teacher": ("name", "checkpoint", "mean", "std", "image_size", "classes"),
@@ -22,8 +22,10 @@ NETWORKS = {
 }
 """The settings of each of the two networks."""
 
+_NAMES = tuple(f"{role}.name" for role in NETWORKS)
 _ANYTHING = Parameter("anything", Parameter.VAR_KEYWORD)
-_OF_HYDRA = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
+OF_A_PART = ("_target_", "_partial_")
+"""What a node says of how it is made; everything else is a value."""
 
 
 def apply(config: DictConfig, overrides: Iterable[Override]) -> None:
@@ -41,6 +43,61 @@ def apply(config: DictConfig, overrides: Iterable[Override]) -> None:
     references = "\n".join(str(each.input_line) for each in given)
     for each in given:
         _apply(config, each, references)
+
+
+def trust(config: DictConfig, trusted: Collection[str], *, held_by: str) -> None:
+    """Note in a configuration which packages the user trusts; see `stored`, which leaves it out.
+
+    Args:
+        config: a configuration, which is changed.
+        trusted: the packages, of the command line.
+        held_by: where the configuration comes from, for messages.
+
+    Raises:
+        UserError: if the configuration itself says whom to trust.
+    """
+    if TRUST in config:
+        raise UserError(
+            f"{held_by} holds {TRUST}, which is given on the command line alone: remove it there"
+        )
+    if trusted:
+        with open_dict(config):
+            config[TRUST] = OmegaConf.create(list(trusted), flags={"readonly": True})
+
+
+def trusted_by(config: DictConfig) -> Collection[str]:
+    """Return the packages that the user of a configuration trusts."""
+    return config.get(TRUST) or ()
+
+
+def stored(config: DictConfig) -> DictConfig:
+    """Return a configuration as it is stored, in a run folder or elsewhere: it trusts nobody."""
+    return OmegaConf.masked_copy(config, [str(each) for each in config if each != TRUST])
+
+
+def require_allowed(config: DictConfig) -> None:
+    """Refuse a configuration that names code of somebody whom the user does not trust.
+
+    It is the first look, before anything is loaded: `parts.make` and the networks' factories see to
+    it that nothing else is called.
+
+    Raises:
+        UserError: naming the first.
+        OmegaConfBaseException: for a value that refers to what is not there.
+    """
+    for key in _keys(config):
+        if key.rpartition(".")[2] != "_target_" and key not in _NAMES:
+            continue
+        value = OmegaConf.select(config, key)
+        if key not in _NAMES:
+            module = str(value).rpartition(".")[0]
+        elif value is None or (isinstance(value, str) and ":" not in value):
+            continue
+        elif isinstance(value, str):
+            module = value.partition(":")[0]
+        else:
+            raise UserError(f"{key}={value}: give the name of a network, such as resnet20")
+        require_trusted(str(value), module, trusted_by(config), where=key)
 
 
 def expand_paths(config: DictConfig) -> None:
@@ -88,9 +145,11 @@ def _apply(config: DictConfig, override: Override, references: str) -> None:
             _remove(config, key)
         else:
             _set(config, key, override.value(), override, references)
-    except (OmegaConfBaseException, IndexError, ValueError) as error:
-        line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{override.input_line}: {line}") from None
+    except UserError:
+        raise
+    except Exception as error:  # of a value nested too deep, say, what Python raises
+        line = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{override.input_line}: {line}") from error
 
 
 def _set(config: DictConfig, key: str, value: Any, override: Override, references: str) -> None:
@@ -104,14 +163,17 @@ def _set(config: DictConfig, key: str, value: Any, override: Override, reference
         for name, each in value.items():
             _set(config, f"{key}.{name}", each, override, references)
         return
-    if isinstance(value, int | float) and _is_text(_taker(config, key)):
+    taker = _taker(config, key)
+    if isinstance(value, bool) and _is_number(taker):
+        raise UserError(f"{override.input_line}: give a number")
+    if isinstance(value, int | float) and _is_text(taker):
         value = override.get_value_string() if key == override.key_or_group else str(value)
     try:
         OmegaConf.update(config, key, value)
     except (ConfigAttributeError, ConfigKeyError):
         if not (override.is_add() or override.is_force_add()):
             raise _absent(config, key) from None
-        if _taker(config, key) is None and not _is_read_by_name(config, key, references):
+        if taker is None and not _is_read_by_name(config, key, references):
             raise UserError(f"nothing reads {key}: {_hint(config, key)}") from None
         OmegaConf.update(config, key, value, force_add=True)
 
@@ -160,18 +222,24 @@ def _made_of(config: DictConfig, key: str) -> tuple[str, Mapping[str, Parameter]
         node = _section(config, above)
         if node is not None and "_target_" in node:
             try:
-                return above, inspect.signature(get_object(node["_target_"])).parameters
-            except (ImportError, ValueError, TypeError):  # reported when it is built
+                return above, inspect.signature(_target(config, node)).parameters
+            except Exception:  # reported when it is built
                 return above, None
         above = above.rpartition(".")[0]
     return "", {}
+
+
+def _target(config: DictConfig, node: DictConfig) -> Any:
+    name = str(node["_target_"])
+    module, _, attribute = name.rpartition(".")
+    return found(name, module, attribute, trusted_by(config), where="_target_")
 
 
 def _taker(config: DictConfig, key: str) -> Parameter | None:
     """Return the parameter that takes a setting, whether or not it is there; None for no such."""
     above, parameters = _made_of(config, key)
     name, _, below = key.removeprefix(f"{above}.").partition(".")
-    if parameters is None or (above and name in _OF_HYDRA):
+    if parameters is None or (above and name in OF_A_PART):
         return _ANYTHING
     if name in parameters:
         return _ANYTHING if below else parameters[name]
@@ -188,9 +256,16 @@ def _is_read_by_name(config: DictConfig, key: str, references: str) -> bool:
 
 
 def _is_text(taker: Parameter | None) -> bool:
+    return _is_one_of(taker, (str, Path), but=(int, float, bool, Any))
+
+
+def _is_number(taker: Parameter | None) -> bool:
+    return _is_one_of(taker, (int, float), but=(bool, Any))
+
+
+def _is_one_of(taker: Parameter | None, types: Collection[Any], *, but: Collection[Any]) -> bool:
     kinds = () if taker is None else get_args(taker.annotation) or (taker.annotation,)
-    texts, others = (str, Path), (int, float, bool, Any)
-    return any(each in kinds for each in texts) and not any(each in kinds for each in others)
+    return any(each in kinds for each in types) and not any(each in kinds for each in but)
 
 
 def _common_start(one: str, other: str) -> int:

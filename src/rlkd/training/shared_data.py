@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from rlkd.training.build import make
+from rlkd.training.parts import make
 
 _latest: ContextVar[dict[str, Any] | None] = ContextVar("latest", default=None)
 """The data that were loaded last, by their settings; None where nothing is shared."""
@@ -23,17 +23,17 @@ def loaded_once() -> Generator[None]:
         _latest.reset(token)
 
 
-def load(node: DictConfig) -> Any:
-    """Return the data that the `data` node names.
+def load(config: DictConfig) -> Any:
+    """Return the data that a configuration names.
 
     Raises:
         UserError: if they are missing or broken.
     """
     latest = _latest.get()
     if latest is None:
-        return make(node, "data")
-    settings = OmegaConf.to_yaml(node, resolve=True)
+        return make(config, "data")
+    settings = OmegaConf.to_yaml(config.data, resolve=True)
     if settings not in latest:
         latest.clear()  # first: memory may not hold both
-        latest[settings] = make(node, "data")
+        latest[settings] = make(config, "data")
     return latest[settings]
