@@ -152,8 +152,8 @@ NOT_FOR_IT = {
     "data._target_=torch.testing._internal.common_utils.shell": "no part of a run is made of",
     "data._target_=5": "data._target_=5: give a name in a module",
     "student.name=os:system": "student.name=os:system: no part of a run is made of that",
-    "student.name=rlkd.training.run:distill": "'rlkd.training.run:distill' is not code of",
-    "student.name=torch.hub:load": "'torch.hub:load' is not code of",
+    "student.name=rlkd.training.run:distill": "'rlkd.training.run:distill' is no factory of",
+    "student.name=torch.hub:load": "'torch.hub:load' is no factory of",
 }
 
 
@@ -170,6 +170,10 @@ def test_what_a_place_takes_is_built() -> None:
     assert set(PLACES) == {"data", "method", "temperature", "optimizer", "scheduler", "task"}
     config = configure(["optimizer=adamw", "optimizer._target_=torch.optim.RMSprop"])
     assert isinstance(build.optimizer(config)([torch.zeros(1)]), torch.optim.RMSprop)
+
+
+@pytest.mark.long
+def test_an_optimiser_of_timm_is_built() -> None:
     pytest.importorskip("timm", reason="timm is not installed")
     lamb = build.optimizer(configure(["optimizer._target_=timm.optim.Lamb", "~optimizer.momentum"]))
     assert type(lamb([torch.zeros(1)])).__name__ == "Lamb"
@@ -203,7 +207,7 @@ def test_what_a_trusted_package_imported_is_not_trusted(
     _put(run, "data", {"_target_": "rlkd.data.sets.digits", "limit": 48})
     _put(run, "student.name", f"{mine}:{name}")
     told = refuse("evaluate", f"run={run.path}", "probe.size=0", "trust=mine")
-    assert_told(told, f"'mine:{name}' is not code of")
+    assert_told(told, f"'mine:{name}' is no factory of")
 
 
 def test_what_a_trusted_package_imported_is_taken_where_it_is_of_the_kind(mine: str) -> None:

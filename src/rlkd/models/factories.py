@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from rlkd.errors import UserError
-from rlkd.trust import found, is_defined_in
+from rlkd.trust import TRUST, found, is_defined_in
 
 ROOMS = ("rlkd.models", "torchvision.models", "timm.models")
 """Where factories are defined that need no trust."""
@@ -97,7 +97,10 @@ def imported(
     if not callable(factory):
         raise UserError(f"model '{name}' is a {type(factory).__name__}; give a function or class")
     if trusted is not None and not is_defined_in(factory, (*trusted, *ROOMS)):
-        raise UserError(f"model '{name}' is not code of {module_name}: give where it is defined")
+        raise UserError(
+            f"model '{name}' is no factory of {', '.join(ROOMS)}, nor one of a package that "
+            f"{TRUST}=... names"
+        )
     return factory
 
 

@@ -32,6 +32,9 @@ from rlkd.training.run_config import refuse_new_head
 from rlkd.training.task import Task
 from rlkd.trust import TRUST
 
+_REHEARSED = 2000
+"""The most steps of a schedule that are tried before training."""
+
 
 def network(config: DictConfig, role: str, dataset: Dataset, *, trains: bool = False) -> nn.Module:
     """Make a network for the data, with the weights of its checkpoint if it has one.
@@ -253,7 +256,7 @@ def scheduler(config: DictConfig, *, steps_per_epoch: int = 1) -> tuple[Schedule
         rehearsed = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
         schedule = maker(rehearsed)
         rehearsed.step()
-        for number in range(min(steps, options.epochs)):
+        for number in range(min(steps, options.epochs, _REHEARSED)):
             schedule.step()
             rate = float(rehearsed.param_groups[0]["lr"])
             if not abs(rate) <= torch.finfo(torch.float32).max:

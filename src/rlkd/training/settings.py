@@ -222,7 +222,7 @@ def _made_of(config: DictConfig, key: str) -> tuple[str, Mapping[str, Parameter]
         node = _section(config, above)
         if node is not None and "_target_" in node:
             try:
-                return above, inspect.signature(_target(config, node)).parameters
+                return above, _parameters(_target(config, node))
             except Exception:  # reported when it is built
                 return above, None
         above = above.rpartition(".")[0]
@@ -233,6 +233,13 @@ def _target(config: DictConfig, node: DictConfig) -> Any:
     name = str(node["_target_"])
     module, _, attribute = name.rpartition(".")
     return found(name, module, attribute, trusted_by(config), where="_target_")
+
+
+def _parameters(thing: Any) -> Mapping[str, Parameter]:
+    try:
+        return inspect.signature(thing, eval_str=True).parameters
+    except NameError:  # of a type that is there for type checkers alone
+        return inspect.signature(thing).parameters
 
 
 def _taker(config: DictConfig, key: str) -> Parameter | None:
