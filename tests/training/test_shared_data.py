@@ -1,5 +1,6 @@
 """The runs of a sweep share their data, which are loaded once."""
 
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ pytestmark = pytest.mark.usefixtures("plainly")
 def test_a_sweep_loads_its_data_once_for_its_checks_and_its_runs(
     teacher_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    @wraps(sets.digits)
     def counted(*, limit: int | None, **options: Any) -> sets.Dataset:
         loaded.append(limit)
         return digits(limit=limit, **options)

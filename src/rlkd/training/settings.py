@@ -5,7 +5,6 @@ import inspect
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from inspect import Parameter
 from itertools import takewhile
-from pathlib import Path
 from typing import Any, get_args
 
 from hydra.core.override_parser.types import Override
@@ -222,7 +221,7 @@ def _made_of(config: DictConfig, key: str) -> tuple[str, Mapping[str, Parameter]
         node = _section(config, above)
         if node is not None and "_target_" in node:
             try:
-                return above, _parameters(_target(config, node))
+                return above, inspect.signature(_target(config, node)).parameters
             except Exception:  # reported when it is built
                 return above, None
         above = above.rpartition(".")[0]
@@ -233,13 +232,6 @@ def _target(config: DictConfig, node: DictConfig) -> Any:
     name = str(node["_target_"])
     module, _, attribute = name.rpartition(".")
     return found(name, module, attribute, trusted_by(config), where="_target_")
-
-
-def _parameters(thing: Any) -> Mapping[str, Parameter]:
-    try:
-        return inspect.signature(thing, eval_str=True).parameters
-    except NameError:  # of a type that is there for type checkers alone
-        return inspect.signature(thing).parameters
 
 
 def _taker(config: DictConfig, key: str) -> Parameter | None:
@@ -263,16 +255,21 @@ def _is_read_by_name(config: DictConfig, key: str, references: str) -> bool:
 
 
 def _is_text(taker: Parameter | None) -> bool:
-    return _is_one_of(taker, (str, Path), but=(int, float, bool, Any))
+    return _is_one_of(taker, {"str", "Path"}, but={"int", "float", "bool", "Any"})
 
 
 def _is_number(taker: Parameter | None) -> bool:
-    return _is_one_of(taker, (int, float), but=(bool, Any))
+    return _is_one_of(taker, {"int", "float"}, but={"bool", "Any"})
 
 
-def _is_one_of(taker: Parameter | None, types: Collection[Any], *, but: Collection[Any]) -> bool:
-    kinds = () if taker is None else get_args(taker.annotation) or (taker.annotation,)
-    return any(each in kinds for each in types) and not any(each in kinds for each in but)
+def _is_one_of(taker: Parameter | None, types: set[str], *, but: set[str]) -> bool:
+    annotation: Any = None if taker is None else taker.annotation
+    if isinstance(annotation, str):  # of a module that leaves its annotations unread
+        kinds = {each.strip() for each in annotation.split("|")}
+    else:
+        members = get_args(annotation) or (annotation,)
+        kinds = {getattr(each, "__name__", str(each)) for each in members}
+    return not kinds.isdisjoint(types) and kinds.isdisjoint(but)
 
 
 def _common_start(one: str, other: str) -> int:
