@@ -12,6 +12,8 @@ from rlkd.models.factories import built, imported, timm_factory, unknown_name
 from rlkd.models.outputs import giving_logits
 
 _PACKAGED: dict[str, Callable[..., nn.Module]] = {**cifar.BUILDERS, **small.BUILDERS}
+_ROOMS = ("rlkd.models", "torchvision.models", "timm.models")
+"""Where factories are defined that need no trust: a configuration gives them two numbers alone."""
 _FORMS = (
     f"one of {', '.join(_PACKAGED)}; or 'torchvision:NAME'; or 'timm:NAME'; or "
     "'package.module:factory'"
@@ -72,7 +74,7 @@ def _elsewhere(
     if source == "timm":
         factory = timm_factory(name, attribute, forms=_FORMS)
         return built(name, factory, {"in_chans": in_channels, **arguments})
-    factory = imported(name, source, attribute, trusted, forms=_FORMS)
+    factory = imported(name, source, attribute, trusted, rooms=_ROOMS, forms=_FORMS)
     if _takes_in_channels(factory, in_channels):
         arguments["in_channels"] = in_channels
     return built(name, factory, arguments)

@@ -2,7 +2,7 @@
 
 import difflib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, cast
 
@@ -67,7 +67,9 @@ def backbone_detector_names() -> list[str]:
     return [f"{_PREFIX}{each}" for each in models.list_models(module=models)]
 
 
-def create_detector(name: str, *, num_classes: int, **options: Any) -> FasterRCNN:
+def create_detector(
+    name: str, *, num_classes: int, trusted: Collection[str] | None = None, **options: Any
+) -> FasterRCNN:
     """Build a two-stage detector, with fresh weights unless told otherwise.
 
     Args:
@@ -77,6 +79,8 @@ def create_detector(name: str, *, num_classes: int, **options: Any) -> FasterRCN
             R-CNN of torchvision's; or "package.module:factory" for a callable that takes
             `num_classes` and returns one. Upper and lower case differ.
         num_classes: of a region, the background counted.
+        trusted: where the name is a configuration's: the packages whose factories it may call, see
+            `rlkd.trust`. None where it is the caller's own.
         **options: of `faster_rcnn.pyramid_detector` for the first three, of
             `faster_rcnn.torchvision_detector` for the fourth; a factory is called with all of them.
 
@@ -91,7 +95,7 @@ def create_detector(name: str, *, num_classes: int, **options: Any) -> FasterRCN
         raise UserError(
             f"model '{name}': num_classes={num_classes}; it counts the background: give 2 or more"
         )
-    made = _created(name, {"num_classes": num_classes, **options}, num_classes)
+    made = _created(name, {"num_classes": num_classes, **options}, num_classes, trusted)
     parts: Any = made
     parts.rpn.anchor_generator.register_forward_pre_hook(_inputs_in_float32)
     parts.rpn.head.register_forward_hook(_outputs_in_float32)
@@ -120,7 +124,9 @@ def is_two_stage(module: nn.Module) -> bool:
     return _num_classes(module) is not None
 
 
-def _created(name: str, arguments: dict[str, Any], num_classes: int) -> FasterRCNN:
+def _created(
+    name: str, arguments: dict[str, Any], num_classes: int, trusted: Collection[str] | None
+) -> FasterRCNN:
     source, separator, attribute = name.partition(":")
     if name in _PACKAGED:
         body, defaults = _PACKAGED[name]
@@ -134,7 +140,7 @@ def _created(name: str, arguments: dict[str, Any], num_classes: int) -> FasterRC
     if source == "torchvision":
         builder = _torchvision_builder(name, attribute)
         return _faster_rcnn(name, torchvision_detector, builder, arguments)
-    factory = imported(name, source, attribute, forms=_FORMS)
+    factory = imported(name, source, attribute, trusted, forms=_FORMS)
     return _two_stage(name, built(name, factory, arguments), num_classes)
 
 

@@ -12,9 +12,6 @@ from torch import nn
 from rlkd.errors import UserError
 from rlkd.trust import TRUST, found, is_defined_in
 
-ROOMS = ("rlkd.models", "torchvision.models", "timm.models")
-"""Where factories are defined that need no trust."""
-
 
 def built(name: str, factory: Callable[..., Any], arguments: dict[str, Any]) -> nn.Module:
     """Return the network that a factory builds.
@@ -27,6 +24,8 @@ def built(name: str, factory: Callable[..., Any], arguments: dict[str, Any]) -> 
     except TypeError as error:
         given = ", ".join(arguments)
         raise UserError(f"model '{name}' does not take the arguments {given}: {error}") from error
+    except UserError:
+        raise
     except Exception as error:  # whatever a factory of somebody's own raises
         said = " ".join(str(error).split())
         raise UserError(f"model '{name}' does not build: {type(error).__name__}: {said}") from error
@@ -70,6 +69,7 @@ def imported(
     attribute: str,
     trusted: Collection[str] | None,
     *,
+    rooms: Collection[str] = (),
     forms: str,
 ) -> Callable[..., Any]:
     """Return a module's callable.
@@ -78,7 +78,8 @@ def imported(
         name: what the user wrote, for messages.
         module_name: such as "package.module".
         attribute: the callable's name in it.
-        trusted: the packages whose code may be called, besides `ROOMS`; None for all.
+        trusted: the packages whose code may be called; None for all.
+        rooms: packages whose code may be called in any case, with the arguments that it is given.
         forms: the names that are allowed, for messages.
 
     Raises:
@@ -96,11 +97,9 @@ def imported(
         raise unknown_name(name, known, forms=forms)
     if not callable(factory):
         raise UserError(f"model '{name}' is a {type(factory).__name__}; give a function or class")
-    if trusted is not None and not is_defined_in(factory, (*trusted, *ROOMS)):
-        raise UserError(
-            f"model '{name}' is no factory of {', '.join(ROOMS)}, nor one of a package that "
-            f"{TRUST}=... names"
-        )
+    if trusted is not None and not is_defined_in(factory, (*trusted, *rooms)):
+        allowed_rooms = ", ".join((*rooms, f"a package that {TRUST}=... names"))
+        raise UserError(f"model '{name}' is no factory of {allowed_rooms}")
     return factory
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import nn
 from torchvision.models.detection import FasterRCNN
@@ -44,7 +44,9 @@ from rlkd.training.options import TrainerOptions
 from rlkd.training.rank_checks import require_one_rank
 from rlkd.training.run_config import require_student, with_weights
 from rlkd.training.run_folder import RunFolder
+from rlkd.training.settings import trusted_by
 from rlkd.training.task import Asked, Exportable, Prepared
+from rlkd.trust import TRUST
 
 _ROLES = ("teacher", "student")
 _SHOWN = 12
@@ -137,7 +139,12 @@ class Detection(DetectionOptions):
         build.temperature(config, num_classes=3)
         for role in _ROLES:
             if config[role].name is not None:
-                create_detector(config[role].name, num_classes=3, **self.detector_options)
+                create_detector(
+                    config[role].name,
+                    num_classes=3,
+                    trusted=trusted_by(config),
+                    **self.detector_options,
+                )
         maker, _ = build.scheduler(config)
         maker(build.optimizer(config)(nn.Linear(1, 1).parameters()))
         assert build.exploration_options(config.exploration).bands
@@ -201,7 +208,12 @@ class Detection(DetectionOptions):
         path = None if node.checkpoint is None else Path(node.checkpoint)
         head = build.new_head(node, role)
         try:
-            made = create_detector(node.name, num_classes=images.num_classes, **further)
+            made = create_detector(
+                node.name,
+                num_classes=images.num_classes,
+                trusted=OmegaConf.select(node, f"..{TRUST}") or (),
+                **further,
+            )
             if path is not None:
                 classifier = [k for k in made.state_dict() if k.startswith(_CLASSIFIER)]
                 loaded = models.load_weights(
