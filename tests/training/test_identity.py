@@ -3,9 +3,11 @@
 import io
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file
@@ -16,7 +18,8 @@ from tests.training.runs import fingerprint
 from rlkd.errors import UserError
 from rlkd.reporting import ImageCounts
 from rlkd.training import run as running
-from rlkd.training.compose import as_yaml, configure
+from rlkd.training.compose import as_yaml, configure, options
+from rlkd.training.identity import NO_PART, flat
 from rlkd.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("plainly")
@@ -58,6 +61,40 @@ def test_what_shapes_its_figures_is(tmp_path: Path, changed: str) -> None:
     with pytest.raises(UserError, match=rf"different run \({key} is .* there, .* here\)"):
         folder.claim(as_yaml(configure([*BEGUN, changed])), IMAGES, "a")
     assert fingerprint(tmp_path) == before
+
+
+FIGURES = (
+    *("seed", "method", "temperature", "optimizer", "scheduler", "probe", "exploration"),
+    *("teacher", "student", "trainer.epochs", "trainer.max_steps", "trainer.batch_size"),
+    *("trainer.accumulate", "trainer.sync_batch_norm", "trainer.precision"),
+    *("trainer.channels_last", "trainer.compile", "trainer.accelerator"),
+    *("trainer.evaluate_every", "trainer.validation_size"),
+    *("task._target_", "task.base_temperature", "task.probe_size", "task.max_instances"),
+    *("task.performance", "task.flip", "task.group_by_aspect", "task.detector"),
+    *("task.student_pretrained", "task.teacher_pretrained"),
+    *("data._target_", "data.limit", "data.mean", "data.std", "data.image_size", "data.channels"),
+    *("data.resize", "data.smallest_area", "data.flip", "data.groups_at_once", "data.unreadable"),
+    *("data.train", "data.test", "data.test_fraction", "data.class_names", "data.size"),
+    *("data.seed", "data.train_images", "data.train_annotations", "data.test_images"),
+    *("data.test_annotations", "data.keep_ids", "data.image_column", "data.label_column"),
+    "data.label_key",
+)
+"""What can change a run's figures, sections with all that is in them."""
+
+
+def test_every_setting_is_known_to_change_figures_or_not_to() -> None:
+    settings: dict[str, None] = {}
+    for group in ("data", "task"):  # all others' settings are of FIGURES as they are
+        for name in options(group):
+            held: Any = OmegaConf.to_container(configure([f"{group}={name}"]), resolve=False)
+            settings |= dict.fromkeys(key for key, _ in flat(held))
+    unknown = {
+        key: [each for each in (*FIGURES, *NO_PART) if f"{key}.".startswith(f"{each}.")]
+        for key in settings
+    }
+    # A setting that is new: is it one of FIGURES, or, with the reason, of identity.NO_PART?
+    assert [key for key, found in unknown.items() if len(found) != 1] == []
+    assert {each for found in unknown.values() for each in found} == {*FIGURES, *NO_PART}
 
 
 def test_the_workers_of_a_detection_run_are_no_part_of_it_either(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from rlkd.reporting.comparison import Cell, Comparison
 from rlkd.reporting.comparison_page import comparison_table, write_comparison
 from rlkd.reporting.escaping import printable, say
 from rlkd.training.compose import unresolved
+from rlkd.training.identity import flat
 from rlkd.training.jobs import in_jobs
 from rlkd.training.overrides import as_swept, parse
 from rlkd.training.planning import (
@@ -31,7 +32,7 @@ from rlkd.training.planning import (
     require_trainable,
     told,
 )
-from rlkd.training.run_folder import RunFolder, flat
+from rlkd.training.run_folder import RunFolder
 from rlkd.training.settings import stored
 from rlkd.training.shared_data import loaded_once
 

@@ -3,25 +3,14 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from rlkd.errors import UserError
 from rlkd.reporting import ImageCounts
 from rlkd.reporting.files import write_text
 from rlkd.training.checkpoint_store import CheckpointStore
-
-_NO_PART = (
-    *("output", "published", "task.workers", "data.workers", "data.prefetch"),
-    *("data.root", "data.download", "data.memory_limit_gib"),
-    *("trainer.threads", "trainer.log_every_steps", "trainer.keep_checkpoints"),
-    *("trainer.checkpoint_every_steps", "trainer.checkpoint_every_minutes"),
-)
-"""Settings that are no part of what a run is; see `_identity`."""
+from rlkd.training.identity import as_settings, difference
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,17 +101,14 @@ class RunFolder:
         write_text(self.images, counts)
 
     def require_same(self, config: str) -> None:
-        """Refuse a run that the folder is not of, if it is of one; see `_identity`.
+        """Refuse a run that the folder is not of, if it is of one; see `identity`.
 
         Raises:
             UserError: if it holds a different run.
         """
-        if not self.config.is_file():
-            return
-        before, now = (dict(flat(_identity(each))) for each in (self._held, config))
-        other = next((key for key in {**before, **now} if before.get(key) != now.get(key)), None)
-        if other is not None:
-            held, wanted = before.get(other), now.get(other)
+        found = difference(self._held, config) if self.config.is_file() else None
+        if found is not None:
+            other, held, wanted = found
             raise UserError(
                 f"{self.path} already holds a different run ({other} is {held} there, {wanted} "
                 "here): give another folder with output=DIR, or remove that one"
@@ -130,7 +116,9 @@ class RunFolder:
 
     def moved(self, config: str) -> bool:
         """Return whether the run is to read its data elsewhere than it did."""
-        before, now = (_settings(each).get("data", {}).get("root") for each in (self._held, config))
+        before, now = (
+            as_settings(each).get("data", {}).get("root") for each in (self._held, config)
+        )
         return before != now
 
     @property
@@ -146,41 +134,6 @@ class RunFolder:
         free = shutil.disk_usage(self.path).free // 2**20
         if free < mib:
             raise UserError(f"{self.path}: {free} MiB free, a run needs {mib}: free some space")
-
-
-def _identity(config: str) -> dict[str, Any]:
-    """Return the settings that make a run the one it is, of its configuration as YAML.
-
-    Left out is where its files lie, how they are read, and how often it reports and saves: none of
-    it changes a figure. With another `trainer.threads` sums are rounded in another order, so that
-    a resumed run then is no longer equal to the bit to one that was never interrupted, as on
-    another processor. What there was to choose from under `published` is no part of it either, for
-    what was chosen stands in the other settings.
-    """
-    settings = _settings(config)
-    for key in _NO_PART:
-        section, _, name = key.rpartition(".")
-        held = settings.get(section) if section else settings
-        if isinstance(held, dict):
-            held.pop(name, None)
-    return settings
-
-
-def flat(held: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the settings of a configuration by their whole keys."""
-    for key, value in held.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _settings(config: str) -> dict[str, Any]:
-    try:
-        settings: Any = yaml.safe_load(config)
-    except yaml.YAMLError:
-        return {}
-    return settings if isinstance(settings, dict) else {}
 
 
 def config_sha256(config: str) -> str:

@@ -1,0 +1,66 @@
+"""What makes a run the one it is: the settings that can change its figures, and no others."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+_WHERE = "where files lie; what is in the data is checked against images.json"
+_READ = "how data are read: any number of readers gives the same images in the same order"
+_SAVED = "how often a run reports and saves"
+NO_PART = {
+    "output": _WHERE,
+    "published": "what there was to choose from; what was chosen stands in the other settings",
+    "chosen": "what the choices were called; what they are stands in the other settings",
+    "task.workers": _READ,
+    "data.workers": _READ,
+    "data.prefetch": _READ,
+    "data.memory_limit_gib": _READ,
+    "data.root": _WHERE,
+    "data.download": _WHERE,
+    "trainer.threads": "rounds sums in another order, as another processor does: a run that goes "
+    "on with more is one that was never interrupted but for that",
+    "trainer.log_every_steps": _SAVED,
+    "trainer.keep_checkpoints": _SAVED,
+    "trainer.checkpoint_every_steps": _SAVED,
+    "trainer.checkpoint_every_minutes": _SAVED,
+}
+"""Settings that are no part of what a run is, with the reason. All others are."""
+
+
+def identity(config: str) -> dict[str, Any]:
+    """Return the settings that make a run the one it is, of its configuration as YAML."""
+    settings = as_settings(config)
+    for key in NO_PART:
+        section, _, name = key.rpartition(".")
+        held = settings.get(section) if section else settings
+        if isinstance(held, dict):
+            held.pop(name, None)
+    return settings
+
+
+def difference(one: str, other: str) -> tuple[str, Any, Any] | None:
+    """Return the first setting in which two configurations are other runs, and its two values."""
+    before, now = (dict(flat(identity(each))) for each in (one, other))
+    for key in {**before, **now}:
+        if before.get(key) != now.get(key):
+            return key, before.get(key), now.get(key)
+    return None
+
+
+def flat(held: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the settings of a configuration by their whole keys."""
+    for key, value in held.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def as_settings(config: str) -> dict[str, Any]:
+    """Return the settings of a configuration as YAML; none where it is damaged."""
+    try:
+        settings: Any = yaml.safe_load(config)
+    except yaml.YAMLError:
+        return {}
+    return settings if isinstance(settings, dict) else {}
