@@ -22,6 +22,7 @@ KEYS = {
     "versions",
     "config_sha256",
     "validation",
+    "student_sha256",
 }
 
 
@@ -31,7 +32,13 @@ def result(make_result: Callable[..., Result]) -> Result:
 
 
 def test_a_result_comes_back_from_its_file(tmp_path: Path, result: Result) -> None:
-    full = replace(result, validation=Scores(0.61, 0.88, 1.5), teacher=None, teacher_sha256=None)
+    full = replace(
+        result,
+        validation=Scores(0.61, 0.88, 1.5),
+        teacher=None,
+        teacher_sha256=None,
+        student_sha256="f00d" * 16,
+    )
     full.write(tmp_path / "run" / "result.json")
     assert Result.read(tmp_path / "run" / "result.json") == full
 
@@ -50,19 +57,22 @@ def test_a_figure_that_is_not_finite_leaves_valid_json(result: Result) -> None:
     assert math.isnan(Result.from_json(text).test.loss)
 
 
-def test_validation_may_be_absent_but_nothing_else(result: Result) -> None:
+LATER = {"validation", "student_sha256"}
+"""What results of earlier releases lack."""
+
+
+def test_what_came_later_may_be_absent_but_nothing_else(result: Result) -> None:
     told = json.loads(result.to_json())
-    for key in KEYS - {"validation"}:
+    for key in KEYS - LATER:
         with pytest.raises(UserError, match=f"'{key}' is missing"):
             Result.from_json(json.dumps({k: v for k, v in told.items() if k != key}))
-    del told["validation"]
-    assert Result.from_json(json.dumps(told)) == result
+    assert Result.from_json(json.dumps({k: v for k, v in told.items() if k not in LATER})) == result
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
     [("epochs", 2.5), ("seed", True), ("hardware", 3), ("test", None), ("versions", []),
-     ("images_per_second", "fast"), ("versions", {"torch": 2})],
+     ("images_per_second", "fast"), ("versions", {"torch": 2}), ("student_sha256", 5)],
 )  # fmt: skip
 def test_a_field_of_the_wrong_type_is_named(result: Result, key: str, value: object) -> None:
     told = json.loads(result.to_json()) | {key: value}

@@ -120,6 +120,7 @@ def test_what_a_kill_during_a_write_leaves_behind_does_no_harm(
     folder.path.mkdir()
     (folder.path / ".config.yaml.123.tmp").write_text("half a configuration")
     running.run(config, console=silent())
+    folder.result.unlink()
     folder.report.unlink()
     (folder.path / ".report.html.rlkd-0123456789abcdef.tmp").write_text("half a page")
     for name in (".step-12.ckpt.tmp", ".SHA256SUMS.123.tmp"):

@@ -80,6 +80,7 @@ def test_a_run_leaves_its_folder_complete_and_prints_what_it_came_to(
         "versions",
         "config_sha256",
         "validation",
+        "student_sha256",
     ]
     assert list(held["test"]) == list(held["teacher"]) == ["top1", "top5", "loss"]
     assert held["validation"] is None
@@ -90,6 +91,7 @@ def test_a_run_leaves_its_folder_complete_and_prints_what_it_came_to(
     assert held["teacher_sha256"] == models.weights_sha256(taught_by)
     counts = {"training": 48, "probe": 16, "validation": 0, "mixed": 5, "mixed_epochs": 1}
     assert held["images"] == counts
+    assert held["student_sha256"] == hashlib.sha256(folder.student.read_bytes()).hexdigest()
     assert held["config_sha256"] == hashlib.sha256(folder.config.read_bytes()).hexdigest()
     assert held["images_per_second"] > 0
     assert f"test top-1 {100 * held['test']['top1']:.2f} % (epoch 3, the last)" in printed[3]

@@ -1,5 +1,6 @@
 """Files that are either whole or absent, and the reading of JSON that a person may have edited."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import cast
@@ -37,6 +38,19 @@ def read_text(path: str | Path, remedy: str) -> str:
         raise UserError(f"{path} does not exist; {remedy}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}; {remedy}") from None
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's content.
+
+    Raises:
+        UserError: The file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
 
 
 def parse_object(text: str, source: str) -> dict[str, object]:

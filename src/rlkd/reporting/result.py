@@ -68,6 +68,8 @@ class Result:
     """SHA-256 of the composed configuration."""
     validation: Scores | DetectionScores | None = None
     """The student on a validation split; None where none was held out."""
+    student_sha256: str | None = None
+    """SHA-256 of the file of the student's weights; None in results of earlier releases."""
 
     def to_json(self) -> str:
         """Return the result as JSON; a figure that is NaN or infinite is written as null."""
@@ -95,6 +97,7 @@ class Result:
         teacher = _scores(fields, "teacher")
         validation = _scores(fields, "validation") if "validation" in fields.values else None
         held = {"test": test, "teacher": teacher, "validation": validation}
+        weights = fields.values.get("student_sha256") is not None
         kind_of((f"{source}: {name}", scores) for name, scores in held.items() if scores)
         return cls(
             test=test,
@@ -109,6 +112,7 @@ class Result:
             versions={name: versions.string(name) for name in versions.values},
             config_sha256=fields.string("config_sha256"),
             validation=validation,
+            student_sha256=fields.string("student_sha256") if weights else None,
         )
 
     def write(self, path: str | Path) -> None:

@@ -263,8 +263,7 @@ def _free_gpus(
 
 
 def _complete(planned: Planned) -> bool:
-    folder = RunFolder(planned.path)
-    return folder.result.is_file() and folder.report.is_file()
+    return RunFolder(planned.path).complete
 
 
 def _outcomes(

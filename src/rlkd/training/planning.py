@@ -168,7 +168,7 @@ def require_trainable(planned: Sequence[Planned], console: Console) -> None:
         RunFolder(each.path).require_same(as_yaml(each.config))
     first: dict[tuple[tuple[str, str], ...], Planned] = {}
     for each in planned:
-        if not RunFolder(each.path).result.is_file():
+        if not RunFolder(each.path).complete:
             first.setdefault(tuple(each.labels.items()), each)
     with console.status(f"trying whether {len(first)} combinations fit their networks and data"):
         for labels, each in first.items():

@@ -1,7 +1,8 @@
 """Whole runs: what the command line calls."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
@@ -25,6 +26,7 @@ from rlkd.reporting import (
     write_report,
 )
 from rlkd.reporting.escaping import say
+from rlkd.reporting.files import file_sha256
 from rlkd.training import build
 from rlkd.training.checkpoints import KeepLast, StoredCheckpointIO, check_finite
 from rlkd.training.compiling import uncompiled
@@ -66,46 +68,44 @@ def train(overrides: Iterable[str] = (), *, console: Console | None = None) -> R
 
 def run(config: DictConfig, *, console: Console) -> Result:
     """Do what a composed configuration says, with the ranks that were started. See `distill`."""
-    began = time.perf_counter()
     options = build.trainer_options(config)
     launch = Launch.found()
     launch.join(options.device)  # before the ranks have met, nothing is lost
     try:
-        return _run(config, options, launch, console, began=began)
+        return _run(config, options, launch, console)
     except RuntimeError as error:
         told = lost(error) or uncompiled(error) or dead_worker(error)
         raise error if told is None else told from error
 
 
 def _run(
+    config: DictConfig, options: build.TrainerOptions, launch: Launch, console: Console
+) -> Result:
+    def tell(line: str) -> None:
+        say(console, line)
+
+    console = console if ranks.here().rank == 0 else Console(quiet=True)
+    folder = RunFolder(Path(config.output))
+    # To know that nothing is left to do takes no writing there.
+    if ranks.first_alone(lambda: folder.complete and folder.report.is_file()):
+        return _completed(folder, config, options, tell)
+    if ranks.first_alone(lambda: folder.complete):
+        return _completed(folder, config, options, tell)
+    return _trained(folder, config, options, launch, console, tell)
+
+
+def _trained(
+    folder: RunFolder,
     config: DictConfig,
     options: build.TrainerOptions,
     launch: Launch,
     console: Console,
-    *,
-    began: float,
+    tell: Callable[[str], None],
 ) -> Result:
-    first = ranks.here().rank == 0
-    console = console if first else Console(quiet=True)
-    settings = as_yaml(config)
-    folder = RunFolder(Path(config.output))
-    complete = ranks.first_alone(lambda: folder.result.is_file() and folder.report.is_file())
-    if complete:
-        folder.require_same(settings)
-    if complete and not folder.moved(settings):
-        return _completed(folder, console)
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    torch.manual_seed(config.seed)
-    prepared = build.task(config).prepare(config, options)
+    began, settings = time.perf_counter(), as_yaml(config)
+    prepared = _prepared(config, options)
     module, scores = prepared.module, prepared.scores
-    ranks.first_alone(lambda: _claim(folder, settings, prepared))
-    if complete:  # the data have moved, and are the same
-        return _completed(folder, console)
-
-    def tell(line: str) -> None:
-        say(console, line)
-
+    ranks.first_alone(lambda: _claim(folder, settings, prepared, tell))
     clock = Clock(options.device)
     log = LogEpochs(folder, clock, scores, every_epochs=options.evaluate_every)
     show = ShowProgress(console, clock, folder, every_steps=options.log_every_steps)
@@ -154,7 +154,7 @@ def _run(
     )
     # A trainer leaves the module on the CPU, where ranks with GPUs have nothing to meet by.
     policy = module.meters.to(options.device).read_policy()
-    ranks.first_alone(lambda: _write(folder, prepared, result, policy))
+    result = ranks.first_alone(lambda: _write(folder, prepared, result, policy))
     for line in prepared.remarks():
         tell(line)
     return result
@@ -187,14 +187,36 @@ def score_checkpoints(
     return build.task(config).score_checkpoints(config, options, console)
 
 
-def _completed(folder: RunFolder, console: Console) -> Result:
-    say(console, f"{folder.path} is complete already")
+def _prepared(config: DictConfig, options: build.TrainerOptions) -> Prepared:
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    torch.manual_seed(config.seed)
+    return build.task(config).prepare(config, options)
+
+
+def _completed(
+    folder: RunFolder,
+    config: DictConfig,
+    options: build.TrainerOptions,
+    tell: Callable[[str], None],
+) -> Result:
+    """Return the figures of a run that is complete, having seen that it is the one asked for."""
+    settings = as_yaml(config)
+    folder.require_same(settings)
+    if folder.moved(settings):  # are the data the same?
+        prepared = _prepared(config, options)
+        folder.require_images(prepared.images, prepared.sha256)
+    # A run that was killed at the very end has none.
+    ranks.first_alone(lambda: folder.report.is_file() or _report(folder))
+    tell(f"{folder.path} is complete already")
     return Result.read(folder.result)
 
 
-def _claim(folder: RunFolder, settings: str, prepared: Prepared) -> None:
+def _claim(
+    folder: RunFolder, settings: str, prepared: Prepared, tell: Callable[[str], None]
+) -> None:
     remove_unfinished(folder.path)
-    folder.claim(settings, prepared.images, prepared.sha256)
+    folder.claim(settings, prepared.images, prepared.sha256, tell=tell)
     folder.require_space()
     prepared.enter(folder)
 
@@ -233,15 +255,23 @@ def _trainer(
     )
 
 
-def _write(folder: RunFolder, prepared: Prepared, result: Result, policy: PolicyMap | None) -> None:
+def _write(
+    folder: RunFolder, prepared: Prepared, result: Result, policy: PolicyMap | None
+) -> Result:
     module = prepared.module
     models.save_weights(module.student, folder.student)
     write_metrics(folder.metrics, module.history)
     if policy is not None:
         policy.write(folder.policy)
     prepared.leave(folder)
+    result = replace(result, student_sha256=file_sha256(folder.student))
     result.write(folder.result)
-    title = f"rlkd: {folder.path.name}"
+    _report(folder)
+    return result
+
+
+def _report(folder: RunFolder) -> None:
+    name = folder.path.name
     write_report(
-        folder.report, {folder.path.name: [read_run(folder.path)]}, title=title, command=None
+        folder.report, {name: [read_run(folder.path)]}, title=f"rlkd: {name}", command=None
     )

@@ -86,12 +86,29 @@ def configured(overrides: Iterable[str], *, run: str | None = None) -> DictConfi
         expand_paths(config)
     except OmegaConfBaseException as error:
         raise unresolved(error) from None
-    if config.student.checkpoint == str(folder.student) and not folder.student.is_file():
+    if config.student.checkpoint == str(folder.student):
+        _require_student(folder)
+    return config
+
+
+def _require_student(folder: RunFolder) -> None:
+    """Refuse a run without the student that it left.
+
+    Raises:
+        UserError: if it is not there, or another file is.
+    """
+    fault = folder.student_fault
+    if fault is None:
+        return
+    if not folder.result.is_file():
         raise UserError(
             f"{folder.path} has no {folder.student.name}: let the run end, or give "
             "student.checkpoint=FILE"
         )
-    return config
+    raise UserError(
+        f"{folder.student} {fault}: the command that trained it writes it again from the last "
+        "checkpoint; or give student.checkpoint=FILE"
+    )
 
 
 def require_student(config: DictConfig, *, published: Container[str] = ()) -> None:

@@ -2,15 +2,19 @@
 
 import hashlib
 import json
+import os
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rlkd.errors import UserError
-from rlkd.reporting import ImageCounts
-from rlkd.reporting.files import write_text
+from rlkd.reporting import ImageCounts, Result
+from rlkd.reporting.files import file_sha256, read_text, write_text
 from rlkd.training.checkpoint_store import CheckpointStore
 from rlkd.training.identity import as_settings, difference
+
+_RESTORE = "restore it, or remove the folder to begin again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,41 +68,77 @@ class RunFolder:
         """What images the run trains on, which a run that goes on is checked against."""
         return self.path / "images.json"
 
-    def claim(self, config: str, images: ImageCounts, sha256: str) -> None:
-        """Make the folder this run's own.
+    @property
+    def complete(self) -> bool:
+        """Whether the run has ended, and its student is there as the run left it.
+
+        Raises:
+            UserError: if result.json is none.
+        """
+        return self.result.is_file() and self.student_fault is None
+
+    @property
+    def student_fault(self) -> str | None:
+        """What is wrong with the student's weights; None where nothing is known to be.
+
+        Raises:
+            UserError: if there are figures, which are damaged.
+        """
+        if not self.student.is_file():
+            return "is missing"
+        # Results of earlier releases do not say which weights they are of.
+        wanted = Result.read(self.result).student_sha256 if self.result.is_file() else None
+        if wanted is not None and file_sha256(self.student) != wanted:
+            return "is not what the run left there (its SHA-256 is another)"
+        return None
+
+    def claim(
+        self, config: str, images: ImageCounts, sha256: str, *, tell: Callable[[str], None] = print
+    ) -> None:
+        """Make the folder this run's own, and put it in order after a kill.
+
+        `config.yaml` says what the last process to train in it was given.
 
         Args:
             config: the run's configuration, as YAML.
             images: what it is going to train on.
             sha256: of its data, see `data.fingerprint`.
+            tell: shows a line.
 
         Raises:
-            UserError: if it holds a different run, one that began on other images, or files that
-                are no run's.
+            UserError: if it holds a different run, one that began on other images, one that has
+                ended and neither its student nor a checkpoint is there, or files that are no run's.
         """
-        counts = json.dumps(asdict(images) | {"sha256": sha256})
-        if self.config.is_file():
-            self.require_same(config)
-            before = self.images.read_text(encoding="utf-8") if self.images.is_file() else counts
-            if before != counts:
-                raise UserError(
-                    f"{self.path} was begun on other images ({before}, these are {counts}): give "
-                    "the data.root that it was begun with"
-                )
-            if not self.result.is_file():
-                write_text(self.config, config)
-                write_text(self.images, counts)
-            return
-        # What a kill during this very write left behind is no foreign file.
-        if self.path.is_dir() and not all(
-            each.match(f".{self.config.name}.*.tmp") for each in self.path.iterdir()
+        self.require_same(config)
+        self.require_images(images, sha256)
+        # What a kill during the very first write left behind is no foreign file.
+        if not self.config.is_file() and any(
+            not each.match(f".{self.config.name}.*.tmp")
+            for each in (self.path.iterdir() if self.path.is_dir() else ())
         ):
             raise UserError(
                 f"{self.path} holds files that are no run of rlkd: give another folder with "
                 "output=DIR"
             )
+        self._repair(tell)
         write_text(self.config, config)
-        write_text(self.images, counts)
+        write_text(self.images, _counts(images, sha256))
+
+    def _repair(self, tell: Callable[[str], None]) -> None:
+        """Make room for the student of a run that has ended, where something else is."""
+        fault = self.student_fault if self.result.is_file() else None
+        if fault is None:
+            return
+        if self.checkpoint is None:
+            raise UserError(
+                f"{self.student} {fault}, and the run, which has ended, has no checkpoint to write "
+                f"it from: put a copy of it back, or remove {self.path} to begin again"
+            )
+        if self.student.exists():
+            aside = self.student.with_name(f"{self.student.name}.damaged")
+            os.replace(self.student, aside)
+            fault = f"{fault}, set aside as {aside.name}"
+        tell(f"{self.student} {fault}: writing it again from the last checkpoint")
 
     def require_same(self, config: str) -> None:
         """Refuse a run that the folder is not of, if it is of one; see `identity`.
@@ -114,6 +154,20 @@ class RunFolder:
                 "here): give another folder with output=DIR, or remove that one"
             )
 
+    def require_images(self, images: ImageCounts, sha256: str) -> None:
+        """Refuse a run on other images than those that the folder's run began on, if it did.
+
+        Raises:
+            UserError: if they are others.
+        """
+        counts = _counts(images, sha256)
+        before = read_text(self.images, _RESTORE) if self.images.is_file() else counts
+        if before != counts:
+            raise UserError(
+                f"{self.path} was begun on other images ({before}, these are {counts}): give "
+                "the data.root that it was begun with"
+            )
+
     def moved(self, config: str) -> bool:
         """Return whether the run is to read its data elsewhere than it did."""
         before, now = (
@@ -123,7 +177,7 @@ class RunFolder:
 
     @property
     def _held(self) -> str:
-        return self.config.read_text(encoding="utf-8")
+        return read_text(self.config, _RESTORE)
 
     def require_space(self, mib: int = 64) -> None:
         """Refuse to begin where there is no room for a checkpoint.
@@ -139,3 +193,7 @@ class RunFolder:
 def config_sha256(config: str) -> str:
     """Return the fingerprint of a configuration."""
     return hashlib.sha256(config.encode()).hexdigest()
+
+
+def _counts(images: ImageCounts, sha256: str) -> str:
+    return json.dumps(asdict(images) | {"sha256": sha256})
