@@ -3,6 +3,7 @@
 `torchrun --nproc-per-node 2 rank_run.py FOLDER TEACHER` does every cell of `CELLS`, then `scenes`.
 """
 
+import fcntl
 import io
 import os
 import shutil
@@ -27,6 +28,7 @@ from rlkd.training import run as runs
 from rlkd.training.callback import TemperatureCallback
 from rlkd.training.compose import configure
 from rlkd.training.launch import Launch
+from rlkd.training.lock import LOCK
 from rlkd.training.module import StudentModule
 from rlkd.training.stopping import Interrupted
 from rlkd.training.sync_norm import synchronised
@@ -228,7 +230,18 @@ def scenes(folder: Path, teacher: Path) -> dict[str, Any]:
     def refusal(*more: str) -> str:
         return refused(lambda: watched(overrides(teacher, folder / "never", *more)))
 
+    def in_use() -> str:
+        """Be refused a folder that rank 0 finds locked, as by another process."""
+        held = folder / "held"
+        held.mkdir(exist_ok=True)
+        with (held / LOCK).open("w") as lock:
+            if rank == 0:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            ranks.said("locked")
+            return refused(lambda: watched(overrides(teacher, held)))
+
     return {
+        "in use": in_use(),
         "stopped": stopped(),
         "went on": went_on(),
         "different data": refusal(f"data.limit={1280 - rank}"),

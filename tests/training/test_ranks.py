@@ -131,7 +131,12 @@ def test_ranks_with_different_data_are_told_apart(both: Ranks) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scene", "told"), [("odd batch", "trainer.batch_size"), ("memory bank", "loss")]
+    ("scene", "told"),
+    [
+        ("odd batch", "trainer.batch_size"),
+        ("memory bank", "loss"),
+        ("in use", "held is in use by a process: wait for it with lock=wait"),
+    ],
 )
 def test_what_does_not_suit_ranks_is_refused(scene: str, told: str, both: Ranks) -> None:
     assert all(told in each["scenes"][scene] for each in both)

@@ -21,6 +21,7 @@ from rlkd.reporting.escaping import printable, say
 from rlkd.training.compose import unresolved
 from rlkd.training.identity import flat
 from rlkd.training.jobs import in_jobs
+from rlkd.training.lock import locked
 from rlkd.training.overrides import as_swept, parse
 from rlkd.training.planning import (
     LauncherOptions,
@@ -84,7 +85,7 @@ def compare(overrides: Iterable[str], *, console: Console) -> Comparison:
     command = shlex.join(["rlkd", "compare", *given])
     cells = [_cell(each) for each in planned]
     comparison = compare_cells(cells, baseline, implied=IMPLIED)  # refused before any of them runs
-    with loaded_once():
+    with locked(folder, planned[0].config.lock, console), loaded_once():
         for number, failure in _outcomes(planned, launcher, console):
             cells[number] = _ended(cells[number], planned[number], failure)
             comparison = compare_cells(cells, baseline, implied=IMPLIED)
@@ -114,9 +115,9 @@ def multirun(overrides: Iterable[str], *, console: Console) -> None:
     planned = plan(others)
     if len(planned) == 1:
         raise UserError("--multirun is for several runs: give a setting several values, seed=0,1,2")
-    with loaded_once():
-        outcomes = [failure for _, failure in _outcomes(planned, launcher, console)]
     folder = planned[0].path.parent
+    with locked(folder, planned[0].config.lock, console), loaded_once():
+        outcomes = [failure for _, failure in _outcomes(planned, launcher, console)]
     say(console, f"everything is in {folder}")
     _require_no(outcomes)
 

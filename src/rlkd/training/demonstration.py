@@ -12,6 +12,8 @@ from rlkd.reporting import RunRecord, compare_arms, comparison_table, read_run, 
 from rlkd.reporting.comparison_words import at_a_glance
 from rlkd.reporting.escaping import say
 from rlkd.training import run
+from rlkd.training.compose import configure
+from rlkd.training.lock import locked
 from rlkd.training.run_config import own_words
 
 _SEEDS = "seeds="
@@ -55,7 +57,8 @@ def demo(overrides: list[str], console: Console) -> None:
     output = Path(own.get("output", "runs/demo"))
     silent = Console(file=io.StringIO())
     arms: dict[str, list[RunRecord]] = {arm: [] for arm in ARMS}
-    with Progress(console=console, transient=True) as progress:
+    how = configure([*COMMON, *others]).lock
+    with locked(output, how, console), Progress(console=console, transient=True) as progress:
         task = progress.add_task("teacher", total=1 + len(ARMS) * len(seeds))
         teacher = ["student=convnet_small", f"output={output / 'teacher'}"]
         run.train([*COMMON, *teacher, *others], console=silent)

@@ -17,6 +17,7 @@ from rlkd.reporting.escaping import say
 from rlkd.reporting.files import write_text
 from rlkd.training import build
 from rlkd.training.export_formats import SUFFIXES
+from rlkd.training.lock import locked
 from rlkd.training.model_card import Training, exported_beside, write_card
 from rlkd.training.run_config import configured, own_words
 from rlkd.training.run_folder import RunFolder
@@ -54,6 +55,19 @@ def export(overrides: Iterable[str] = (), *, console: Console | None = None) -> 
     options = build.trainer_options(config)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
+    console = console or Console()
+    with locked(path.parent, config.lock, console):
+        return _export(config, options, name, path, training, console)
+
+
+def _export(
+    config: DictConfig,
+    options: build.TrainerOptions,
+    name: str,
+    path: Path,
+    training: Training | None,
+    console: Console,
+) -> float:
     ready = build.task(config).exportable(config, options)
     if name not in ready.formats:
         raise UserError(
@@ -81,7 +95,7 @@ def export(overrides: Iterable[str] = (), *, console: Console | None = None) -> 
     write_text(told, json.dumps(facts, indent=1))
     card = write_card(path.parent, exported_beside(path, student), training)
     say(
-        console or Console(),
+        console,
         f"{path}: answers as the student does, to {difference:.2g}; {told} says what it takes and "
         f"gives, {card} where it comes from",
     )

@@ -10,6 +10,7 @@ _READ = "how data are read: any number of readers gives the same images in the s
 _SAVED = "how often a run reports and saves"
 NO_PART = {
     "output": _WHERE,
+    "lock": "what becomes of a second process",
     "published": "what there was to choose from; what was chosen stands in the other settings",
     "chosen": "what the choices were called; what they are stands in the other settings",
     "task.workers": _READ,

@@ -11,6 +11,7 @@ from rlkd import arguments
 from rlkd.errors import UserError
 from rlkd.exploration import Bands
 from rlkd.training.compose import unresolved
+from rlkd.training.lock import CHOICES
 
 _PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
@@ -137,18 +138,21 @@ class ExplorationOptions:
 
 
 @dataclass
-class _SeedOptions:
+class _PlainOptions:
     seed: int = 0
+    lock: str = CHOICES[0]
 
 
 def trainer_options(config: DictConfig) -> TrainerOptions:
-    """Read and check the trainer's options, and the seed that everything follows from.
+    """Read and check the trainer's options, the seed that everything follows from, and the lock.
 
     Raises:
         UserError: for a value of the wrong type or out of range, or an absent GPU.
     """
-    seeded = read_options(_SeedOptions, OmegaConf.masked_copy(config, ["seed"]), "")
-    arguments.seed("seed", seeded.seed)
+    plain = read_options(_PlainOptions, OmegaConf.masked_copy(config, ["seed", "lock"]), "")
+    arguments.seed("seed", plain.seed)
+    if plain.lock not in CHOICES:
+        raise UserError(f"lock={plain.lock}: choose one of {', '.join(CHOICES)}")
     options = read_options(TrainerOptions, config.trainer, "trainer.")
     if options.precision not in _PRECISIONS:
         raise UserError(

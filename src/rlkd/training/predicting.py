@@ -8,6 +8,7 @@ from rich.console import Console
 
 from rlkd.errors import UserError
 from rlkd.training import build
+from rlkd.training.lock import locked
 from rlkd.training.run_config import configured, own_words
 from rlkd.training.task import Asked
 
@@ -42,7 +43,9 @@ def predict(overrides: Iterable[str] = (), *, console: Console | None = None) ->
     options = build.trainer_options(config)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    build.task(config).predict(config, options, asked, console or Console())
+    console = console or Console()
+    with locked(asked.output, config.lock, console):
+        build.task(config).predict(config, options, asked, console)
 
 
 def _fraction(words: dict[str, str]) -> float | None:

@@ -17,6 +17,7 @@ from rlkd.data.listing import ENDINGS, list_images, require_text
 from rlkd.errors import UserError
 from rlkd.reporting.files import write_text
 from rlkd.reporting.provenance import counted
+from rlkd.training.lock import LOCK
 
 RESULTS = "predictions.json"
 PICTURES = "pictures"
@@ -84,7 +85,8 @@ def claim(output: Path, *, keys: Collection[str]) -> None:
         remove_unfinished(folder)
     if output.exists() and not output.is_dir():
         raise UserError(f"{output} is a file: name another output folder")
-    if output.is_dir() and any(output.iterdir()) and not _is_prediction(marker, keys):
+    there = {each.name for each in output.iterdir()} if output.is_dir() else set[str]()
+    if there - {LOCK} and not _is_prediction(marker, keys):
         raise UserError(
             f"{output} holds files that are no predictions: name a new or empty output folder"
         )

@@ -32,6 +32,7 @@ from rlkd.training.checkpoints import KeepLast, StoredCheckpointIO, check_finite
 from rlkd.training.compiling import uncompiled
 from rlkd.training.compose import as_yaml, configure
 from rlkd.training.launch import Launch, lost
+from rlkd.training.lock import locked
 from rlkd.training.logging import EventsLogger, LogEpochs, WriteMetrics
 from rlkd.training.module import StudentModule
 from rlkd.training.progress import Clock, ShowProgress
@@ -89,9 +90,10 @@ def _run(
     # To know that nothing is left to do takes no writing there.
     if ranks.first_alone(lambda: folder.complete and folder.report.is_file()):
         return _completed(folder, config, options, tell)
-    if ranks.first_alone(lambda: folder.complete):
-        return _completed(folder, config, options, tell)
-    return _trained(folder, config, options, launch, console, tell)
+    with locked(folder.path, config.lock, console):
+        if ranks.first_alone(lambda: folder.complete):  # by the process that had it
+            return _completed(folder, config, options, tell)
+        return _trained(folder, config, options, launch, console, tell)
 
 
 def _trained(

@@ -10,8 +10,10 @@ from yaml import YAMLError
 
 from rlkd.errors import UserError
 from rlkd.training.compose import configure, require_whole, unresolved
+from rlkd.training.identity import flat
+from rlkd.training.lock import CHOICES
 from rlkd.training.overrides import PATHS, parse, parted, path_value
-from rlkd.training.run_folder import RunFolder, flat
+from rlkd.training.run_folder import RunFolder
 from rlkd.training.settings import apply, expand_paths, trust
 
 
@@ -78,6 +80,7 @@ def configured(overrides: Iterable[str], *, run: str | None = None) -> DictConfi
         require_whole(config)
         config.student.checkpoint = str(folder.student)
         config.student.head = None  # the run has trained it
+        config.lock = CHOICES[0]  # whatever it was for the run
         if "download" in config.data:
             config.data.download = False
         OmegaConf.set_struct(config, True)

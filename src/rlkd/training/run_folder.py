@@ -13,6 +13,7 @@ from rlkd.reporting import ImageCounts, Result
 from rlkd.reporting.files import file_sha256, read_text, write_text
 from rlkd.training.checkpoint_store import CheckpointStore
 from rlkd.training.identity import as_settings, difference
+from rlkd.training.lock import LOCK
 
 _RESTORE = "restore it, or remove the folder to begin again"
 
@@ -113,7 +114,7 @@ class RunFolder:
         self.require_images(images, sha256)
         # What a kill during the very first write left behind is no foreign file.
         if not self.config.is_file() and any(
-            not each.match(f".{self.config.name}.*.tmp")
+            each.name != LOCK and not each.match(f".{self.config.name}.*.tmp")
             for each in (self.path.iterdir() if self.path.is_dir() else ())
         ):
             raise UserError(
