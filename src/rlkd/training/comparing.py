@@ -11,7 +11,6 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.text import Text
 
-from rlkd.atomic import remove_unfinished
 from rlkd.errors import UserError
 from rlkd.reporting import Result
 from rlkd.reporting.compare import compare_cells
@@ -80,7 +79,6 @@ def compare(overrides: Iterable[str], *, console: Console) -> Comparison:
             "nothing to compare: give a setting several values, temperature=constant,rlkd"
         )
     folder = planned[0].path.parent
-    remove_unfinished(folder)
     title = f"rlkd compare: {folder.name}"
     command = shlex.join(["rlkd", "compare", *given])
     cells = [_cell(each) for each in planned]

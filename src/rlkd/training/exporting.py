@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from torch import Tensor
 
-from rlkd.atomic import remove_unfinished, whole
+from rlkd.atomic import whole
 from rlkd.errors import UserError
 from rlkd.reporting import Result, versions
 from rlkd.reporting.escaping import say
@@ -74,7 +74,6 @@ def _export(
             f"format={name} is not for this student: {ready.refused.get(name, 'not written')}; "
             f"give format={' or '.join(ready.formats)}"
         )
-    remove_unfinished(path.parent)
     with whole(path) as unfinished:
         difference = _difference(ready, ready.formats[name](unfinished))
         if not difference <= TOLERANCE:

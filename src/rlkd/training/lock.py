@@ -15,7 +15,9 @@ from pathlib import Path
 from rich.console import Console
 
 from rlkd import ranks
+from rlkd.atomic import remove_unfinished
 from rlkd.errors import UserError, notice
+from rlkd.reporting.escaping import say
 
 LOCK = ".lock"
 """In a folder, while a process writes there: says which. No lock by being there: one that a killed
@@ -30,7 +32,7 @@ _open = set[int]()
 
 @contextmanager
 def locked(folder: Path, how: str, console: Console) -> Generator[None]:
-    """Have a folder for oneself, with the ranks of the same run.
+    """Have a folder for oneself, with the ranks of the same run, rid of what kills left behind.
 
     The file `LOCK` is in it as long as that lasts; a folder that is made for it, and is empty
     at the end, is removed. Where the file system has no locks that is a notice, no more.
@@ -51,11 +53,11 @@ def locked(folder: Path, how: str, console: Console) -> Generator[None]:
                 "folder"
             )
         if not waits:
-            line = f"waiting for {folder}, which is in use by {holder}"
-            console.print(line, soft_wrap=True, markup=False, highlight=False)
+            say(console, f"waiting for {folder}, which is in use by {holder}")
         waits = True
         time.sleep(_POLL_SECONDS)
     try:
+        ranks.first_alone(lambda: remove_unfinished(folder))
         yield
     finally:
         lock.leave()

@@ -11,7 +11,6 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from rlkd import models, ranks
-from rlkd.atomic import remove_unfinished
 from rlkd.data.seeding import generator_of
 from rlkd.data.stream_making import dead_worker
 from rlkd.models import Teacher
@@ -217,7 +216,6 @@ def _completed(
 def _claim(
     folder: RunFolder, settings: str, prepared: Prepared, tell: Callable[[str], None]
 ) -> None:
-    remove_unfinished(folder.path)
     folder.claim(settings, prepared.images, prepared.sha256, tell=tell)
     folder.require_space()
     prepared.enter(folder)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from rlkd.atomic import is_unfinished
 from rlkd.errors import UserError
 from rlkd.reporting import ImageCounts, Result
 from rlkd.reporting.files import file_sha256, read_text, write_text
@@ -114,7 +115,7 @@ class RunFolder:
         self.require_images(images, sha256)
         # What a kill during the very first write left behind is no foreign file.
         if not self.config.is_file() and any(
-            each.name != LOCK and not each.match(f".{self.config.name}.*.tmp")
+            each.name != LOCK and not is_unfinished(each)
             for each in (self.path.iterdir() if self.path.is_dir() else ())
         ):
             raise UserError(
