@@ -225,8 +225,8 @@ def test_the_table_has_every_loss_on_logits_and_every_source() -> None:
     sources = {
         name
         for room in (temperature, rlkd)
-        for name, each in vars(room).items()
-        if isinstance(each, type) and issubclass(each, TemperatureSource)
+        for name in dir(room)
+        if isinstance(each := getattr(room, name), type) and issubclass(each, TemperatureSource)
     }
     assert sources - {"TemperatureSource", "EpochSource", "LogitDriven"} == SOURCES.keys()
 

@@ -37,6 +37,7 @@ INTERNAL = {
     "rlkd.losses.review.Fusion": "of the channels of maps, made by ReviewKD",
     "rlkd.losses.inputs.Asked": "read off a signature",
     "rlkd.data.views.Crop": "drawn by Views",
+    "rlkd.data.tar_headers.Member": "read off a header, and held against the file",
     "rlkd.data.normaliser.Normaliser": "made by a loader of a data set's own numbers",
     "rlkd.data.process_cache.ProcessCache": "made with a number in the code",
     "rlkd.data.sets.Dataset": "a record of what was loaded, made by functions that check",

@@ -229,9 +229,9 @@ def test_an_update_paid_by_nothing_finite_changes_nothing(options: dict[str, Any
     after = agent.learner._lasting()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert figures["update_left_out"] == 1
+    assert figures["rewards_left_out"] == 2
     assert all(each.isfinite() for each in figures.values())
-    assert agent.learner.learn(rollout(0.4), generator)["update_left_out"] == 0
+    assert agent.learner.learn(rollout(0.4), generator)["rewards_left_out"] == 0
     assert any(
         not torch.equal(before[name], each) for name, each in agent.learner._lasting().items()
     )

@@ -88,9 +88,9 @@ def test_instances_that_are_not_to_be_scored_do_not_count(metric: str) -> None:
 
 @pytest.mark.parametrize("metric", ["accuracy", "loss"])
 @pytest.mark.parametrize("rows", [0, 5])
-def test_where_nothing_is_scored_the_performance_is_nought(metric: str, rows: int) -> None:
+def test_where_nothing_is_scored_there_is_no_performance(metric: str, rows: int) -> None:
     reward = Reward(metric=metric)  # pyright: ignore[reportArgumentType]
-    assert reward.performance(torch.randn(rows, 4), torch.full((rows,), IGNORED)) == 0
+    assert reward.performance(torch.randn(rows, 4), torch.full((rows,), IGNORED)).isnan()
 
 
 def test_a_class_that_is_not_scored_is_never_right_by_chance() -> None:

@@ -61,8 +61,8 @@ def test_the_table_has_every_source() -> None:
     sources = {
         name
         for room in (temperature, rlkd)
-        for name, each in vars(room).items()
-        if inspect.isclass(each) and issubclass(each, TemperatureSource)
+        for name in dir(room)
+        if inspect.isclass(each := getattr(room, name)) and issubclass(each, TemperatureSource)
     }
     assert sources - {"TemperatureSource", "EpochSource", "LogitDriven"} == SOURCES.keys()
 

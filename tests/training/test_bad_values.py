@@ -240,10 +240,10 @@ TAKEN_BEFORE = {
     "+temperature.calibration_buffer=0": "temperature.calibration_buffer=0: give a whole number",
     "temperature.gate=maybe": "temperature.gate='maybe': give true or false",
     "optimizer.lr=nan": "optimizer.lr=nan: give a number",
-    "optimizer.weight_decay=true": "optimizer.weight_decay=True: give a number",
+    "optimizer.weight_decay=true": "optimizer.weight_decay=true: give a number",
     "scheduler.gamma=1e30": r"scheduler.gamma=1e\+30: give a number",
     "scheduler.milestones=[nan]": "scheduler.milestones=nan: give a number",
-    "method.terms.kd.weight=true": "method.terms.kd.weight=True: give a number",
+    "method.terms.kd.weight=true": "method.terms.kd.weight=true: give a number",
     "method.terms.kd.warmup_epochs=2.5": "method.terms.kd.warmup_epochs=2.5: give a whole number",
     "task.probe_size=nan": "probe.size",
     "seed=99999999999999999999": "seed=99999999999999999999: give a whole number",
@@ -253,6 +253,6 @@ TAKEN_BEFORE = {
 
 @pytest.mark.parametrize("setting", TAKEN_BEFORE)
 def test_a_number_that_is_none_is_refused_when_it_is_composed_or_built(setting: str) -> None:
-    config = configure(["temperature=rlkd", "+method.terms.kd.warmup_epochs=0", setting])
+    given = ["temperature=rlkd", "+method.terms.kd.warmup_epochs=0", setting]
     with pytest.raises(UserError, match=TAKEN_BEFORE[setting]):
-        built(config)
+        built(configure(given))

@@ -42,7 +42,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 FAULTS = {
     "torch.save": (torch, "save", FULL, 1),
     "torch's zip writer": (torch, "save", RuntimeError("unexpected pos 64 vs 0"), 1),
-    "fsync": (os, "fsync", FULL, 7),
+    "fsync": (os, "fsync", FULL, 10),
     "replace": (os, "replace", FULL, 5),
 }
 """What fails, how, and how many calls the configuration and the first checkpoint make."""
@@ -172,16 +172,22 @@ def test_rows_that_are_not_finite_are_reported_at_the_epochs_end(
 
 
 def test_weights_that_are_not_finite_are_not_saved_though_the_loss_still_is(
-    teacher_file: Path, tmp_path: Path
+    teacher_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    step = torch.optim.SGD.step
+
+    def overshooting(self: torch.optim.SGD, *given: Any) -> Any:
+        stepped = step(self, *given)
+        self.param_groups[0]["params"][0].data[0] = torch.inf
+        return stepped
+
     config = tiny_config(
         teacher_file,
         tmp_path / "run",
         *SOURCES["constant"],
-        "optimizer.lr=1e38",
-        "method.terms.kd.weight=1e6",
         "trainer.checkpoint_every_steps=1",
     )
+    monkeypatch.setattr(torch.optim.SGD, "step", overshooting)
     with pytest.raises(DivergenceError, match=r"weights are not finite after step 1: .*none was"):
         running.run(config, console=silent())
     assert RunFolder(tmp_path / "run").checkpoint is None

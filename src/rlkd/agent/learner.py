@@ -174,8 +174,8 @@ class Learner(nn.Module):
     ) -> dict[str, Float[Tensor, ""]]:
         """Learn from closed trajectories: calibration, the state updater, then PPO.
 
-        Whatever the rollout, no weight becomes NaN or infinite: an update in which one would, and
-        one without an instance to learn from, leaves all as it was (`update_left_out`).
+        Whatever the rollout, no weight becomes NaN or infinite: an update in which one would
+        leaves all as it was (`update_left_out`), and so does one without an instance to learn from.
 
         Args:
             rollout: the trajectories.
@@ -190,10 +190,10 @@ class Learner(nn.Module):
         with torch.no_grad():
             after = self._lasting()
             sound = torch.stack([tensor.isfinite().all() for tensor in after.values()]).all()
-            sound = sound & rollout.mask.any()
+            kept = sound & rollout.mask.any()
             for name, tensor in after.items():
                 old = before.get(name)
-                tensor.copy_(torch.where(sound, tensor, 0.0 if old is None else old))
+                tensor.copy_(torch.where(kept, tensor, 0.0 if old is None else old))
             # A figure of what was not kept would outlast it, as NaN.
             figures = {name: each.nan_to_num(0.0, 0.0, 0.0) for name, each in figures.items()}
         return figures | {

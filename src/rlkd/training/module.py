@@ -241,6 +241,6 @@ def _report_left_out(row: Mapping[str, float | int]) -> None:
             )
     if row.get("agent/update_left_out", 0):
         notice(
-            f"epoch {row['epoch']:.0f}: the temperature agent dropped updates that had nothing to "
-            "learn from or would have made a weight infinite (agent/update_left_out)"
+            f"epoch {row['epoch']:.0f}: the temperature agent dropped updates that would have made "
+            "a weight NaN or infinite (agent/update_left_out)"
         )
