@@ -27,6 +27,7 @@ FLOORS = {
             "checks",
             "ranks",
             "regular_files",
+            "text_files",
             "reporting",
             "trust",
         ),

@@ -35,7 +35,7 @@ def test_a_run_without_epochs_has_no_rows(tmp_path: Path) -> None:
 def test_a_word_in_a_cell_is_named_with_its_place(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     path.write_text("epoch,test/top1\n1,0.5\n2,high\n")
-    with pytest.raises(UserError, match="line 3, column 'test/top1' holds 'high'"):
+    with pytest.raises(UserError, match='line 3, column "test/top1" holds "high"'):
         read_metrics(path)
 
 

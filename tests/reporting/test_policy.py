@@ -41,7 +41,9 @@ def test_grids_must_be_as_large_as_the_edges_say() -> None:
 @pytest.mark.parametrize(
     "grids",
     ['"mean_temperature": [[4]], "count": [[1, 2]]', '"mean_temperature": [4], "count": [[1]]',
-     '"mean_temperature": [["hot"]], "count": [[1]]', '"count": [[1]]'],
+     '"mean_temperature": [["hot"]], "count": [[1]]', '"count": [[1]]',
+     '"mean_temperature": [[1e999]], "count": [[1]]', '"mean_temperature": [[4]], "count": [[-1]]',
+     f'"mean_temperature": [[4]], "count": [[{"9" * 400}]]'],
 )  # fmt: skip
 def test_a_damaged_file_is_the_users_to_mend(tmp_path: Path, grids: str) -> None:
     edges = '"teacher_confidence_edges": [0, 1], "student_confidence_edges": [0, 1]'
@@ -49,3 +51,8 @@ def test_a_damaged_file_is_the_users_to_mend(tmp_path: Path, grids: str) -> None
     path.write_text(f"{{{edges}, {grids}}}")
     with pytest.raises(UserError, match=r"policy\.json"):
         PolicyMap.read(path)
+
+
+def test_edges_that_do_not_ascend_are_no_bins() -> None:
+    with pytest.raises(ValueError, match="must ascend"):
+        PolicyMap([0.0, 1.0], [0.0, 1.0, 0.5], [[4.0, 4.0]], [[1, 1]])

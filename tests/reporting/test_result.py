@@ -72,7 +72,9 @@ def test_what_came_later_may_be_absent_but_nothing_else(result: Result) -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [("epochs", 2.5), ("seed", True), ("hardware", 3), ("test", None), ("versions", []),
-     ("images_per_second", "fast"), ("versions", {"torch": 2}), ("student_sha256", 5)],
+     ("images_per_second", "fast"), ("versions", {"torch": 2}), ("epochs", -1), ("seed", 10**400),
+      ("seed", 2**63), ("wall_seconds", 10**400), ("test", {"top1": 71.0, "top5": 1, "loss": 1}),
+      ("student_sha256", 5)],
 )  # fmt: skip
 def test_a_field_of_the_wrong_type_is_named(result: Result, key: str, value: object) -> None:
     told = json.loads(result.to_json()) | {key: value}
@@ -80,6 +82,12 @@ def test_a_field_of_the_wrong_type_is_named(result: Result, key: str, value: obj
         Result.from_json(json.dumps(told), source="there/result.json")
     assert "there/result.json" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_figure_beyond_a_float_is_none(result: Result) -> None:
+    told = result.to_json().replace(f'"loss": {result.test.loss}', '"loss": 1e999')
+    with pytest.raises(UserError, match="field 'loss' is Infinity, expected a number"):
+        Result.from_json(told)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3"])

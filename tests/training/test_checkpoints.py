@@ -176,8 +176,8 @@ def test_weights_that_are_not_finite_are_not_saved_though_the_loss_still_is(
 ) -> None:
     step = torch.optim.SGD.step
 
-    def overshooting(self: torch.optim.SGD, *given: Any) -> Any:
-        stepped = step(self, *given)
+    def overshooting(self: torch.optim.SGD, **given: Any) -> Any:
+        stepped = step(self, **given)
         self.param_groups[0]["params"][0].data[0] = torch.inf
         return stepped
 

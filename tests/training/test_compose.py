@@ -167,7 +167,7 @@ def test_every_packaged_choice_builds(given: str) -> None:
 def test_a_choice_that_does_not_build_is_refused_by_validation() -> None:
     with pytest.raises(UserError, match="max_temperature=0"):
         validation.validate(["temperature.max_temperature=0"])
-    with pytest.raises(UserError, match="scheduler.gamma='abc': give a number"):
+    with pytest.raises(UserError, match=r"scheduler\.gamma='abc': give a number"):
         validation.validate(["scheduler.gamma=abc"])
 
 

@@ -202,7 +202,7 @@ def test_a_value_of_the_run_may_be_replaced(
     (run.path / "config.yaml").write_text("a: [")
     assert_told(refuse("predict", *words), r"config\.yaml cannot be read")
     (run.path / "config.yaml").write_text("[1, 2]")
-    assert_told(refuse("predict", *words), "is not the configuration of a run")
+    assert_told(refuse("predict", *words), "config.yaml cannot be read: holds no settings")
 
 
 def test_unreadable_images_are_named_or_left_out(

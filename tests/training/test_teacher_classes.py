@@ -122,7 +122,7 @@ def test_the_teachers_own_order_is_no_order_of_the_datas(tmp_path: Path) -> None
         ([1, "cat"], r"give a list of indices or of names, such as \[281,207\]"),
         ([], r"give a list of indices or of names"),
         (3, r"teacher.classes=3: give a list"),
-        ("absent.json", r"absent.json: cannot be read .*; give a file of classes, or a list"),
+        ("absent.json", "absent.json does not exist; give a file of classes, or a list"),
     ],
 )
 def test_classes_that_do_not_fit_are_named(tmp_path: Path, given: object, told: str) -> None:

@@ -13,6 +13,7 @@ from rlkd.agent.action import draw_field
 from rlkd.agent.gathering import Seen, nothing_scored, of_all_ranks
 from rlkd.agent.learner import Calibration, Learner, dtype_kept
 from rlkd.agent.random_stream import RandomStream
+from rlkd.agent.restoring import check_agent
 from rlkd.agent.reward import Metric, Reward, RewardSource, mean_score
 from rlkd.agent.rollout import Rollout, Trajectory, Window
 from rlkd.agent.state import instance_state
@@ -290,7 +291,8 @@ class TemperatureAgent(TemperatureSource):
         }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore what `get_extra_state` returned."""
+        """Restore what `get_extra_state` returned; raise a ValueError where it is anything else."""
+        check_agent(state)
         device = next(self.parameters()).device
 
         def here(held: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from rlkd.agent.advantage import discounted_sum, generalised_advantage, standard
 from rlkd.agent.calibration import StateUpdater, corrector_loss, redistribute
 from rlkd.agent.ppo import PPO, Experience
 from rlkd.agent.recurrent import RecurrentCorrector
+from rlkd.agent.restoring import restore_optimizer
 from rlkd.agent.rollout import Rollout
 from rlkd.errors import UserError
 
@@ -266,7 +267,7 @@ class Learner(nn.Module):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore the optimisers' states."""
         for name, each in self._optimizers().items():
-            each.load_state_dict(state[name])
+            restore_optimizer(each, state[name])
 
     def _in_reach(self, rollout: Rollout) -> Rollout:
         """Bound the rewards to what the corrector takes as it is."""

@@ -41,6 +41,14 @@ class RandomStream:
         return self.seed, drawn
 
     def restore(self, state: tuple[int, Tensor | None]) -> None:
-        """Go on from what `state` returned."""
-        self._generator, (self.seed, position) = None, state
+        """Go on from what `state` returned.
+
+        Raises:
+            RuntimeError: if a state of the CPU's generator's size is none of it.
+        """
+        seed, position = state
+        probe = torch.Generator()
+        if position is not None and len(position) == len(probe.get_state()):
+            probe.set_state(position.to("cpu"))
+        self._generator, self.seed = None, int(seed)
         self._restored = None if position is None else position.to("cpu")

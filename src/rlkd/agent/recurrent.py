@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from rlkd import arguments
 from rlkd.agent.adam import Adam
 from rlkd.agent.calibration import MOST_PASSES, corrector_loss, reach_of
+from rlkd.agent.restoring import check_past, restore_optimizer
 from rlkd.agent.rollout import Rollout, state_and_action
 from rlkd.agent.state import STATE_SIZE
 
@@ -111,10 +112,11 @@ class RecurrentCorrector(nn.Module):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what `get_extra_state` returned."""
-        device = self.head.weight.device
-        for name, values in state["past"].items():
-            setattr(self, f"past_{name}", None if values is None else values.to(device))
-        self.optimizer.load_state_dict(state["optimizer"])
+        device, past = self.head.weight.device, state["past"]
+        check_past(past, self.buffer)
+        restore_optimizer(self.optimizer, state["optimizer"])
+        for name in _FIELDS:
+            setattr(self, f"past_{name}", None if past[name] is None else past[name].to(device))
 
     def _remember(self, rollout: Rollout) -> Rollout:
         for name in _FIELDS:

@@ -1,6 +1,5 @@
 """Annotation files in COCO's format: read, checked, and kept as columns."""
 
-import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,8 +12,12 @@ from torch import Tensor
 
 from rlkd.data.listing import is_text
 from rlkd.errors import UserError
+from rlkd.regular_files import read_regular
+from rlkd.text_files import parse_json, shown
 
 _FORMAT = "give a file of COCO's detection format (images, annotations with bbox, categories)"
+_MAX_BYTES = 8 * 2**30
+"""COCO's largest has half a GiB, other sets of its format have a few."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,7 @@ class _Entries:
             named = f"number {index + 1} of the {self.key}"
             if _is_whole(entry.get("id")):
                 named = f"{self.noun} {entry['id']}"
-            found = f"{field} {json.dumps(value)[:60]}" if field in entry else f"no {field}"
+            found = f"{field} {shown(value)}" if field in entry else f"no {field}"
             raise UserError(f"{self.file}: {named} has {found}: give {expected}")
         return values
 
@@ -128,20 +131,20 @@ def read_tables(file: Path) -> tuple[ImageTable, AnnotationTable, dict[int, str]
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        content: Any = json.loads(file.read_bytes(), object_hook=_without_segmentation)
+        content: Any = parse_json(read_regular(file, _MAX_BYTES), pairs=_without_segmentation)
     except FileNotFoundError as error:
         raise UserError(f"no annotation file {file}: mend the path") from error
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror}): {_FORMAT}") from error
-    except (ValueError, RecursionError) as error:
-        told = " ".join(str(error).split())
-        raise UserError(f"{file} is no JSON ({told}): {_FORMAT}") from error
+    except ValueError as error:
+        raise UserError(f"{file} is no JSON ({error}): {_FORMAT}") from error
     if not isinstance(content, dict):
         raise UserError(f"{file} is a JSON {type(content).__name__}, not an object: {_FORMAT}")
     return content
 
 
-def _without_segmentation(entry: dict[str, Any]) -> dict[str, Any]:
+def _without_segmentation(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entry = dict(pairs)
     entry.pop("segmentation", None)
     return entry
 

@@ -1,6 +1,5 @@
 """Encoded images out of Parquet shards in the columns of Hugging Face, a row group at a time."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +15,7 @@ from torch import Tensor
 from rlkd.data.parquet import IMAGES_AT_ONCE, one_line, parquet_file, read_columns
 from rlkd.data.process_cache import ProcessCache
 from rlkd.errors import UserError
+from rlkd.text_files import parse_json
 
 _IMAGE_COLUMNS = ("image", "img")
 _LABEL_COLUMNS = ("label", "fine_label")
@@ -174,11 +174,11 @@ def _class_names(opened: pq.ParquetFile, column: str) -> tuple[str, ...] | None:
     """Return what Hugging Face's description of the columns calls the classes."""
     described = (opened.schema_arrow.metadata or {}).get(b"huggingface")
     try:
-        names = json.loads(described or b"{}")["info"]["features"][column]["names"]
+        names = parse_json(described or b"{}")["info"]["features"][column]["names"]
         if isinstance(names, dict):  # of some older files: {"0": "cat", ...}
             names = [names[key] for key in sorted(names, key=int)]
         if not isinstance(names, list):
             return None
         return tuple(str(name).encode().decode() for name in names)
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         return None

@@ -10,6 +10,7 @@ from rlkd.data.imagenet_names import WNIDS
 from rlkd.data.listing import is_hidden, require_text
 from rlkd.data.parquet import check_shards
 from rlkd.errors import UserError
+from rlkd.text_files import read_text
 
 _MAX_CLASSES = 1_000_000
 
@@ -88,9 +89,9 @@ def given_names(class_names: Any) -> tuple[str, ...] | None:
     if isinstance(class_names, str):
         path = Path(class_names).expanduser()
         try:
-            class_names = path.read_text(encoding="utf-8").split("\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"data.class_names={path} cannot be read: {error}") from None
+            class_names = read_text(path, "give a file of one name a line").split("\n")
+        except UserError as error:
+            raise UserError(f"data.class_names={class_names}: {error}") from None
         class_names = [name.strip() for name in class_names if name.strip()]
     if not isinstance(class_names, list | tuple) or not class_names:
         raise UserError(

@@ -1,7 +1,6 @@
 """Encoded images out of WebDataset's tar shards, each read where its header says it begins."""
 
 import errno
-import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from rlkd.data.process_cache import ProcessCache
 from rlkd.data.tar_headers import members
 from rlkd.errors import UserError
 from rlkd.regular_files import open_regular
+from rlkd.text_files import parse_json
 
 _OPEN_FILES = 64
 _SHOWN = 80
@@ -173,8 +173,8 @@ def _label(file: Path, sample: _Sample, label_key: str, number_of: dict[str, int
         if sample.label is not None:
             told = sample.label.decode().strip()
             if sample.in_json:
-                told = json.loads(told)[label_key]
-    except (ValueError, KeyError, TypeError, RecursionError):
+                told = parse_json(told)[label_key]
+    except (ValueError, KeyError, TypeError):
         told = None
     if not isinstance(told, str | int | float):
         raise UserError(

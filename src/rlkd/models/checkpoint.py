@@ -1,22 +1,18 @@
 """Weights to and from files; no pickled code of a file is ever run."""
 
-import pickle
-import re
-import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from rlkd.atomic import whole
 from rlkd.errors import UserError
-from rlkd.models.matching import COUNTER, find_weights, named_tensors
+from rlkd.models.matching import COUNTER, find_weights, is_plain, named_tensors
 from rlkd.models.trial import Shape, returned_by
+from rlkd.models.weight_files import read_weights
 
 
 class ClassCountError(UserError):
@@ -77,12 +73,14 @@ def load_weights(
     Raises:
         UserError: if there is no such file; if it is not a checkpoint, is truncated or holds
             pickled code; if it is another architecture's, has another number of classes, holds
-            several weights that fit, or holds NaN or infinity.
+            several weights that fit, or weights that are no plain tensors of finite numbers, each
+            with a place of its own, or variances below 0.
     """
     path = Path(path)
-    model_state = model.state_dict()
-    found = find_weights(path, _read(path), model_state)
+    model_state = named_tensors(model.state_dict())
+    found = find_weights(path, read_weights(path), model_state)
     weights, new = found.weights, list[str]()
+    _check_plain(path, {name: each for name, each in weights.items() if name in model_state})
     if classifier is not None:
         differing = list(_differences(model_state, weights))
         shown = _class_counts(differing, model_state, weights)
@@ -93,7 +91,9 @@ def load_weights(
         else:
             weights = _selected(path, weights, head, rows)
     _check_match(path, type(model).__name__, model_state, weights, new)
-    _check_finite(path, model_state, weights)
+    weights = {
+        name: _fitting(path, name, each, model_state[name]) for name, each in weights.items()
+    }
     model.load_state_dict(weights, strict=False)
     return Loaded(found.told, new)
 
@@ -136,11 +136,13 @@ def read_metadata(path: str | Path) -> dict[str, float | int | str]:
         UserError: as in `load_weights`, if the file cannot be read.
     """
     path = Path(path)
-    payload = _read(path)
+    payload = read_weights(path)
     if not any(map(named_tensors, payload.values())):
         return {}
     scalars = {
-        key: value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+        key: value.item()
+        if isinstance(value, Tensor) and is_plain(value) and value.numel() == 1
+        else value
         for key, value in payload.items()
     }
     return {key: value for key, value in scalars.items() if isinstance(value, float | int | str)}
@@ -171,54 +173,6 @@ def as_safetensors(model: nn.Module) -> bytes:
     return safetensors.torch.save(tensors, metadata={"format": "pt"})
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """Return the dictionary that a file holds, on the CPU."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(9)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; give the path of a checkpoint") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); give a checkpoint") from error
-    if path.suffix == ".safetensors" or head[8:] == b"{":
-        return _read_safetensors(path)
-    if not head.startswith((b"PK", b"\x80")):
-        raise UserError(_not_a_checkpoint(path))
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            payload = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # A damaged file raises whatever its bytes lead to: EOFError, KeyError, OSError, ...
-        refused = isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error)
-        raise UserError(
-            _holds_code(path, str(error)) if refused else _not_a_checkpoint(path)
-        ) from error
-    if not isinstance(payload, dict):
-        raise UserError(f"{path}: holds a {type(payload).__name__}, not weights; save a state dict")
-    return payload
-
-
-def _read_safetensors(path: Path) -> dict[str, Any]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise UserError(_not_a_checkpoint(path)) from error
-
-
-def _not_a_checkpoint(path: Path) -> str:
-    return f"{path}: is not a checkpoint, or is truncated; save or download it again"
-
-
-def _holds_code(path: Path, refusal: str) -> str:
-    named = re.search(r"GLOBAL ([\w.]+)", refusal)
-    what = f" ({named[1]})" if named else ""
-    return (
-        f"{path}: holds pickled code{what}, which is not run; where you trust the file, load it "
-        "with torch.load(FILE, weights_only=False) and torch.save the model.state_dict() alone"
-    )
-
-
 def _selected(
     path: Path, weights: dict[str, Tensor], head: Collection[str], rows: Sequence[int]
 ) -> dict[str, Tensor]:
@@ -233,15 +187,40 @@ def _selected(
     return chosen
 
 
-def _check_finite(path: Path, wanted: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+def _check_plain(path: Path, found: dict[str, Tensor]) -> None:
     for name, tensor in found.items():
-        # A buffer that is infinite in a fresh network too, as a mask may be, is as it should be.
-        if not tensor.isfinite().all() and wanted[name].isfinite().all():
-            what = "NaN" if tensor.isnan().any() else "infinity"
+        if not is_plain(tensor):
             raise UserError(
-                f"{path}: {name} holds {what}, as after a training that diverged; give a "
-                "checkpoint from before"
+                f"{path}: {name} is no plain tensor with a number for each entry (it is sparse, "
+                "quantised, without data, or the like); save the weights of a plain network"
             )
+
+
+def _fitting(path: Path, name: str, found: Tensor, wanted: Tensor) -> Tensor:
+    """Return an entry of the file as the network is to hold it."""
+    try:
+        tensor = found.detach().to(wanted.dtype) if _kind(found) == _kind(wanted) else None
+    except (RuntimeError, NotImplementedError):  # two numbers to a byte, say
+        tensor = None
+    if tensor is None:
+        raise UserError(
+            f"{path}: {name} is of {found.dtype} in the checkpoint, of {wanted.dtype} in the "
+            "model; save the weights of a plain network"
+        )
+    # A buffer that is infinite in a fresh network too, as a mask may be, is as it should be.
+    if not tensor.isfinite().all() and wanted.isfinite().all():
+        what = "NaN" if tensor.isnan().any() else "infinity"
+        raise UserError(
+            f"{path}: {name} holds {what}, as after a training that diverged; give a "
+            "checkpoint from before"
+        )
+    if name.endswith("running_var") and bool((tensor < 0).any()):
+        raise UserError(f"{path}: {name} holds variances below 0; give another checkpoint")
+    return tensor
+
+
+def _kind(tensor: Tensor) -> tuple[bool, bool]:
+    return tensor.is_floating_point(), tensor.is_complex()
 
 
 def _differences(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> dict[str, str]:

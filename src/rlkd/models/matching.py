@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from rlkd.errors import UserError
 
@@ -17,6 +18,8 @@ _WRAPPERS = frozenset({"module", "_orig_mod"})
 """Parts of prefixes that need none either."""
 _AVERAGES = frozenset({"ema", "swa", "averaged"})
 _DEPTH = 3
+_LONGEST = 1000
+"""Letters of a name."""
 COUNTER = "num_batches_tracked"
 """Of a batch norm; files older than torch 0.4.1 lack it."""
 
@@ -126,24 +129,45 @@ def find_weights(path: Path, payload: Mapping[str, Any], wanted: Mapping[str, Te
 
 
 def named_tensors(holder: object) -> Weights:
-    """Return the entries of a dictionary that are tensors with names."""
+    """Return the entries of a dictionary that are tensors with names of a sensible length."""
     if not isinstance(holder, Mapping):
         return {}
     return {
         name: tensor
         for name, tensor in cast(Mapping[Any, Any], holder).items()
-        if isinstance(name, str) and isinstance(tensor, Tensor)
+        if isinstance(name, str) and len(name) <= _LONGEST and isinstance(tensor, Tensor)
     }
 
 
-def _holders(payload: Mapping[Any, Any], path: str = "", depth: int = 0) -> Iterator[Any]:
-    """Yield what leads to each dictionary that holds named tensors, and these."""
+def is_plain(tensor: Tensor) -> bool:
+    """Return whether a tensor is strided, on the CPU, and has a number of its own for each entry.
+
+    One that is sparse, quantised, nested, on `meta` or of a subclass is none; nor is a small one
+    that a stride of 0 makes as large as one likes.
+    """
+    return (
+        type(tensor) in (Tensor, nn.Parameter)
+        and tensor.layout == torch.strided
+        and tensor.device.type == "cpu"
+        and not tensor.is_quantized
+        and not tensor.is_nested
+        and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+    )
+
+
+def _holders(
+    payload: Mapping[Any, Any], path: str = "", depth: int = 0, seen: set[int] | None = None
+) -> Iterator[Any]:
+    """Yield what leads to each dictionary that holds named tensors, and these, each once."""
+    seen = set() if seen is None else seen
+    seen.add(id(payload))
     if weights := named_tensors(payload):
         yield path, weights
     for key, value in payload.items():
-        if isinstance(key, str) and isinstance(value, Mapping) and depth < _DEPTH:
+        fresh = isinstance(value, Mapping) and id(cast(object, value)) not in seen
+        if isinstance(key, str) and fresh and depth < _DEPTH:
             inner = f"{path}.{key}".lstrip(".")
-            yield from _holders(cast(Mapping[Any, Any], value), inner, depth + 1)
+            yield from _holders(cast(Mapping[Any, Any], value), inner, depth + 1, seen)
 
 
 def _scores(
@@ -159,7 +183,7 @@ def _scores(
                 other = wanted.get(added + name[start:])
                 if other is not None:
                     named[name[:start]] += 1
-                    exact[name[:start]] += other.shape == tensor.shape
+                    exact[name[:start]] += not tensor.is_nested and other.shape == tensor.shape
         scores |= {Place(holder, each, added): (exact[each], named[each]) for each in named}
     return scores
 
@@ -196,6 +220,11 @@ def _simplicity(place: Place) -> tuple[bool, int]:
 def _same(one: Weights, other: Weights) -> bool:
     return one.keys() == other.keys() and all(
         each is other[name]
-        or (each.shape == other[name].shape and bool((each == other[name]).all()))
+        or (
+            each.shape == other[name].shape
+            and is_plain(each)
+            and is_plain(other[name])
+            and bool((each == other[name]).all())
+        )
         for name, each in one.items()
     )

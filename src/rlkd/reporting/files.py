@@ -1,12 +1,14 @@
 """Files that are either whole or absent, and the reading of JSON that a person may have edited."""
 
 import hashlib
-import json
+import math
 from pathlib import Path
 from typing import cast
 
 from rlkd.atomic import whole
 from rlkd.errors import UserError
+from rlkd.regular_files import open_regular
+from rlkd.text_files import parse_json, shown
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -21,33 +23,14 @@ def write_text(path: str | Path, text: str) -> None:
         unfinished.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
 
 
-def read_text(path: str | Path, remedy: str) -> str:
-    """Read a file.
-
-    Args:
-        path: The file.
-        remedy: What the user can do when it is not there.
-
-    Raises:
-        UserError: The file is missing or cannot be read.
-    """
-    path = Path(path)
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; {remedy}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}; {remedy}") from None
-
-
 def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's content.
+    """Return the SHA-256 of a regular file's content.
 
     Raises:
         UserError: The file cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
@@ -64,11 +47,10 @@ def parse_object(text: str, source: str) -> dict[str, object]:
         UserError: The text is not JSON, or not an object.
     """
     try:
-        parsed: object = json.loads(text)
-    except json.JSONDecodeError as error:
+        parsed: object = parse_json(text)
+    except ValueError as error:
         raise UserError(
-            f"{source} is not valid JSON (line {error.lineno}: {error.msg}); "
-            "restore the file or repeat the run"
+            f"{source} is not valid JSON ({error}); restore the file or repeat the run"
         ) from None
     if not isinstance(parsed, dict):
         raise UserError(f"{source} holds no JSON object; restore the file or repeat the run")
@@ -94,27 +76,41 @@ class Fields:
 
     def fault(self, key: str, wanted: str) -> UserError:
         """Return the error for a field that is not what it should be."""
-        found = json.dumps(self.values[key])
-        shown = found if len(found) <= 40 else found[:37] + "..."
+        found = shown(self.values[key])
         return UserError(
-            f"{self.source}: field {key!r} is {shown}, expected {wanted}; correct it or repeat "
+            f"{self.source}: field {key!r} is {found}, expected {wanted}; correct it or repeat "
             "the run"
         )
 
     def number(self, key: str) -> float:
-        """Return a number; null stands for one that is not known, and is read as NaN."""
+        """Return a finite number; null stands for one that is not known, and is read as NaN."""
         value = self.get(key)
         if value is None:
             return float("nan")
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        number = as_number(value)
+        if number is None:
             raise self.fault(key, "a number")
-        return float(value)
+        return number
+
+    def fraction(self, key: str) -> float:
+        """Return a number in [0, 1]; null is read as NaN."""
+        number = self.number(key)
+        if number < 0 or number > 1:
+            raise self.fault(key, "a number from 0 to 1")
+        return number
 
     def integer(self, key: str) -> int:
-        """Return a whole number."""
+        """Return a whole number of 64 bits."""
         value = self.get(key)
-        if isinstance(value, bool) or not isinstance(value, int):
+        if isinstance(value, bool) or not isinstance(value, int) or not -(2**63) <= value < 2**63:
             raise self.fault(key, "a whole number")
+        return value
+
+    def count(self, key: str) -> int:
+        """Return a whole number, from 0."""
+        value = self.integer(key)
+        if value < 0:
+            raise self.fault(key, "a whole number from 0")
         return value
 
     def string(self, key: str) -> str:
@@ -139,3 +135,14 @@ class Fields:
         if not isinstance(value, list):
             raise self.fault(key, "a list")
         return cast(list[object], value)
+
+
+def as_number(value: object) -> float | None:
+    """Return a number of JSON; None where it is none, or too large for a float."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from rlkd.errors import UserError
 from rlkd.reporting.escaping import csv_text
-from rlkd.reporting.files import read_text, write_text
+from rlkd.reporting.files import write_text
+from rlkd.text_files import read_text, shown
 
 
 def write_metrics(path: str | Path, rows: Sequence[Mapping[str, float | int]]) -> None:
@@ -29,27 +30,33 @@ def read_metrics(path: str | Path) -> list[dict[str, float]]:
     """Read the rows of a metrics file; cells that are empty are left out of their row.
 
     Raises:
-        UserError: The file is missing, a row has too few or too many cells, or a cell holds no
-            number.
+        UserError: The file is missing or no CSV, a row has too few or too many cells, or a cell
+            holds no number.
     """
     text = read_text(path, "name the folder of a finished run")
-    lines = csv.reader(io.StringIO(text))
-    columns = next(lines, [])
-    rows: list[dict[str, float]] = []
-    for cells in lines:
-        if len(cells) != len(columns):
-            raise UserError(
-                f"{path}: line {lines.line_num} has {len(cells)} cells, the header "
-                f"{len(columns)}; correct or remove the line"
-            )
-        filled = {name: cell for name, cell in zip(columns, cells, strict=True) if cell.strip()}
-        rows.append(
-            {
-                name: _number(cell, f"{path}: line {lines.line_num}, column {name!r}")
-                for name, cell in filled.items()
-            }
+    lines = csv.reader(io.StringIO(text, newline=""))
+    try:
+        columns = next(lines, [])
+        if len({*columns}) < len(columns):
+            raise UserError(f"{path}: its header names a column twice; name each once")
+        return [_row(path, lines.line_num, columns, cells) for cells in lines]
+    except csv.Error as error:
+        raise UserError(
+            f"{path}: line {lines.line_num} is no CSV ({error}); correct or remove the line"
+        ) from None
+
+
+def _row(path: str | Path, line: int, columns: list[str], cells: list[str]) -> dict[str, float]:
+    if len(cells) != len(columns):
+        raise UserError(
+            f"{path}: line {line} has {len(cells)} cells, the header {len(columns)}; correct or "
+            "remove the line"
         )
-    return rows
+    return {
+        name: _number(cell, f"{path}: line {line}, column {shown(name)}")
+        for name, cell in zip(columns, cells, strict=True)
+        if cell.strip()
+    }
 
 
 def _cell(value: float | int) -> str:
@@ -63,4 +70,6 @@ def _number(cell: str, where: str) -> float:
     try:
         return float(cell)
     except ValueError:
-        raise UserError(f"{where} holds {cell!r}, expected a number; correct the cell") from None
+        raise UserError(
+            f"{where} holds {shown(cell)}, expected a number; correct the cell"
+        ) from None

@@ -4,11 +4,13 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import cast
 
 from rlkd.errors import UserError
-from rlkd.reporting.files import Fields, parse_object, read_text, write_text
+from rlkd.reporting.files import Fields, as_number, parse_object, write_text
+from rlkd.text_files import read_text
 
 Means = list[list[float | None]]
 
@@ -18,7 +20,8 @@ class PolicyMap:
     """Mean temperatures in bins of the two confidences; rows are bins of the teacher's.
 
     Raises:
-        ValueError: The grids are not as large as the edges say.
+        ValueError: The edges do not ascend, the grids are not as large as they say, or a count is
+            negative.
     """
 
     teacher_confidence_edges: list[float]
@@ -31,11 +34,16 @@ class PolicyMap:
     """k rows of m numbers of instances."""
 
     def __post_init__(self) -> None:
+        for edges in (self.teacher_confidence_edges, self.student_confidence_edges):
+            if not all(low < high for low, high in pairwise(edges)):
+                raise ValueError("the edges of bins must ascend")
         rows, columns = self.shape
         for name, grid in (("mean_temperature", self.mean_temperature), ("count", self.count)):
             widths = {len(row) for row in grid}
             if len(grid) != rows or widths != {columns}:
                 raise ValueError(f"{name} must have {rows} rows of {columns} cells, as the edges")
+        if any(cell < 0 for row in self.count for cell in row):
+            raise ValueError("count must hold numbers of instances, from 0")
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -135,6 +143,7 @@ def _counts(fields: Fields, key: str) -> list[list[int]]:
 
 
 def _float(fields: Fields, key: str, item: object) -> float:
-    if isinstance(item, bool) or not isinstance(item, int | float):
+    number = as_number(item)
+    if number is None:
         raise fields.fault(key, "numbers")
-    return float(item)
+    return number

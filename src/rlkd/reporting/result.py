@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import cast
 
 from rlkd.errors import UserError
-from rlkd.reporting.files import Fields, parse_object, read_text, write_text
+from rlkd.reporting.files import Fields, parse_object, write_text
 from rlkd.reporting.scores import DetectionScores, Scores, kind_of, read_scores
+from rlkd.text_files import read_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,7 @@ class Result:
             teacher=teacher,
             teacher_sha256=None if teacher is None else fields.string("teacher_sha256"),
             images=_images(fields),
-            epochs=fields.integer("epochs"),
+            epochs=fields.count("epochs"),
             seed=fields.integer("seed"),
             images_per_second=fields.number("images_per_second"),
             wall_seconds=fields.number("wall_seconds"),
@@ -146,7 +147,7 @@ def _images(fields: Fields) -> ImageCounts:
     if section is None:
         raise fields.fault("images", "an object")
     return ImageCounts(
-        **{each.name: section.integer(each.name) for each in dataclass_fields(ImageCounts)}
+        **{each.name: section.count(each.name) for each in dataclass_fields(ImageCounts)}
     )
 
 

@@ -99,7 +99,7 @@ class Scores(SplitScores):
     @classmethod
     def from_fields(cls, fields: Fields) -> "Scores":
         """Read the scores from JSON. See `SplitScores.from_fields`."""
-        return cls(fields.number("top1"), fields.number("top5"), fields.number("loss"))
+        return cls(fields.fraction("top1"), fields.fraction("top5"), fields.number("loss"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,11 +162,11 @@ class DetectionScores(SplitScores):
     @classmethod
     def from_fields(cls, fields: Fields) -> "DetectionScores":
         """Read the scores from JSON. See `SplitScores.from_fields`."""
-        figures = [fields.number(column) for column in cls.headings]
+        figures = [fields.fraction(column) for column in cls.headings]
         classes = fields.section("per_class")
         if classes is None:
             raise fields.fault("per_class", "an object")
-        return cls(*figures, per_class={name: classes.number(name) for name in classes.values})
+        return cls(*figures, per_class={name: classes.fraction(name) for name in classes.values})
 
 
 AnyScores = Scores | DetectionScores

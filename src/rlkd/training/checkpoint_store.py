@@ -19,12 +19,14 @@ import torch
 
 from rlkd.atomic import rename, sync, window
 from rlkd.errors import UserError
+from rlkd.regular_files import open_regular, read_regular
 from rlkd.reporting.files import write_text
 
 SUMS = "SHA256SUMS"
 """In the format of coreutils: `sha256sum -c SHA256SUMS` checks the folder."""
 EARLIER = "last.ckpt"
 """The one checkpoint that earlier releases kept, without a checksum."""
+_MAX_SUMS = 2**20
 _PLACE = re.compile(r"step-(0|[1-9]\d*)\.ckpt")
 _LINE = re.compile(r"([0-9a-f]{64}) [ *]step-(0|[1-9]\d*)\.ckpt")
 
@@ -95,7 +97,11 @@ class CheckpointStore:
                 "the same command again, it goes on from the last good checkpoint"
             ) from error
 
-    def sound(self, tell: Callable[[str], None]) -> Path | None:
+    def sound(
+        self,
+        tell: Callable[[str], None],
+        content_fault: Callable[[Path], str | None] = lambda _: None,
+    ) -> Path | None:
         """Return the newest checkpoint that is as it was written; None where a run begins.
 
         First finishes what a kill left unfinished. Each checkpoint that is newer and not sound is
@@ -103,6 +109,7 @@ class CheckpointStore:
 
         Args:
             tell: shows a line.
+            content_fault: says what is wrong with what a checkpoint holds; None where nothing is.
 
         Raises:
             UserError: if there are checkpoints and none is sound, which are then left as they are;
@@ -110,26 +117,32 @@ class CheckpointStore:
         """
         try:
             self._finish()
-            listed, faults = self._listed(), dict[int, str]()
-            found = self.folder / EARLIER
+            listed, faults, found = self._listed(), dict[Path, str](), None
             for step in sorted({*dict(listed), *self._there()}, reverse=True):
-                fault = self._fault(step, listed)
+                place = self.place(step)
+                fault = self._fault(step, listed) or content_fault(place)
                 if fault is None:
-                    found = self.place(step)
+                    found = place
                     break
-                faults[step] = fault
-            if not found.is_file():
+                faults[place] = fault
+            earlier = self.folder / EARLIER
+            if found is None and earlier.is_file():
+                fault = content_fault(earlier)
+                if fault is None:
+                    found = earlier
+                else:
+                    faults[earlier] = fault
+            if found is None:
                 self._refuse(faults)
                 return None
-            for step, fault in faults.items():
-                place = self.place(step)
+            for place, fault in faults.items():
                 aside = place.with_name(f"{place.name}.damaged")
                 if place.exists():
                     os.replace(place, aside)
                     fault = f"{fault}, set aside as {aside.name}"
                 tell(f"{place} {fault}: going on from {found.name}")
             if faults:
-                self._list([each for each in listed if each[0] not in faults])
+                self._list([each for each in listed if self.place(each[0]) not in faults])
         except OSError as error:
             raise UserError(
                 f"cannot put {self.folder} in order ({one_line(error)}): make it a folder that "
@@ -159,17 +172,17 @@ class CheckpointStore:
             return f"cannot be read ({one_line(error)})"
         return None
 
-    def _refuse(self, faults: dict[int, str]) -> None:
+    def _refuse(self, faults: dict[Path, str]) -> None:
         """Raise if there are checkpoints, none of them sound."""
         if not faults:
             return
-        if not (self.folder / SUMS).is_file():
+        if self._there() and not (self.folder / SUMS).is_file():
             raise UserError(
                 f"{self.folder / SUMS} is missing, so that no checkpoint beside it can be checked: "
                 f"if you trust them, write it with `sha256sum step-*.ckpt > {SUMS}` in that folder;"
                 " if not, remove the folder to begin again"
             )
-        told = "; ".join(f"{self.place(step).name} {fault}" for step, fault in faults.items())
+        told = "; ".join(f"{place.name} {fault}" for place, fault in faults.items())
         raise UserError(
             f"no checkpoint in {self.folder} is sound ({told}): put back a copy of one with its "
             f"{SUMS}, or remove the folder to begin again"
@@ -186,7 +199,7 @@ class CheckpointStore:
         line, or says two things of a step, of which one is right.
         """
         try:
-            text = (self.folder / SUMS).read_text(encoding="utf-8", errors="replace")
+            text = read_regular(self.folder / SUMS, _MAX_SUMS).decode(errors="replace")
         except FileNotFoundError:
             return []
         return sorted((int(step), sha256) for sha256, step in _LINE.findall(text))
@@ -206,5 +219,5 @@ def _unfinished(place: Path) -> Path:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

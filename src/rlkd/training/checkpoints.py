@@ -4,7 +4,6 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from pickle import UnpicklingError
 from time import monotonic
 from typing import Any
 
@@ -15,7 +14,8 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from rlkd import ranks
 from rlkd.errors import DivergenceError, UserError
-from rlkd.training.checkpoint_store import CheckpointStore, one_line
+from rlkd.models.weight_files import read_weights
+from rlkd.training.checkpoint_store import CheckpointStore
 from rlkd.training.module import StudentModule
 from rlkd.training.run_folder import RunFolder
 from rlkd.training.stopping import STOPPING, Interrupted, StopSignals
@@ -54,12 +54,7 @@ class StoredCheckpointIO(TorchCheckpointIO):
         Raises:
             UserError: if it is damaged.
         """
-        try:
-            return super().load_checkpoint(Path(path), map_location, weights_only)
-        except (OSError, EOFError, RuntimeError, UnpicklingError) as error:
-            raise UserError(
-                f"cannot read the checkpoint {path} ({one_line(error)}): remove it to begin again"
-            ) from error
+        return read_weights(Path(path))
 
 
 class KeepLast(Checkpoint):
@@ -145,10 +140,7 @@ class KeepLast(Checkpoint):
 
         Where the number of ranks has changed none of them fits, which is told.
         """
-        if "ranks" not in state_dict:  # of an earlier release, which had one rank and one device
-            first = state_dict["cuda"][0] if state_dict["cuda"] else None
-            state_dict = {"ranks": [{"cpu": state_dict["cpu"], "cuda": first}]}
-        held, here = state_dict["ranks"], ranks.here()
+        held, here = rank_states(state_dict), ranks.here()
         if len(held) == here.world:
             self._random = held[here.rank]
         elif here.rank == 0:
@@ -202,6 +194,14 @@ class KeepLast(Checkpoint):
         if newest is not None:
             return f"the same command goes on from {newest}"
         return f"there is no checkpoint in {self.folder.path} yet, the same command begins again"
+
+
+def rank_states(state: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return where the generators of each rank stood, of what `KeepLast.state_dict` returned."""
+    if "ranks" in state:
+        return state["ranks"]
+    # Of an earlier release, which had one rank and one device.
+    return [{"cpu": state["cpu"], "cuda": state["cuda"][0] if state["cuda"] else None}]
 
 
 def check_finite(module: StudentModule, folder: RunFolder) -> None:

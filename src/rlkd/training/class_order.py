@@ -9,6 +9,7 @@ from typing import Any
 from rlkd.data.imagenet_names import WNIDS
 from rlkd.errors import UserError
 from rlkd.reporting.files import write_text
+from rlkd.text_files import parse_json, read_json, read_text
 from rlkd.training.run_folder import RunFolder
 
 FILE = "class_names.json"
@@ -102,14 +103,14 @@ def _listed(given: Any) -> list[Any]:
         listed: Any = list(given) if isinstance(given, Sequence) else None
     else:
         try:
-            content = Path(given).expanduser().read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(
-                f"teacher.classes={given}: cannot be read ({error}); give a file of classes, or a "
-                "list of them, such as [cat,dog] or [281,207]"
-            ) from None
+            content = read_text(
+                Path(given).expanduser(),
+                "give a file of classes, or a list of them, such as [cat,dog] or [281,207]",
+            )
+        except UserError as error:
+            raise UserError(f"teacher.classes={given}: {error}") from None
         try:
-            listed = json.loads(content)
+            listed = parse_json(content)
         except ValueError:
             lines = [line.strip() for line in content.splitlines() if line.strip()]
             listed = [int(each) for each in lines] if all(map(str.isdecimal, lines)) else lines
@@ -162,9 +163,12 @@ def _check(subject: Path, told: Path, class_names: Sequence[str], further: str =
 
 def _names(told: Path, subject: Path) -> list[str]:
     try:
-        found: Any = json.loads(told.read_text(encoding="utf-8"))
-        return list(map(str, found["class_names"] if isinstance(found, dict) else found))
-    except (OSError, ValueError, KeyError, TypeError):
+        found = read_json(told, "")
+        names = found["class_names"] if isinstance(found, dict) else found
+        if not isinstance(names, list) or not all(isinstance(each, str | int) for each in names):
+            raise TypeError
+        return list(map(str, names))
+    except (UserError, KeyError, TypeError):
         raise UserError(
             f"{told} is to name the classes of {subject.name} and cannot be read: fix or remove it"
         ) from None

@@ -137,7 +137,7 @@ class Classification:
                 f"on {count_readable(sets.test, sets.dataset)} test images",
             )
             written = models.read_metadata(str(node.checkpoint)).get("accuracy")
-            if isinstance(written, int | float):
+            if isinstance(written, int | float) and 0 <= written <= 100:
                 percent = written if written > 1 else 100 * written
                 say(console, f"  its file says {percent:.2f} %")
         for line in _remarks(sets.dataset):

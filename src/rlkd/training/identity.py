@@ -1,9 +1,8 @@
 """What makes a run the one it is: the settings that can change its figures, and no others."""
 
+import copy
 from collections.abc import Iterator
 from typing import Any
-
-import yaml
 
 _WHERE = "where files lie; what is in the data is checked against images.json"
 _READ = "how data are read: any number of readers gives the same images in the same order"
@@ -29,9 +28,9 @@ NO_PART = {
 """Settings that are no part of what a run is, with the reason. All others are."""
 
 
-def identity(config: str) -> dict[str, Any]:
-    """Return the settings that make a run the one it is, of its configuration as YAML."""
-    settings = as_settings(config)
+def identity(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that make a run the one it is, of all that it has."""
+    settings = copy.deepcopy(settings)
     for key in NO_PART:
         section, _, name = key.rpartition(".")
         held = settings.get(section) if section else settings
@@ -40,7 +39,7 @@ def identity(config: str) -> dict[str, Any]:
     return settings
 
 
-def difference(one: str, other: str) -> tuple[str, Any, Any] | None:
+def difference(one: dict[str, Any], other: dict[str, Any]) -> tuple[str, Any, Any] | None:
     """Return the first setting in which two configurations are other runs, and its two values."""
     before, now = (dict(flat(identity(each))) for each in (one, other))
     for key in {**before, **now}:
@@ -56,12 +55,3 @@ def flat(held: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def as_settings(config: str) -> dict[str, Any]:
-    """Return the settings of a configuration as YAML; none where it is damaged."""
-    try:
-        settings: Any = yaml.safe_load(config)
-    except yaml.YAMLError:
-        return {}
-    return settings if isinstance(settings, dict) else {}

@@ -1,7 +1,6 @@
 """The images of a classification run, by their part in it, and the loaders over them."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +23,7 @@ from rlkd.data.sets import Dataset
 from rlkd.errors import UserError
 from rlkd.ranks import Part
 from rlkd.reporting.files import write_text
+from rlkd.text_files import read_json
 from rlkd.training.options import TrainerOptions, probe_options
 from rlkd.training.run_folder import RunFolder
 from rlkd.training.shared_data import load
@@ -196,11 +196,11 @@ def take_up_unreadable(folder: RunFolder, dataset: Dataset) -> None:
     path = folder.path / UNREADABLE
     if dataset.unreadable is None or not path.is_file():
         return
-    try:
-        places: Sequence[str] = json.loads(path.read_text(encoding="utf-8"))["places"]
-        dataset.unreadable.add(map(str, places))
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{path} cannot be read: mend or remove it") from None
+    held = read_json(path, "fix or remove it")
+    places = held.get("places") if isinstance(held, dict) else None
+    if not isinstance(places, list):
+        raise UserError(f"{path} lists no places: fix or remove it")
+    dataset.unreadable.add(map(str, places))
 
 
 def data_sha256(dataset: Dataset) -> str:

@@ -21,6 +21,7 @@ from rich.console import Console
 from rlkd.errors import UserError
 from rlkd.reporting.escaping import say, say_trace
 from rlkd.reporting.files import write_text
+from rlkd.text_files import read_json
 from rlkd.training.compose import as_yaml
 from rlkd.training.planning import LauncherOptions, Planned, attempt, told
 from rlkd.training.run_folder import RunFolder
@@ -306,7 +307,14 @@ def _still_queued(options: LauncherOptions, folder: Path) -> list[_Submitted]:
     young = time.time() - kept.stat().st_mtime < _UNTIL_KNOWN
     going_on = (*_GOING_ON, "UNKNOWN") if young else _GOING_ON
     found: list[_Submitted] = []
-    for job_id, names in json.loads(kept.read_text(encoding="utf-8")).items():
+    held = read_json(kept, "remove it once squeue shows no job of this comparison")
+    if not isinstance(held, dict) or not all(
+        job_id.isalnum() and isinstance(names, list) for job_id, names in held.items()
+    ):
+        raise UserError(
+            f"{kept} lists no jobs: remove it once squeue shows no job of this comparison"
+        )
+    for job_id, names in held.items():
         tasks = range(options.nodes * options.tasks_per_node)
         job = _submitit().SlurmJob(folder, job_id, tasks=list(tasks))
         if job.watcher.get_state(job_id, mode="force").upper().startswith(going_on):

@@ -149,7 +149,9 @@ class EpochMeters(nn.Module):
         return {"figures": self.figures, "count": self.figure_count}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore the summed figures."""
+        """Restore the summed figures; raise a ValueError where one is no figure."""
+        if any(value.numel() != 1 for value in state["figures"].values()):
+            raise ValueError("a figure is no single number")
         device = self.totals.device
         self.figures = {name: value.to(device) for name, value in state["figures"].items()}
         self.figure_count = state["count"]

@@ -3,7 +3,6 @@
 What is not known is left out.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +13,12 @@ import yaml
 from omegaconf import DictConfig
 
 from rlkd.data.imagenet_names import WNIDS
+from rlkd.errors import UserError
 from rlkd.reporting import AnyScores, Result
 from rlkd.reporting.escaping import markdown, markdown_code
 from rlkd.reporting.files import write_text
 from rlkd.reporting.table import Cells, to_markdown
+from rlkd.text_files import read_json, read_text
 from rlkd.training import build
 from rlkd.training.loading_lines import loading_lines
 
@@ -56,7 +57,7 @@ def write_card(folder: Path, files: Mapping[str, Facts], training: Training | No
         The path of the card.
     """
     path = folder / "README.md"
-    if path.exists() and _MARK not in path.read_text(encoding="utf-8", errors="replace"):
+    if path.exists() and not _is_card(path):
         path = folder / "model_card.md"
     write_text(path, card(files, training))
     return path
@@ -70,14 +71,16 @@ def exported_beside(path: Path, student: str | None) -> dict[str, Facts]:
         student: fingerprint of the student's weights; None where there is none.
     """
     found: dict[str, Facts] = {}
+    own = read_json(path.with_name(f"{path.name}.json"), "export it again")
     for told in sorted(path.parent.glob("*.json")):
         name = told.name.removesuffix(".json")
         try:
-            facts: Any = json.loads(told.read_text(encoding="utf-8"))
-        except ValueError:
+            facts: Any = read_json(told, "")
+        except UserError:
             continue
         same = name == path.name or (student is not None and _student_of(facts) == student)
-        if same and told.with_name(name).is_file():
+        alike = same and all(type(facts.get(key)) is type(own[key]) for key in own)
+        if alike and told.with_name(name).is_file():
             found[name] = facts
     return found
 
@@ -98,6 +101,13 @@ def card(files: Mapping[str, Facts], training: Training | None) -> str:
         *_loading(files),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _is_card(path: Path) -> bool:
+    try:
+        return _MARK in read_text(path, "")
+    except UserError:
+        return False
 
 
 def _student_of(facts: Any) -> str | None:

@@ -87,7 +87,7 @@ class StudentModule(L.LightningModule):
         self.epoch_figures: dict[str, float] = {}
         self.register_buffer("bad_step", torch.tensor(-1))
         self._make_optimizer, self._make_scheduler = optimizer, scheduler
-        self._schedule_by = schedule_by
+        self.schedule_by = schedule_by
         self._resume_at = 0
         self._source_updates = 0
         self._keep_apart()
@@ -208,7 +208,7 @@ class StudentModule(L.LightningModule):
         return True
 
     def _step_schedule(self, now: ScheduleBy) -> None:
-        if self._make_scheduler is not None and self._schedule_by == now:
+        if self._make_scheduler is not None and self.schedule_by == now:
             cast(LRScheduler, self.lr_schedulers()).step()
 
     def _note_update(self, source: TemperatureSource) -> None:

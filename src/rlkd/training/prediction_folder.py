@@ -1,7 +1,6 @@
 """The images that are asked about, and the folder that the answers go to."""
 
 import io
-import json
 from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,10 +16,13 @@ from rlkd.data.listing import ENDINGS, list_images, require_text
 from rlkd.errors import UserError
 from rlkd.reporting.files import write_text
 from rlkd.reporting.provenance import counted
+from rlkd.text_files import read_json
 from rlkd.training.lock import LOCK
 
 RESULTS = "predictions.json"
 PICTURES = "pictures"
+_MAX_RESULTS = 4 * 2**30
+"""Bytes of the results of some ten million images."""
 
 
 def image_files(source: Path, output: Path) -> tuple[list[Path], list[str]]:
@@ -95,8 +97,8 @@ def claim(output: Path, *, keys: Collection[str]) -> None:
 
 def _is_prediction(marker: Path, keys: Collection[str]) -> bool:
     try:
-        found: object = json.loads(marker.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found: object = read_json(marker, "", limit=_MAX_RESULTS)
+    except UserError:
         return False
     return isinstance(found, list) and all(
         isinstance(each, dict) and set(each) == set(keys) for each in cast("list[object]", found)

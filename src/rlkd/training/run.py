@@ -27,6 +27,7 @@ from rlkd.reporting import (
 from rlkd.reporting.escaping import say
 from rlkd.reporting.files import file_sha256
 from rlkd.training import build
+from rlkd.training.checkpoint_content import content_fault
 from rlkd.training.checkpoints import KeepLast, StoredCheckpointIO, check_finite
 from rlkd.training.compiling import uncompiled
 from rlkd.training.compose import as_yaml, configure
@@ -117,7 +118,12 @@ def _trained(
         tell=tell,
         before_reading=clock.settle,
     )
-    resumed = ranks.first_alone(lambda: folder.checkpoints.sound(tell))
+    callbacks: list[L.Callback] = [_ShareStatistics(), clock, log, show, WriteMetrics(folder), keep]
+    with quiet_lightning():
+        trainer = _trainer(folder, options, launch, callbacks)
+    resumed = ranks.first_alone(
+        lambda: folder.checkpoints.sound(tell, lambda place: content_fault(place, trainer, module))
+    )
     if resumed is not None:
         tell(f"resuming from {resumed}")
     taught_by = prepared.teacher_scores()
@@ -129,13 +135,10 @@ def _trained(
             f"probe.size={held}: as many training images are held out, and no reward is measured "
             "on them"
         )
-    callbacks: list[L.Callback] = [_ShareStatistics(), clock, log, show, WriteMetrics(folder), keep]
     if ranks.here().rank > 0:  # dropout's draws are each rank's own
         torch.manual_seed(generator_of(config.seed, ranks.here().rank).initial_seed())
     with quiet_lightning(), keep.signals.listening():
-        _trainer(folder, options, launch, callbacks).fit(
-            module, clock.timed(module.batches), ckpt_path=resumed, weights_only=True
-        )
+        trainer.fit(module, clock.timed(module.batches), ckpt_path=resumed, weights_only=True)
     check_finite(module, folder)
 
     final = log.latest or scores()

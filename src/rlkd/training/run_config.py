@@ -6,9 +6,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from rlkd.errors import UserError
+from rlkd.text_files import read_config
 from rlkd.training.compose import configure, require_whole, unresolved
 from rlkd.training.identity import flat
 from rlkd.training.lock import CHOICES
@@ -67,11 +67,8 @@ def configured(overrides: Iterable[str], *, run: str | None = None) -> DictConfi
     folder = RunFolder(Path(run))
     if not folder.config.is_file():
         raise UserError(f"{folder.path} has no config.yaml: give run=FOLDER of a run of rlkd")
-    try:
-        config = OmegaConf.load(folder.config)
-    except (OSError, ValueError, RecursionError, YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"{folder.config} cannot be read: {_first_line(error)}") from None
-    if not isinstance(config, DictConfig) or "student" not in config:
+    config = read_config(folder.config, "restore the file or repeat the run")
+    if not isinstance(config.get("student"), DictConfig):
         raise UserError(f"{folder.config} is not the configuration of a run of rlkd")
     _require_resolved(config, folder.config)
     settings, trusted = parted(overrides)
@@ -157,7 +154,3 @@ def _require_resolved(config: DictConfig, path: Path) -> None:
     for key, value in flat(held):
         if "${" in str(value):
             raise UserError(f"{path}: {key} is {value}, but a run is stored without references")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -7,13 +7,17 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import OmegaConf
 
 from rlkd.atomic import is_unfinished
 from rlkd.errors import UserError
 from rlkd.reporting import ImageCounts, Result
-from rlkd.reporting.files import file_sha256, read_text, write_text
+from rlkd.reporting.files import file_sha256, write_text
+from rlkd.text_files import read_config, read_json
 from rlkd.training.checkpoint_store import CheckpointStore
-from rlkd.training.identity import as_settings, difference
+from rlkd.training.identity import difference
 from rlkd.training.lock import LOCK
 
 _RESTORE = "restore it, or remove the folder to begin again"
@@ -124,7 +128,7 @@ class RunFolder:
             )
         self._repair(tell)
         write_text(self.config, config)
-        write_text(self.images, _counts(images, sha256))
+        write_text(self.images, json.dumps(_counts(images, sha256)))
 
     def _repair(self, tell: Callable[[str], None]) -> None:
         """Make room for the student of a run that has ended, where something else is."""
@@ -148,7 +152,9 @@ class RunFolder:
         Raises:
             UserError: if it holds a different run.
         """
-        found = difference(self._held, config) if self.config.is_file() else None
+        if not self.config.is_file():
+            return
+        found = difference(self._held, _settings(config))
         if found is not None:
             other, held, wanted = found
             raise UserError(
@@ -163,23 +169,21 @@ class RunFolder:
             UserError: if they are others.
         """
         counts = _counts(images, sha256)
-        before = read_text(self.images, _RESTORE) if self.images.is_file() else counts
+        before = read_json(self.images, _RESTORE) if self.images.is_file() else counts
         if before != counts:
             raise UserError(
-                f"{self.path} was begun on other images ({before}, these are {counts}): give "
-                "the data.root that it was begun with"
+                f"{self.path} was begun on other images ({json.dumps(before)[:300]}, these are "
+                f"{json.dumps(counts)}): give the data.root that it was begun with"
             )
 
     def moved(self, config: str) -> bool:
         """Return whether the run is to read its data elsewhere than it did."""
-        before, now = (
-            as_settings(each).get("data", {}).get("root") for each in (self._held, config)
-        )
+        before, now = (each.get("data", {}).get("root") for each in (self._held, _settings(config)))
         return before != now
 
     @property
-    def _held(self) -> str:
-        return read_text(self.config, _RESTORE)
+    def _held(self) -> dict[str, Any]:
+        return _as_dict(read_config(self.config, _RESTORE))
 
     def require_space(self, mib: int = 64) -> None:
         """Refuse to begin where there is no room for a checkpoint.
@@ -192,10 +196,18 @@ class RunFolder:
             raise UserError(f"{self.path}: {free} MiB free, a run needs {mib}: free some space")
 
 
+def _settings(config: str) -> dict[str, Any]:
+    return _as_dict(OmegaConf.create(config))
+
+
+def _as_dict(config: Any) -> dict[str, Any]:
+    return cast("dict[str, Any]", OmegaConf.to_container(config))
+
+
 def config_sha256(config: str) -> str:
     """Return the fingerprint of a configuration."""
     return hashlib.sha256(config.encode()).hexdigest()
 
 
-def _counts(images: ImageCounts, sha256: str) -> str:
-    return json.dumps(asdict(images) | {"sha256": sha256})
+def _counts(images: ImageCounts, sha256: str) -> dict[str, Any]:
+    return asdict(images) | {"sha256": sha256}

@@ -1,0 +1,161 @@
+"""The one door for text, JSON and YAML from a disk: regular files of bounded size and depth."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from rlkd.errors import UserError
+from rlkd.regular_files import read_regular
+
+MAX_BYTES = 64 * 2**20
+"""Of a text file that nothing else is said of."""
+MAX_DEPTH = 50
+"""How deeply JSON and YAML may be nested, so that whatever walks through them comes to an end."""
+_MAX_CONFIG_BYTES = 2**20
+_MAX_CONFIG_NODES = 50_000
+"""A configuration of that many settings takes three seconds to read."""
+
+Pairs = list[tuple[str, Any]]
+
+
+def read_text(path: str | Path, remedy: str, *, limit: int = MAX_BYTES) -> str:
+    """Read a file of UTF-8.
+
+    Args:
+        path: the file.
+        remedy: what the user can do when it is not there.
+        limit: bytes that it may have.
+
+    Raises:
+        UserError: if it is missing, cannot be read, or is no text.
+    """
+    try:
+        return read_regular(path, limit).decode()
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; {remedy}") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {_reason(error)}; {remedy}") from None
+
+
+def read_json(path: str | Path, remedy: str, *, limit: int = MAX_BYTES) -> Any:
+    """Read a file of JSON; see `parse_json`.
+
+    Args:
+        path: the file.
+        remedy: what the user can do when it cannot be read.
+        limit: bytes that it may have.
+
+    Raises:
+        UserError: as `read_text`, or if it is no JSON.
+    """
+    text = read_text(path, remedy, limit=limit)
+    try:
+        return parse_json(text)
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}); {remedy}") from None
+
+
+def read_config(path: str | Path, remedy: str) -> DictConfig:
+    """Read a configuration that a run wrote; see `parse_config`.
+
+    Args:
+        path: the file.
+        remedy: what the user can do when it cannot be read.
+
+    Raises:
+        UserError: as `read_text`, or if it is no configuration.
+    """
+    text = read_text(path, remedy, limit=_MAX_CONFIG_BYTES)
+    try:
+        return parse_config(text)
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read: {error}; {remedy}") from None
+
+
+def parse_json(text: str | bytes, *, pairs: Callable[[Pairs], Any] | None = None) -> Any:
+    """Parse JSON, which knows neither NaN nor infinity, and here no key twice in an object.
+
+    Args:
+        text: the JSON.
+        pairs: makes what stands for an object of its keys and values. Whoever gives it looks at
+            each number too: NaN and infinity are let through then.
+
+    Raises:
+        ValueError: in one line, if it is none, or is nested too deeply.
+    """
+    try:
+        value: Any = json.loads(
+            text,
+            object_pairs_hook=pairs or _object,
+            parse_constant=_refuse_constant if pairs is None else None,
+        )
+    except json.JSONDecodeError as error:
+        raise ValueError(f"line {error.lineno}: {error.msg}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(_reason(error)) from None
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not _shallow(value, MAX_DEPTH):
+        raise ValueError("nested too deeply")
+    return value
+
+
+def parse_config(text: str) -> DictConfig:
+    """Parse the YAML of a configuration, as `OmegaConf.create` does.
+
+    Raises:
+        ValueError: in one line, if it is none, is too long or nested too deeply, or has an alias,
+            with which a short text can stand for an endless one.
+    """
+    try:
+        depth = nodes = 0
+        for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # pyright: ignore[reportUnknownMemberType]
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError(f"line {event.start_mark.line + 1} has an alias (*)")
+            nodes += isinstance(event, yaml.NodeEvent)
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH or nodes > _MAX_CONFIG_NODES:
+                raise ValueError("nested too deeply" if depth > MAX_DEPTH else "too long")
+        config = OmegaConf.create(text)
+    except (yaml.YAMLError, OmegaConfBaseException, ArithmeticError, AttributeError) as error:
+        raise ValueError(_reason(error)) from None
+    if not isinstance(config, DictConfig):
+        raise ValueError("holds no settings")
+    return config
+
+
+def shown(value: object) -> str:
+    """Return a value of a file as a message quotes it, in one line that is not long."""
+    told = json.dumps(value, default=repr)
+    return told if len(told) <= 40 else told[:37] + "..."
+
+
+def _object(pairs: Pairs) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise ValueError("an object has a key twice")
+    return made
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _shallow(value: Any, depth: int) -> bool:
+    """Return whether a value is nested less deeply than that."""
+    inner: Any = value.values() if isinstance(value, dict) else value
+    if not isinstance(value, dict | list):
+        return True
+    nested = (each for each in cast("list[Any]", inner) if isinstance(each, dict | list))
+    return depth > 0 and all(_shallow(each, depth - 1) for each in nested)
+
+
+def _reason(error: Exception) -> str:
+    told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(told.split()) or type(error).__name__
