@@ -200,7 +200,7 @@ def test_class_names_are_given_as_a_list_a_file_a_number_or_imagenet(tmp_path: P
     for wrong in ([], 0, True, 1.5):
         with pytest.raises(UserError, match=r"data\.class_names="):
             given_names(wrong)
-    with pytest.raises(UserError, match=r"nowhere\.txt cannot be read"):
+    with pytest.raises(UserError, match=r"nowhere\.txt does not exist"):
         given_names(str(tmp_path / "nowhere.txt"))
 
 

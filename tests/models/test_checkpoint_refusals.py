@@ -57,7 +57,7 @@ def test_a_missing_file_is_named(resnet8: nn.Module, tmp_path: Path) -> None:
 
 
 def test_a_folder_is_refused(resnet8: nn.Module, tmp_path: Path) -> None:
-    assert "cannot be read (Is a directory)" in _refusal(resnet8, tmp_path)
+    assert "cannot be read (it is a folder, not a regular file)" in _refusal(resnet8, tmp_path)
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])

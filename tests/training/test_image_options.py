@@ -171,7 +171,7 @@ WRONG = {
     "data.image_size=[16,0]": r"data\.image_size=\[16, 0\]: give 1 or more pixels",
     "data.image_size=16.5": r"data\.image_size=16\.5: give 1 or more pixels",
     "data.image_size=large": r"data\.image_size=large: give 1 or more pixels",
-    "data.image_size=true": r"data\.image_size=true: give a number",
+    "data.image_size=true": r"data\.image_size=[Tt]rue: give ",
     "data.channels=4": r"data\.channels=4: give 3 for colour, or 1 for grey",
     "data.channels=grey": r"data\.channels=grey: give 3 for colour, or 1 for grey",
     "data.mean=[0.5]": r"data\.mean=\[0\.5\]: give 3 numbers, one a channel, from 0 to 1",

@@ -188,7 +188,7 @@ def test_skipped_images_are_written_at_each_scoring_and_taken_up_by_what_resumes
     told = json.loads((run.path / "unreadable.json").read_text())
     assert [Path(each).name for each in told["places"]] == ["05.png", "00.png"]
     (run.path / "unreadable.json").write_text("[]")
-    with pytest.raises(UserError, match=r"unreadable\.json cannot be read: mend or remove it"):
+    with pytest.raises(UserError, match=r"unreadable\.json .*: fix or remove it"):
         prepared.enter(run)
 
 

@@ -59,7 +59,10 @@ def find_shards(root: str | Path, patterns: str | Sequence[str], key: str) -> li
 def _check_twice(files: Sequence[Path], key: str) -> None:
     seen: dict[tuple[int, int], Path] = {}
     for file in files:
-        stat = file.stat()
+        try:
+            stat = file.stat()
+        except OSError as error:
+            raise UserError(f"{key}: {file} cannot be read ({error.strerror})") from None
         before = seen.setdefault((stat.st_dev, stat.st_ino), file)
         if before is not file:
             also = "" if before == file else f", as {before} and as {file}"

@@ -1,5 +1,6 @@
 """Configuration: Hydra groups and overrides in, one checked tree out."""
 
+import os
 import re
 from collections.abc import Collection, Iterable
 from copy import deepcopy
@@ -269,7 +270,7 @@ def _compose(name: str, overrides: list[str]) -> DictConfig:
 def _own_groups(override: Override) -> Path:
     """Return the folder of groups of one's own that `configs=DIR` gives."""
     given = path_value("configs", override.value())
-    folder = Path(given or "").resolve()
+    folder = Path(os.path.realpath(given or ""))
     if given is None or not folder.is_dir():
         raise UserError(f"configs={given}: there is no such folder; give one of your groups")
     for path in sorted(folder.glob("*/*.yaml")):

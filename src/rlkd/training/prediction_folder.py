@@ -1,6 +1,7 @@
 """The images that are asked about, and the folder that the answers go to."""
 
 import io
+import os
 from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -37,9 +38,9 @@ def image_files(source: Path, output: Path) -> tuple[list[Path], list[str]]:
         UserError: if there are none, they are where pictures would be written, or a name is no
             text.
     """
-    here = output.resolve()
+    here = _real(output)
     pictures = here / PICTURES
-    if source.resolve().is_relative_to(pictures):
+    if _real(source).is_relative_to(pictures):
         raise UserError(f"{source} is where pictures would be written: name another output folder")
     require_text(str(source))
     if source.is_file():
@@ -49,17 +50,18 @@ def image_files(source: Path, output: Path) -> tuple[list[Path], list[str]]:
         raise UserError(f"{source} {what}: name an image, or a folder of images")
     listed = list_images(source)
     files = [
-        source / name
-        for name in listed.images
-        if not (source / name).resolve().is_relative_to(pictures)
+        source / name for name in listed.images if not _real(source / name).is_relative_to(pictures)
     ]
     if not files:
         raise UserError(
             f"{source} has no images ({' '.join(ENDINGS)}): name an image, or a folder of images"
         )
-    return files, [
-        name for name in listed.others if not (source / name).resolve().is_relative_to(here)
-    ]
+    return files, [name for name in listed.others if not _real(source / name).is_relative_to(here)]
+
+
+def _real(path: Path) -> Path:
+    """Return where a path leads; `Path.resolve` raises at a link to itself."""
+    return Path(os.path.realpath(path))
 
 
 def left_out_words(unreadable: int, others: Sequence[str]) -> str:
