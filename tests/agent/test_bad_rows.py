@@ -1,5 +1,6 @@
 """What is not finite never reaches the agent: rows, rewards, updates."""
 
+import copy
 import math
 from typing import Any
 
@@ -261,6 +262,28 @@ def test_a_measurement_that_is_not_finite_pays_nobody() -> None:
         agent.observe(torch.tensor(measured))
     assert agent.updates == 1
     assert agent.diagnostics()["rewards_left_out"] == 1
+    assert finite(agent)
+
+
+@pytest.mark.parametrize("source", ["same_batch", "next_batch", "probe"])
+def test_a_measurement_that_is_not_finite_leaves_a_state_that_can_be_restored(source: Any) -> None:
+    agent, again = (make_agent(reward_source=source, probe_interval=1) for _ in range(2))
+    for batch, measured in enumerate([0.5, 0.4, math.nan]):
+        seen = logits_of(batch)
+        target = seen.target if math.isfinite(measured) else torch.full_like(seen.target, IGNORED)
+        agent(seen.student, seen.teacher, target)
+        if agent.observation_due:
+            agent.observe(torch.tensor(measured))
+    assert finite(agent)
+    again.load_state_dict(copy.deepcopy(agent.state_dict()))
+    for batch in range(3, 9):
+        seen = logits_of(batch)
+        one, other = (each(seen.student, seen.teacher, seen.target) for each in (agent, again))
+        assert torch.equal(one.student, other.student)
+        for each in (agent, again):
+            if each.observation_due:
+                each.observe(torch.tensor(0.1 * batch))
+    assert agent.updates > 1
     assert finite(agent)
 
 

@@ -229,9 +229,9 @@ class TemperatureAgent(TemperatureSource):
         performance_after = performance_after.detach().float().reshape(())
         with torch.autocast(performance_after.device.type, enabled=False):
             self._close(self._window, performance_after)
-        self._window = Window(
-            performance_before=None if self.reward.before_from_batch else performance_after
-        )
+        self._window = Window()
+        if not self.reward.before_from_batch:
+            self._window.measure(performance_after)
 
     def diagnostics(self) -> dict[str, Tensor]:
         """Return the last update's figures and the last batch's temperatures, as scalar tensors.
@@ -321,7 +321,7 @@ class TemperatureAgent(TemperatureSource):
             return None
         performance, unpaid = mean_score(self._tally), self._unpaid
         self._unpaid = self._tally = None
-        self._window.performance_before = performance
+        self._window.measure(performance)
         if unpaid is None or not self.reward.after_from_batch:
             return None
         return unpaid, performance

@@ -55,7 +55,7 @@ def check_agent(state: Mapping[str, Any]) -> None:
         _check_steps(held)
     for held in closed:
         require(set(held) == _STEPS | _REWARDS, "a closed trajectory lacks something")
-    for name, figure in state["figures"].items():
+    for name, figure in (*state["figures"].items(), ("bad_rows", state["bad_rows"])):
         require(isinstance(figure, Tensor) and figure.numel() == 1, f"{name} is no figure")
 
 

@@ -69,6 +69,8 @@ class Rollout:
 
 _GREATEST_REWARD = 1e6
 """Either way; squares of the rewards that a corrector remembers then stay within float32."""
+_UNMEASURED = torch.finfo(torch.float32).max
+"""Stands for a measurement that was not finite, which is known on the device alone."""
 
 
 @dataclass(slots=True)
@@ -76,7 +78,7 @@ class Window:
     """The open trajectory: actions that were taken and whose reward is not known yet."""
 
     performance_before: Tensor | None = None
-    """Measured with the weights that the first update starts from."""
+    """Measured with the weights that the first update starts from; see `measure`."""
     batches: int = 0
     """How many batches the actions come from."""
     noise_field: Tensor | None = None
@@ -84,6 +86,11 @@ class Window:
     states: list[Tensor] = field(default_factory=list[Tensor])
     raw_actions: list[Tensor] = field(default_factory=list[Tensor])
     masks: list[Tensor] = field(default_factory=list[Tensor])
+
+    def measure(self, performance: Float[Tensor, ""]) -> None:
+        """Take what was measured before the first update, or remember that it was not finite."""
+        performance = performance.detach()
+        self.performance_before = torch.where(performance.isfinite(), performance, _UNMEASURED)
 
     def add(
         self,
@@ -105,7 +112,7 @@ class Window:
         if self.performance_before is None or not self.states:
             return None
         raw_reward = performance_after.detach() - self.performance_before
-        paid = raw_reward.isfinite()
+        paid = raw_reward.isfinite() & (self.performance_before < _UNMEASURED)
         raw_reward = torch.where(paid, raw_reward, 0.0).clamp(-_GREATEST_REWARD, _GREATEST_REWARD)
         mask = torch.cat(self.masks) * paid
         order = torch.argsort(mask, descending=True, stable=True)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rlkd import arguments
-from rlkd.errors import UserError
+from rlkd.errors import InputError, UserError
 from rlkd.losses.attention import NO_DIRECTION, directions, float32_or_better
 
 PKT_EPS = 1e-7
@@ -28,10 +28,22 @@ def sp(
         student_feature: the student's maps, or any feature with a row for each instance.
         teacher_feature: the teacher's, of any other shape.
 
+    Raises:
+        InputError: for features of different batches.
+
     Source: Tung and Mori, "Similarity-Preserving Knowledge Distillation" (ICCV 2019), section 3.
     """
+    _check_rows(student_feature, teacher_feature)
     student, teacher = _similarities(student_feature), _similarities(teacher_feature)
     return (student - teacher).square().mean()
+
+
+def _check_rows(student: Tensor, teacher: Tensor) -> None:
+    if len(student) != len(teacher):
+        raise InputError(
+            f"the student's features are of {len(student)} instances and the teacher's of "
+            f"{len(teacher)}: give both networks' features of the same batch"
+        )
 
 
 def _similarities(feature: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch batch"]:
@@ -131,12 +143,13 @@ def rkd(
         angle_weight: multiplies the part with angles, 0 or more.
 
     Raises:
-        UserError: for a weight out of range.
+        UserError: for a weight out of range, or features of different batches.
 
     Source: Park et al., "Relational Knowledge Distillation" (CVPR 2019), section 3.2.
     """
     arguments.number("distance_weight", distance_weight, least=0)
     arguments.number("angle_weight", angle_weight, least=0)
+    _check_rows(student_embedding, teacher_embedding)
     student_distances, student_cosines = _geometry(student_embedding)
     teacher_distances, teacher_cosines = _geometry(teacher_embedding)
     distance = F.smooth_l1_loss(student_distances, teacher_distances)
@@ -170,9 +183,13 @@ def pkt(
         student_embedding: the student's.
         teacher_embedding: the teacher's, of any width.
 
+    Raises:
+        InputError: for features of different batches.
+
     Source: Passalis and Tefas, "Learning Deep Representations with Probabilistic Knowledge
     Transfer" (ECCV 2018), section 3, the cosine kernel; eps 1e-7 as in its authors' code.
     """
+    _check_rows(student_embedding, teacher_embedding)
     student, teacher = _neighbours(student_embedding), _neighbours(teacher_embedding)
     return (teacher * torch.log((teacher + PKT_EPS) / (student + PKT_EPS))).mean()
 

@@ -46,7 +46,7 @@ class LogitDriven(TemperatureSource):
         def filled(values: Tensor, value: float) -> Tensor:
             return torch.where(usable, values, value)
 
-        base, one = float(self.base_temperature), found.one
+        base, one = max(self.base_temperature, TEMPERATURE_FLOOR), found.one
         return Temperatures(
             filled(_floored(found.student), base),
             filled(_floored(found.teacher), base),

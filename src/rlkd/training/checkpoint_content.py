@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import lightning as L
 import torch
+from packaging.version import Version
 from torch import Tensor
 
 from rlkd.agent.restoring import check_optimizer, require
@@ -28,7 +29,7 @@ from rlkd.training.progress import Clock
 _DEPTH = 20
 _PARTS = {
     *("epoch", "global_step", "state_dict", "loops", "callbacks", "optimizer_states"),
-    *("lr_schedulers", "rlkd"),
+    *("lr_schedulers", "rlkd", "pytorch-lightning_version"),
 }
 
 
@@ -46,6 +47,7 @@ def content_fault(place: Path, trainer: L.Trainer, module: StudentModule) -> str
     try:
         held = read_weights(place)
         require(held.keys() >= _PARTS, f"it lacks {', '.join(sorted(_PARTS - held.keys()))}")
+        Version(held["pytorch-lightning_version"])  # Lightning brings older ones up to date by it
         _check_weights(held["state_dict"], module)
         _check_progress(held, trainer, module)
         _check_optimizers(held, module)
