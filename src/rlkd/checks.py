@@ -84,7 +84,8 @@ def usable_rows(*values: Float[Tensor, "batch _"]) -> Bool[Tensor, " batch"]:
 
     Where values are checked, the first row that is not gets a `Notice`.
     """
-    usable = torch.stack([each.detach().amax(dim=1).abs() <= GREATEST for each in values]).all(0)
+    found = [each.detach().amax(dim=1).abs() <= GREATEST for each in values]
+    usable = found[0] if len(found) == 1 else torch.stack(found).all(dim=0)
     if _by_value.get() and _on_host(usable) and not bool(usable.all()):
         notice(
             "a row of the logits is not finite: it gets the base temperature, and the temperature "

@@ -110,7 +110,7 @@ class AdditiveCorrector(nn.Module):
 
     def reach(self) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """Return the least and the greatest reward that is taken as it is."""
-        return reach_of(self.start, self.spread, (self.steps > 0).sum().to(self.spread))
+        return reach_of(self.rewards, self.steps > 0)
 
     @torch.no_grad()
     def fit(self, rollout: Rollout) -> None:
@@ -123,13 +123,14 @@ class AdditiveCorrector(nn.Module):
         count = present.sum().clamp_min(1)
         steps = self.steps.sum().clamp_min(1)
         self.centre = self.feature_sums.sum(dim=0) / steps
-        self.start = (self.rewards * present).sum() / count
+        rewards = self.rewards.clamp(*self.reach())
+        self.start = (rewards * present).sum() / count
 
         nuisance = _level_and_trend(present)
         length = (steps / count).sqrt()
         inputs = (self.feature_sums - self.steps[:, None] * self.centre) / length
         inputs = inputs - nuisance @ (nuisance.T @ inputs)
-        target = (self.rewards - self.start) * present
+        target = (rewards - self.start) * present
         target = target - nuisance @ (nuisance.T @ target)
         self.spread = (target.square().sum() / count).sqrt().clamp_min(1e-12)
         freedom = (count - nuisance.square().sum()).clamp_min(1)

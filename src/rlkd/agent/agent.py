@@ -120,7 +120,7 @@ class TemperatureAgent(TemperatureSource):
         self._tally: Tensor | None = None
         self._closed: list[Trajectory] = []
         self._figures: dict[str, Tensor] = {}
-        self._bad_rows = torch.zeros(())
+        self._bad_rows = torch.zeros((), dtype=torch.int64)
         self._reminded = False
         self._last_temperature: Tensor | None = None
         self._random = RandomStream(seed)
@@ -195,9 +195,9 @@ class TemperatureAgent(TemperatureSource):
                     if scored
                     else nothing_scored(state)
                 )
-                learnt = usable if learn_from is None else usable & learn_from
+                learnt = usable if learn_from is None else usable & learn_from.bool()
                 seen = of_all_ranks(Seen(state, learnt, tally, (~usable).sum().to(state)))
-                self._bad_rows = self._bad_rows.to(state.device) + seen.bad_rows
+                self._bad_rows = self._bad_rows.to(state.device) + seen.bad_rows.long()
                 closing = self._score(seen.tally) if scored else None
                 # Learning between two passes of a step would give it two policies.
                 if closing is not None and self._passes == 1:

@@ -3,7 +3,7 @@
 from typing import Protocol
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from rlkd import arguments
@@ -13,7 +13,7 @@ from rlkd.agent.state import STATE_SIZE
 
 MOST_PASSES = 1000
 """Descents over the same trajectories in one update."""
-_REACH, _ENOUGH = 20.0, 16
+_REACH, _QUARTILES = 10.0, (0.25, 0.5, 0.75)
 
 
 class Corrector(Protocol):
@@ -40,21 +40,23 @@ class Corrector(Protocol):
 
 
 def reach_of(
-    mean: Float[Tensor, ""], spread: Float[Tensor, ""], count: Float[Tensor, ""]
+    rewards: Float[Tensor, " trajectory"], present: Bool[Tensor, " trajectory"]
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Return the range of rewards that may be learnt from as they are.
+    """Return the range of rewards that are learnt from as they are.
 
     One reward out of all proportion would fill the corrector's memory with its own spread, and
-    stop the actor until it is forgotten: it counts as `_REACH` spreads away from the mean.
+    stop the actor until it is forgotten: it counts as `_REACH` interquartile ranges away from the
+    median. Where half of the rewards are the same there is no such range, and none is out of it.
 
     Args:
-        mean: of the remembered rewards.
-        spread: their standard deviation.
-        count: how many they are; below `_ENOUGH` nothing is out of proportion yet.
+        rewards: those that are remembered.
+        present: which of them there are.
     """
-    least = torch.where(count < _ENOUGH, torch.inf, 1.0)  # an accuracy gains at most 1
-    distance = torch.maximum(_REACH * spread, least)
-    return mean - distance, mean + distance
+    levels = torch.tensor(_QUARTILES).to(rewards, non_blocking=True)
+    known = torch.where(present, rewards, torch.nan)
+    low, middle, high = known.nanquantile(levels).unbind()
+    distance = torch.where(high > low, _REACH * (high - low), torch.inf)
+    return middle.nan_to_num() - distance, middle.nan_to_num() + distance
 
 
 def redistribute(

@@ -153,18 +153,21 @@ class Learner(nn.Module):
         """Fit the corrector and hand out each reward to its instances.
 
         Returns:
-            The calibrated rewards, which sum to each trajectory's reward, and the figures.
+            The calibrated rewards, which sum to each trajectory's reward within the corrector's
+            reach, and the figures.
         """
         start, predicted = torch.zeros_like(rollout.reward), torch.zeros_like(rollout.raw_action)
         figures: dict[str, Tensor] = {}
         if self.corrector is not None:
             self.corrector.fit(rollout)
+            rollout = replace(rollout, reward=rollout.reward.clamp(*self.corrector.reach()))
             figures["trust"] = self.corrector.trust.clone()
             start, predicted = self.corrector.predict(rollout)
             figures["corrector_loss"] = corrector_loss(
                 predicted, rollout, alpha=_ALPHA, beta=_BETA, scale=self.corrector.spread
             )
-        return redistribute(start, predicted, rollout), figures
+        rewards = redistribute(start, predicted, rollout)
+        return rewards, figures | _reward_figures(rewards, rollout)
 
     def learn(
         self,
@@ -187,7 +190,8 @@ class Learner(nn.Module):
             The figures of the update, as scalar tensors.
         """
         before = {name: tensor.clone() for name, tensor in self._lasting().items()}
-        figures = self._learn(self._in_reach(rollout), generator, instance_reward)
+        rollout = rollout.finite()
+        figures = self._learn(rollout, generator, instance_reward)
         with torch.no_grad():
             after = self._lasting()
             sound = torch.stack([tensor.isfinite().all() for tensor in after.values()]).all()
@@ -213,8 +217,7 @@ class Learner(nn.Module):
             if instance_reward is None:
                 rewards, figures = self.calibrate(rollout)
             else:
-                rewards, figures = instance_reward, {}
-            figures |= _reward_figures(rewards, rollout)
+                rewards, figures = instance_reward, _reward_figures(instance_reward, rollout)
             rewards = standardise(rewards, mask)
         if self.updater is not None:
             episode_return = discounted_sum(rewards, self.discount)
@@ -269,13 +272,6 @@ class Learner(nn.Module):
         for name, each in self._optimizers().items():
             restore_optimizer(each, state[name])
 
-    def _in_reach(self, rollout: Rollout) -> Rollout:
-        """Bound the rewards to what the corrector takes as it is."""
-        if self.corrector is None:
-            return rollout
-        reward = torch.where(rollout.paid, rollout.reward, 0.0)
-        return replace(rollout, reward=reward.clamp(*self.corrector.reach()))
-
     def _lasting(self) -> dict[str, Tensor]:
         """Return by name all tensors that outlast an update, but for trajectories: live ones."""
         owners = self._optimizers()
@@ -296,8 +292,8 @@ class Learner(nn.Module):
 
 
 def dtype_kept(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """Return what moves a tensor as `fn` does, and leaves its type."""
-    return lambda tensor: fn(tensor).to(tensor.dtype)
+    """Return what moves a tensor as `fn` does, and leaves its type and its values."""
+    return lambda tensor: tensor.to(fn(tensor.new_empty(0)).device)
 
 
 def _corrector(

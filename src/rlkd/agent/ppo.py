@@ -99,8 +99,8 @@ class PPO:
         arguments.number("clip", clip, above=0)
         arguments.count("epochs", epochs, most=1000)
         arguments.count("minibatches", minibatches, most=1000)
-        arguments.number("actor_learning_rate", actor_learning_rate, above=0)
-        arguments.number("critic_learning_rate", critic_learning_rate, above=0)
+        arguments.number("actor_learning_rate", actor_learning_rate, least=0)
+        arguments.number("critic_learning_rate", critic_learning_rate, least=0)
         arguments.number("max_grad_norm", max_grad_norm, above=0)
         arguments.number("entropy_bonus", entropy_bonus, least=0)
         self.actor, self.critic = actor, critic

@@ -18,7 +18,7 @@ class RandomStream:
 
     def __init__(self, seed: int) -> None:
         arguments.seed("seed", seed)
-        self.seed = seed
+        self.seed = int(seed)
         self._generator: torch.Generator | None = None
         self._restored: Tensor | None = None
 

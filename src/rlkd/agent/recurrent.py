@@ -1,5 +1,6 @@
 """The recurrent corrector: the paper's reading, a network that reads a batch in order."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -57,7 +58,6 @@ class RecurrentCorrector(nn.Module):
         self.optimizer = Adam(self.parameters(), lr=learning_rate)
         self.register_buffer("reward_mean", torch.zeros(()))
         self.register_buffer("spread", torch.ones(()))
-        self.register_buffer("remembered", torch.zeros(()))
         self.register_buffer("trust", torch.ones(()), persistent=False)
         # Their sizes grow, so the extra state carries them; as buffers they follow the device.
         for name in _FIELDS:
@@ -66,21 +66,21 @@ class RecurrentCorrector(nn.Module):
     reward_mean: Tensor
     spread: Tensor
     """Standard deviation of the remembered rewards."""
-    remembered: Tensor
-    """How many trajectories it remembers that have an instance to learn from."""
     trust: Tensor
     """1: an LSTM does not know how far it may be believed."""
 
     def reach(self) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """Return the least and the greatest reward that is taken as it is."""
-        return reach_of(self.reward_mean, self.spread, self.remembered)
+        assert isinstance(self.past_reward, Tensor)
+        assert isinstance(self.past_mask, Tensor)
+        return reach_of(self.past_reward, self.past_mask.any(dim=1))
 
     def fit(self, rollout: Rollout) -> None:
         """Descend L_C over the remembered trajectories, the given ones included."""
         past = self._remember(rollout)
+        past = replace(past, reward=past.reward.clamp(*self.reach()))
         paid = past.paid.to(past.reward)
-        self.remembered = paid.sum()
-        count = self.remembered.clamp_min(1)
+        count = paid.sum().clamp_min(1)
         self.reward_mean = (past.reward * paid).sum() / count
         centred = (past.reward - self.reward_mean) * paid
         self.spread = (centred.square().sum() / count).sqrt().clamp_min(1e-12)

@@ -55,7 +55,10 @@ def check_agent(state: Mapping[str, Any]) -> None:
         _check_steps(held)
     for held in closed:
         require(set(held) == _STEPS | _REWARDS, "a closed trajectory lacks something")
-    for name, figure in (*state["figures"].items(), ("bad_rows", state["bad_rows"])):
+    bad_rows = state["bad_rows"]
+    counted = isinstance(bad_rows, Tensor) and bad_rows.dtype == torch.int64 and not bad_rows.dim()
+    require(counted and bool(bad_rows >= 0), "bad_rows is no count")
+    for name, figure in state["figures"].items():
         require(isinstance(figure, Tensor) and figure.numel() == 1, f"{name} is no figure")
 
 

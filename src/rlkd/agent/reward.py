@@ -89,11 +89,12 @@ class Reward:
         index = class_index(target)
         usable = logits.amax(dim=1).isfinite() if usable is None else usable
         counted = usable & (index != IGNORED)
+        if target.is_floating_point():
+            counted = counted & target.sum(dim=1).isfinite()
         if self.metric == "loss":
             # A masked class that a distribution does not count costs nothing.
             logits = logits.clamp_min(MASKED) if target.is_floating_point() else logits
             loss = F.cross_entropy(logits, target, reduction="none").clamp_max(WORST_LOSS)
-            counted = counted & ~loss.isnan()
             score = -loss
         else:
             score = (logits.argmax(dim=1) == index).to(logits)

@@ -61,6 +61,18 @@ class Rollout:
         """The number of instances of each trajectory, at least 1."""
         return self.mask.sum(dim=1).clamp_min(1)
 
+    def finite(self) -> "Rollout":
+        """Return the rollout without instances and rewards that are not finite: with mask 0."""
+        known = self.state.isfinite().all(dim=2) & self.raw_action.isfinite()
+        known = known & (self.reward.isfinite() & self.raw_reward.isfinite())[:, None]
+        return Rollout(
+            state=self.state.nan_to_num(0.0, 0.0, 0.0),
+            raw_action=self.raw_action.nan_to_num(0.0, 0.0, 0.0),
+            mask=self.mask * known,
+            raw_reward=self.raw_reward.nan_to_num(0.0, 0.0, 0.0),
+            reward=self.reward.nan_to_num(0.0, 0.0, 0.0),
+        )
+
     @property
     def paid(self) -> Bool[Tensor, " trajectory"]:
         """Which trajectories have an instance to learn from."""

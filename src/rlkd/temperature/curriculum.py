@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from rlkd import arguments
-from rlkd.checks import check_logits, unmasked, usable_rows
+from rlkd.checks import GREATEST, check_logits, unmasked, usable_rows
 from rlkd.errors import UserError
 from rlkd.temperature.schedule import EpochSource, half_cosine
 from rlkd.temperature.source import TEMPERATURE_FLOOR
@@ -18,8 +18,8 @@ _RAW_BOUND = 5.0
 """CTKD's sigmoid stays within [0.007, 0.993], where its slope still is 0.0066."""
 
 
-_LOGIT_BOUND, _GRADIENT_BOUND = 1e3, 1e2
-"""Far beyond what training meets: one absurd row may not move a learnt temperature for good."""
+_ABSURD = 1e4
+"""Logits beyond it, which training never meets, may not move a learnt temperature for good."""
 
 
 class _CTKD(EpochSource):
@@ -85,7 +85,11 @@ class _CTKD(EpochSource):
         reversed_raw = _Reversal.apply(raw, self.reversal_weight)
         assert isinstance(reversed_raw, Tensor)
         temperature = self.lowest + self.span * torch.sigmoid(reversed_raw)
-        by_row = _BoundedGradient.apply(temperature.expand(len(student_logits)))
+        learnt = usable_rows(student_logits, teacher_logits)
+        for logits in (student_logits.detach(), teacher_logits.detach()):
+            size = logits.abs().masked_fill(logits < -GREATEST, 0.0)
+            learnt = learnt & (size.amax(dim=1) <= _ABSURD)
+        by_row = _GradientOf.apply(temperature.expand(len(student_logits)), learnt)
         assert isinstance(by_row, Tensor)
         return Temperatures.same(by_row)
 
@@ -150,8 +154,8 @@ class InstanceCTKD(_CTKD):
     here: 128 hidden units (as the RLKD code's version of it has); an output layer that starts at
     zero, so that every instance starts from the global form's temperature instead of somewhere
     on the flat of the sigmoid; and logits detached, since the adversary's gradient would
-    otherwise reach the student through them and make it climb its own loss. Logits count as within
-    [-1000, 1000]; a row that is not finite gets the temperature of the start.
+    otherwise reach the student through them and make it climb its own loss. A row that is not
+    finite gets the temperature of the start.
 
     Args:
         num_classes: of the logits.
@@ -203,25 +207,26 @@ class InstanceCTKD(_CTKD):
         both = both.to(self.hidden.weight.dtype)
         usable = usable_rows(*both.split(classes, dim=1))
         logits = torch.cat([unmasked(each)[0] for each in both.split(classes, dim=1)], dim=1)
-        logits = torch.where(usable[:, None], logits, 0.0).clamp(-_LOGIT_BOUND, _LOGIT_BOUND)
+        logits = torch.where(usable[:, None], logits, 0.0).clamp(-_ABSURD, _ABSURD)
         with torch.autocast(logits.device.type, enabled=False):
             raw = self.output(torch.relu(self.hidden(logits))).squeeze(1)
         return torch.where(usable & raw.isfinite(), raw, self.initial_raw)
 
 
-class _BoundedGradient(torch.autograd.Function):
-    """The identity; backwards, keeps a row without a gradient that is finite out of the sum."""
+class _GradientOf(torch.autograd.Function):
+    """The identity; backwards, leaves out rows that are not learnt from, or have no gradient."""
 
     @staticmethod
-    def forward(ctx: Any, temperature: Tensor) -> Tensor:
+    def forward(ctx: Any, temperature: Tensor, learnt: Tensor) -> Tensor:
         """Return the rows."""
+        ctx.save_for_backward(learnt)
         return temperature.view_as(temperature)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
-        """Bound each row's gradient; one that is not finite becomes 0."""
-        (gradient,) = grad_outputs
-        return gradient.nan_to_num(0.0, 0.0, 0.0).clamp(-_GRADIENT_BOUND, _GRADIENT_BOUND)
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+        """Let 0 stand for what is left out."""
+        (learnt,), (gradient,) = ctx.saved_tensors, grad_outputs
+        return torch.where(learnt & gradient.isfinite(), gradient, 0.0), None
 
 
 class _Reversal(torch.autograd.Function):
