@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from sklearn.datasets import load_digits
 from tests.training.refusal import Refuse, assert_told
 from tests.training.run_folders import classifier_run, detector_run
 from tests.training.test_exporting import onnx_is_here
@@ -22,6 +23,7 @@ ROOM = 1000
 @contextmanager
 def no_larger_file(size: int = ROOM) -> Iterator[None]:
     """Let this process write no file beyond a size; Python makes an OSError of it."""
+    load_digits()  # whose joblib makes a semaphore, a file, the first time
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
