@@ -72,7 +72,7 @@ def test_rows_that_take_no_room_in_the_file_take_none_in_memory(
 def test_images_that_take_no_room_in_the_file_take_none_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packed, "_MAX_BYTES", 2**23)
+    monkeypatch.setattr(packed, "MAX_BYTES", 2**23)
     for split in ("train", "test"):
         repeated(tmp_path / f"{split}.parquet", bytes(10**6), 10_000)
         assert (tmp_path / f"{split}.parquet").stat().st_size < 10**5
@@ -81,6 +81,30 @@ def test_images_that_take_no_room_in_the_file_take_none_in_memory(
     with pytest.raises(UserError, match=r"cannot be decoded \(it unpacks to more than 10,"):
         list(loader_of(images, batch_size=1))
     assert (pa.default_memory_pool().max_memory() or 0) < peak + 2**26
+
+
+def test_a_row_group_too_large_to_unpack_is_no_part_of_a_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_parquet(tmp_path)
+    monkeypatch.setattr(shards, "MAX_BYTES", 100)
+    told = (
+        r"train-00000-of-00003\.parquet: row group 0 unpacks to [1-9][0-9]{2,3} bytes, above 100: "
+        "write the file again with a smaller row_group_size$"
+    )
+    with pytest.raises(UserError, match=told):
+        parquet(root=tmp_path, unreadable="skip", **SMALL)
+
+
+def test_columns_that_are_not_read_may_have_any_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for file in write_parquet(tmp_path).iterdir():
+        table = pq.read_table(file)
+        notes = pa.array([f"{row:09}" * 500 for row in range(len(table))])
+        pq.write_table(table.append_column("image_notes", notes), file)
+    monkeypatch.setattr(shards, "MAX_BYTES", 20_000)
+    assert len(parquet(root=tmp_path, **SMALL).train) == 24
 
 
 def test_cifar_is_read_up_to_a_size_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from rlkd.regular_files import open_regular
 
 _MAX_ROWS = 1_000_000
 """Of a file that is decoded into memory."""
-_MAX_BYTES = 2**30
+MAX_BYTES = 2**30
 """Of what is unpacked at a time; a few bytes of a file may stand for any number of them."""
 IMAGES_AT_ONCE = 8
 """As many rows are unpacked before their bytes are counted."""
@@ -118,8 +118,8 @@ def read_columns(
         at_once, row_groups=list(groups), columns=list(columns), use_threads=False
     ):
         rows, size = rows + batch.num_rows, size + batch.nbytes
-        if rows > max_rows or size > _MAX_BYTES:
-            told = f"it unpacks to more than {max_rows:,} rows or {_MAX_BYTES:,} bytes"
+        if rows > max_rows or size > MAX_BYTES:
+            told = f"it unpacks to more than {max_rows:,} rows or {MAX_BYTES:,} bytes"
             raise OSError(errno.EFBIG, told)
         batches.append(batch)
     schema = pa.schema([opened.schema_arrow.field(name) for name in columns])

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from rlkd.data.parquet import IMAGES_AT_ONCE, one_line, parquet_file, read_columns
+from rlkd.data.parquet import IMAGES_AT_ONCE, MAX_BYTES, one_line, parquet_file, read_columns
 from rlkd.data.process_cache import ProcessCache
 from rlkd.errors import UserError
 from rlkd.text_files import parse_json
@@ -66,6 +66,7 @@ class ParquetSource:
         for number, file in enumerate(self.files):
             with parquet_file(file) as opened:
                 columns = _columns(file, opened, image_column, label_column)
+                _check_groups(file, opened, columns.image)
                 groups = range(opened.num_row_groups)
                 counts = [opened.metadata.row_group(group).num_rows for group in groups]
                 labels = _labels(file, opened, columns.label)
@@ -157,6 +158,23 @@ def _columns(
             f"{file}: column {columns.image} is {kind}, not bytes of images: give data.image_column"
         )
     return columns
+
+
+def _check_groups(file: Path, opened: pq.ParquetFile, column: str) -> None:
+    """Refuse a file that declares row groups whose images are more than is unpacked at a time."""
+    for group in range(opened.num_row_groups):
+        held = opened.metadata.row_group(group)
+        chunks = [held.column(each) for each in range(held.num_columns)]
+        size = sum(
+            each.total_uncompressed_size
+            for each in chunks
+            if f"{each.path_in_schema}.".startswith(f"{column}.")
+        )
+        if size > MAX_BYTES:
+            raise UserError(
+                f"{file}: row group {group} unpacks to {size:,} bytes, above {MAX_BYTES:,}: write "
+                "the file again with a smaller row_group_size"
+            )
 
 
 def _labels(file: Path, opened: pq.ParquetFile, column: str) -> Int64[Tensor, " rows"]:
