@@ -1,6 +1,7 @@
 """Tar headers: read as Python's tarfile reads them, and taken on trust in nothing."""
 
 import io
+import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -117,6 +118,20 @@ def test_labels_without_end_are_told_in_a_line(
         webdataset(root=tmp_path, class_names=3, **SMALL)
     assert len(str(error.value)) < 600
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", ["cls", "json"])
+def test_a_label_of_many_bytes_is_not_read(tmp_path: Path, suffix: str) -> None:
+    size = 2**20 + 1
+    for split in ("train", "val"):
+        with (tmp_path / f"{split}.tar").open("wb") as tar:  # the label is a hole in the file
+            tar.write(header(b"0.png", len(IMAGE)) + padded(IMAGE))
+            tar.write(header(f"0.{suffix}".encode(), size))
+            tar.seek(size + -size % 512, os.SEEK_CUR)
+            tar.write(END)
+    told = rf"train\.tar: 0\.{suffix} has 1,048,577 bytes, above the 1,048,576 of a label: fix"
+    with pytest.raises(UserError, match=told):
+        webdataset(root=tmp_path, class_names=3, **SMALL)
 
 
 def infos() -> Iterator[tuple[tarfile.TarInfo, bytes]]:

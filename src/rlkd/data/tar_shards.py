@@ -23,6 +23,8 @@ from rlkd.text_files import parse_json
 
 _OPEN_FILES = 64
 _SHOWN = 80
+_LABEL_BYTES = 2**20
+"""Of a cls or json file."""
 _DIGITS = 19
 """Above these a number is no class's."""
 
@@ -148,6 +150,11 @@ def _samples(file: Path) -> Iterator[_Sample]:
                         raise UserError(f"{file}: {sample.name} has two images: fix the shard")
                     sample.image = (member.begin, member.size)
                 elif suffix == "cls" or (suffix == "json" and sample.label is None):
+                    if member.size > _LABEL_BYTES:
+                        raise UserError(
+                            f"{file}: {_shown(member.name)} has {member.size:,} bytes, above the "
+                            f"{_LABEL_BYTES:,} of a label: fix the shard"
+                        )
                     sample.label = os.pread(opened.fileno(), member.size, member.begin)
                     sample.in_json = suffix == "json"
     except ValueError as error:
