@@ -167,3 +167,21 @@ def test_a_folder_that_cannot_be_made_is_told(resnet8: nn.Module, tmp_path: Path
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
         save_weights(resnet8, tmp_path / "file" / "student.safetensors")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_counters_that_were_cast_with_the_weights_are_taken(
+    dtype: torch.dtype, resnet8: nn.Module, tmp_path: Path
+) -> None:
+    state = {name: each.to(dtype) for name, each in resnet8.state_dict().items()}
+    counters = [name for name in state if name.endswith("num_batches_tracked")]
+    state[counters[0]] = torch.tensor(64, dtype=dtype)
+    state[counters[1]] = torch.tensor(93_696).to(dtype)  # infinite in half precision
+    torch.save(state, tmp_path / "half.pth")
+    load_weights(resnet8, tmp_path / "half.pth")
+    loaded = resnet8.state_dict()
+    assert [loaded[name].dtype for name in counters] == [torch.int64] * len(counters)
+    assert loaded[counters[0]] == 64
+    most = torch.finfo(torch.float16).max
+    assert loaded[counters[1]] == min(most if dtype == torch.float16 else 93_696, 93_696)
+    assert all(torch.equal(loaded[k].to(dtype), v) for k, v in state.items() if v.isfinite().all())

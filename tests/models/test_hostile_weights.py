@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from rlkd.errors import UserError
-from rlkd.models import create, load_weights, read_metadata
+from rlkd.models import create, load_weights, matching, read_metadata
+from rlkd.models.matching import find_weights
 
 LAST = "fc.weight"
 """Comes so late that all else would have been overwritten."""
@@ -189,3 +190,50 @@ def test_numbers_of_half_a_byte_are_refused(resnet8: nn.Module, tmp_path: Path) 
     path = tmp_path / "file.safetensors"
     path.write_bytes(struct.pack("<Q", len(told)) + told + bytes(place))
     assert "is of torch.float4" in _refusal(resnet8, path)
+
+
+@pytest.mark.parametrize("count", [0.5, torch.nan, -1.0, -torch.inf, 1e30])
+def test_counters_that_count_nothing_are_refused(
+    count: float, resnet8: nn.Module, tmp_path: Path
+) -> None:
+    state = _state()
+    (name, *_) = (each for each in state if each.endswith("num_batches_tracked"))
+    state[name] = torch.tensor(count)
+    torch.save(state, tmp_path / "file.pth")
+    assert f"{name} is of torch.float32" in _refusal(resnet8, tmp_path / "file.pth")
+
+
+def test_whole_numbers_are_no_truths(tmp_path: Path) -> None:
+    network = nn.Linear(2, 2)
+    network.register_buffer("mask", torch.tensor([True, False]))
+    state = network.state_dict() | {"mask": torch.tensor([2, 0])}
+    torch.save(state, tmp_path / "file.pth")
+    told = "mask is of torch.int64 in the checkpoint, of torch.bool in the model"
+    assert told in _refusal(network, tmp_path / "file.pth")
+
+
+class Asked(dict[str, Tensor]):
+    """Counts how often it is asked for a name."""
+
+    times = 0
+
+    def get(self, *given: Any) -> Any:
+        self.times += 1
+        return super().get(*given)
+
+
+def test_names_of_many_parts_are_compared_as_deep_as_a_network_is(tmp_path: Path) -> None:
+    wanted = Asked(_state())  # of four dots at most
+    payload = {"a." * 490 + f"{n}.weight": torch.zeros(1) for n in range(100)}
+    find_weights(tmp_path, payload, wanted)
+    assert wanted.times == 500
+
+
+def test_places_without_end_are_not_all_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[Any] = []
+    monkeypatch.setattr(matching, "_left_over", lambda *given: compared.append(given) or set())
+    payload = {f"p{n}.fc.weight": torch.zeros(10, 64) for n in range(1000)}
+    find_weights(tmp_path, payload, _state())
+    assert len(compared) == 16

@@ -199,6 +199,8 @@ def _check_plain(path: Path, found: dict[str, Tensor]) -> None:
 def _fitting(path: Path, name: str, found: Tensor, wanted: Tensor) -> Tensor:
     """Return an entry of the file as the network is to hold it."""
     try:
+        if name.endswith(COUNTER) and found.is_floating_point():
+            found = _counted(found.detach())
         tensor = found.detach().to(wanted.dtype) if _kind(found) == _kind(wanted) else None
     except (RuntimeError, NotImplementedError):  # two numbers to a byte, say
         tensor = None
@@ -219,8 +221,16 @@ def _fitting(path: Path, name: str, found: Tensor, wanted: Tensor) -> Tensor:
     return tensor
 
 
-def _kind(tensor: Tensor) -> tuple[bool, bool]:
-    return tensor.is_floating_point(), tensor.is_complex()
+def _kind(tensor: Tensor) -> tuple[bool, bool, bool]:
+    return tensor.is_floating_point(), tensor.is_complex(), tensor.dtype == torch.bool
+
+
+def _counted(found: Tensor) -> Tensor:
+    """Return a batch counter that was cast with the weights as a whole number, if it holds one."""
+    # Half precision, whose largest number is 65504, makes a longer training's infinite.
+    number = found.nan_to_num(nan=-1, posinf=torch.finfo(torch.float16).max)
+    count = number.long()
+    return count if bool(((count == number) & (count >= 0)).all()) else found
 
 
 def _differences(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> dict[str, str]:

@@ -20,6 +20,8 @@ _AVERAGES = frozenset({"ema", "swa", "averaged"})
 _DEPTH = 3
 _LONGEST = 1000
 """Letters of a name."""
+_PLACES = 16
+"""As many that match equally well are looked at; a file of more is none of one network."""
 COUNTER = "num_batches_tracked"
 """Of a batch norm; files older than torch 0.4.1 lack it."""
 
@@ -104,10 +106,12 @@ def find_weights(path: Path, payload: Mapping[str, Any], wanted: Mapping[str, Te
             "'state_dict'"
         )
     scores: dict[Place, tuple[int, int]] = {}
+    prefixes = _common_prefixes(wanted)
+    depth = max((name.count(".") for name in wanted), default=0)
     for holder, weights in held.items():
-        scores |= _scores(holder, weights, wanted)
+        scores |= _scores(holder, weights, wanted, prefixes, depth)
     best = max(scores.values())
-    equal = [place for place, score in scores.items() if score == best]
+    equal = [place for place, score in scores.items() if score == best][:_PLACES]
     if best == (0, 0):
         equal = [Place(max(held, key=lambda holder: len(held[holder])))]
     plain = [each for each in equal if not each.averaged] or equal
@@ -171,21 +175,43 @@ def _holders(
 
 
 def _scores(
-    holder: str, weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
+    holder: str,
+    weights: Mapping[str, Tensor],
+    wanted: Mapping[str, Tensor],
+    prefixes: list[str],
+    depth: int,
 ) -> dict[Place, tuple[int, int]]:
-    """Return for each pair of prefixes how many entries match: in name and shape, in name."""
+    """Return for each pair of prefixes how many entries match: in name and shape, in name.
+
+    Args:
+        holder: what leads to the weights.
+        weights: of the file.
+        wanted: the network's state.
+        prefixes: those that all of the network's names have.
+        depth: the most dots that one of the network's names has.
+    """
     scores = {Place(holder): (0, 0)}
-    for added in _common_prefixes(wanted):
+    for added in prefixes:
         exact, named = Counter[str](), Counter[str]()
         for name in weights.keys() - _counters(weights):
             tensor = weights[name]
-            for start in (0, *(dot.end() for dot in re.finditer(r"\.", name))):
+            for start in _starts(name, depth):
                 other = wanted.get(added + name[start:])
                 if other is not None:
                     named[name[:start]] += 1
                     exact[name[:start]] += not tensor.is_nested and other.shape == tensor.shape
         scores |= {Place(holder, each, added): (exact[each], named[each]) for each in named}
     return scores
+
+
+def _starts(name: str, depth: int) -> Iterator[int]:
+    """Yield where the ends of a name begin that have at most so many dots, the shortest first."""
+    dot = len(name)
+    for _ in range(depth + 1):
+        dot = name.rfind(".", 0, dot)
+        yield dot + 1
+        if dot < 0:
+            return
 
 
 def _counters(names: Iterable[str]) -> set[str]:
