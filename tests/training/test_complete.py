@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.marks import but_long
 from tests.training.refusal import Refuse, assert_told
 from tests.training.runs import SOURCES, as_users_call, fingerprint, silent, tiny
 
@@ -74,6 +75,7 @@ def test_a_folder_that_was_moved_is_the_same_run(teacher_file: Path, run: RunFol
     assert fingerprint(run.path) == before
 
 
+@pytest.mark.long
 def test_a_folder_that_was_moved_goes_on(
     teacher_file: Path, run: RunFolder, ended: RunFolder
 ) -> None:
@@ -83,7 +85,7 @@ def test_a_folder_that_was_moved_goes_on(
     assert run.student.read_bytes() == ended.student.read_bytes()
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", but_long(DAMAGES, "damaged"))
 def test_a_run_without_its_student_writes_it_again(
     damage: str, teacher_file: Path, run: RunFolder, ended: RunFolder
 ) -> None:
@@ -100,7 +102,7 @@ def test_a_run_without_its_student_writes_it_again(
     assert again(teacher_file, run)[1] == [f"{run.path} is complete already"]
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", but_long(DAMAGES, "missing"))
 def test_a_run_with_neither_its_student_nor_a_checkpoint_is_refused(
     damage: str, refuse: Refuse, teacher_file: Path, run: RunFolder
 ) -> None:
@@ -110,7 +112,7 @@ def test_a_run_with_neither_its_student_nor_a_checkpoint_is_refused(
     assert_told(line, "student.safetensors is .*has no checkpoint to write it from: put a copy")
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", but_long(DAMAGES, "another network's"))
 @pytest.mark.parametrize("verb", ["evaluate", "predict", "export"])
 def test_a_student_that_the_run_did_not_leave_is_not_used_for_it(
     verb: str, damage: str, refuse: Refuse, run: RunFolder, tmp_path: Path
@@ -141,6 +143,7 @@ def test_a_report_that_a_kill_at_the_very_end_prevented_is_written(
     assert run.report.is_file()
 
 
+@pytest.mark.long
 def test_a_comparison_repeats_what_lost_its_student(teacher_file: Path, tmp_path: Path) -> None:
     swept = [each for each in SETTINGS if not each.startswith("temperature=")]
     swept = tiny(teacher_file, tmp_path / "all", *swept, "temperature=constant,max_logit")

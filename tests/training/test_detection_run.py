@@ -123,6 +123,7 @@ def test_the_agent_learns_on_regions_and_its_temperatures_differ(
     assert learning["agent/corrector_loss"]
 
 
+@pytest.mark.long
 def test_evaluate_agrees_with_a_plain_script_of_torchvision_and_pycocotools(
     command: Command, detector_file: Path, own: Path
 ) -> None:
@@ -182,6 +183,7 @@ def test_evaluate_gives_a_runs_own_scores(
     assert any(name in line for name in result.test.per_class for line in tables)
 
 
+@pytest.mark.long
 def test_a_folder_of_ones_own_images_needs_two_options(
     command: Command, detector_file: Path, own: Path, tmp_path: Path
 ) -> None:
@@ -253,6 +255,7 @@ def test_a_detector_over_any_backbone_is_a_name_on_the_command_line(name: str) -
     assert config.student.checkpoint is None
 
 
+@pytest.mark.long
 def test_a_detector_over_a_backbone_that_is_not_listed_trains(tmp_path: Path) -> None:
     settings = tiny_detection(tmp_path, tmp_path / "run", "student=fasterrcnn_mobilenet_v3_small")
     kept = [each for each in settings if "checkpoint" not in each and "epochs" not in each]

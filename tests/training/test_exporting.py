@@ -215,6 +215,7 @@ def test_a_detectors_weights_agree_and_are_told(detectors_run: RunFolder, tmp_pa
     assert (found["architecture"], found["max_difference"]) == ("fasterrcnn_tiny", 0)
 
 
+@pytest.mark.long
 @onnx_is_here
 def test_a_detector_as_onnx_finds_the_same_in_images_of_other_sizes(
     detectors_run: RunFolder, tmp_path: Path

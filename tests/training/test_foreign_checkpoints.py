@@ -11,6 +11,7 @@ import lightning as L
 import pytest
 import torch
 from benchmarks.mutations import mutated
+from tests.marks import but_long
 from tests.training.runs import SOURCES, as_users_call, silent, tiny_config, write_teacher
 
 from rlkd.training import run as running
@@ -249,7 +250,7 @@ def test_one_without_loops_is_set_aside_for_the_one_before(
     assert begun.folder.student.read_bytes() == begun.student
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", but_long(range(2), 0))
 def test_random_changes_are_refused_or_go_on_cleanly(
     seed: int, begun: Begun, tmp_path: Path
 ) -> None:

@@ -27,7 +27,11 @@ def _test_scores(run: Path) -> dict[str, float]:
 
 @pytest.mark.parametrize(
     ("teacher", "student"),
-    [("hf_resnet", "hf_vit"), ("FeaturesFirst", "lazy"), ("Dictionary", "LogitsFirst")],
+    [
+        pytest.param("hf_resnet", "hf_vit", marks=pytest.mark.long),
+        ("FeaturesFirst", "lazy"),
+        ("Dictionary", "LogitsFirst"),
+    ],
 )
 def test_networks_of_the_field_teach_and_are_taught(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], teacher: str, student: str

@@ -45,9 +45,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunFolder]:
     ("kind", "file"),
     [
         ("classifier", "student.safetensors"),
-        pytest.param("classifier", "student.onnx", marks=onnx_is_here),
-        ("classifier", "student.pt2"),
-        pytest.param("detector", "student.onnx", marks=onnx_is_here),
+        pytest.param("classifier", "student.onnx", marks=[onnx_is_here, pytest.mark.long]),
+        pytest.param("classifier", "student.pt2", marks=pytest.mark.long),
+        pytest.param("detector", "student.onnx", marks=[onnx_is_here, pytest.mark.long]),
     ],
 )
 def test_an_export_leaves_the_older_file_and_names_the_disk_not_the_network(

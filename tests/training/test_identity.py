@@ -82,6 +82,7 @@ FIGURES = (
 """What can change a run's figures, sections with all that is in them."""
 
 
+@pytest.mark.long
 def test_every_setting_is_known_to_change_figures_or_not_to() -> None:
     settings: dict[str, None] = {}
     for group in ("data", "task"):  # all others' settings are of FIGURES as they are

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from tests.marks import but_long
 from tests.training.refusal import Refuse, assert_told
 from tests.training.run_folders import classifier_run
 from tests.training.runs import SOURCES, fingerprint, silent, tiny, tiny_config
@@ -108,7 +109,7 @@ def test_a_folder_that_a_process_writes_in_is_refused_with_who_it_is(
     take(tmp_path / "run")
 
 
-@pytest.mark.parametrize("forks", [False, True])
+@pytest.mark.parametrize("forks", but_long([False, True], True))
 def test_a_process_that_is_killed_has_the_folder_no_longer(
     forks: bool, hold: Hold, tmp_path: Path
 ) -> None:
@@ -120,7 +121,7 @@ def test_a_process_that_is_killed_has_the_folder_no_longer(
     assert not list((tmp_path / "run").iterdir())
 
 
-@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("killed", but_long([False, True], True))
 def test_a_folder_is_waited_for(killed: bool, hold: Hold, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "kept").write_text("")
@@ -138,6 +139,7 @@ def test_a_folder_is_waited_for(killed: bool, hold: Hold, tmp_path: Path) -> Non
     assert [each.name for each in (tmp_path / "run").iterdir()] == ["kept"]
 
 
+@pytest.mark.long
 def test_who_waits_for_a_run_that_ends_meanwhile_does_not_repeat_it(
     hold: Hold, teacher_file: Path, tmp_path: Path
 ) -> None:
@@ -167,7 +169,7 @@ VERBS: dict[str, tuple[str, ...]] = {
 }
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", but_long(VERBS, "train", "export"))
 def test_every_verb_that_writes_in_a_folder_is_refused_while_another_process_does(
     verb: str, hold: Hold, refuse: Refuse, tmp_path: Path
 ) -> None:
@@ -177,6 +179,7 @@ def test_every_verb_that_writes_in_a_folder_is_refused_while_another_process_doe
     assert_told(refuse(*words), rf"{tmp_path / 'held'} is in use by process \d+ on ")
 
 
+@pytest.mark.long
 def test_a_run_is_read_while_another_process_writes_there(
     hold: Hold, teacher_file: Path, tmp_path: Path
 ) -> None:

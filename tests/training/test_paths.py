@@ -13,6 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from PIL import Image
+from tests.marks import but_long
 from tests.training.refusal import Refuse, assert_told, pictures
 from tests.training.run_folders import classifier_run
 from tests.training.runs import SOURCES, TINY, write_teacher
@@ -68,11 +69,15 @@ NAMES = st.text(
 ).filter(lambda name: name not in (".", "..") and "${" not in name)
 
 
-@settings(deadline=None)
+@pytest.mark.parametrize("count", but_long([10, 100], 10))
+def test_any_name_of_a_folder_comes_back_as_it_was_given(count: int) -> None:
+    settings(deadline=None, max_examples=count)(comes_back)()
+
+
 @given(NAMES)
 @example("\\' \\\\' \"")
 @example("[" * 255)
-def test_any_name_of_a_folder_comes_back_as_it_was_given(name: str) -> None:
+def comes_back(name: str) -> None:
     config = configure(["data=cifar100", f"data.root=/data/{name}"])
     assert config.data.root == f"/data/{name}"
     assert OmegaConf.create(as_yaml(config.data)).root == f"/data/{name}"

@@ -60,6 +60,7 @@ def test_every_arm_and_seed_holds_out_the_same_images_with_objects() -> None:
     assert names == [names[0]] * 4
 
 
+@pytest.mark.long
 def test_arms_say_what_they_trained_on_where_one_mixes_images(
     teacher_file: Path, tmp_path: Path
 ) -> None:

@@ -184,6 +184,7 @@ def test_a_run_that_ends_before_its_last_epoch_says_how_many_it_made(run: Run) -
     assert float(row["test/ap"]) == result.test.ap
 
 
+@pytest.mark.long
 def test_a_run_that_was_killed_after_its_last_step_is_finished_by_the_same_command(
     run: Run,
 ) -> None:

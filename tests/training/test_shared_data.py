@@ -17,6 +17,7 @@ from rlkd.training.shared_data import loaded_once
 pytestmark = pytest.mark.usefixtures("plainly")
 
 
+@pytest.mark.long
 def test_a_sweep_loads_its_data_once_for_its_checks_and_its_runs(
     teacher_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

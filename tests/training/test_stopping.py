@@ -234,6 +234,7 @@ def test_every_so_many_steps_means_steps(
     assert saved_steps(tmp_path, teacher_file, monkeypatch, more) == [3, 4, 6, 8, 9]
 
 
+@pytest.mark.long
 def test_a_step_of_two_passes_is_not_cut_in_two(
     during: Callable[[During], None], teacher_file: Path, tmp_path: Path
 ) -> None:
