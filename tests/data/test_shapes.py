@@ -133,3 +133,19 @@ def test_options_out_of_range_are_refused(option: dict[str, int]) -> None:
     ((name, value),) = option.items()
     with pytest.raises(UserError, match=rf"data\.{name}={value}: give"):
         shapes(**option)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"size": 4096, "test": 65}, r"^data\.test=65: .* at most 64$"),
+        ({"size": 96, "train": 10**6}, r"^data\.train=1000000: .* at most 116508$"),
+        ({"size": 16384}, r"^data\.size=16384: .* at most 4096$"),
+    ],
+)
+def test_more_pixels_than_memory_is_meant_for_are_refused(
+    given: dict[str, int], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generator, "_generate", None)
+    with pytest.raises(UserError, match=told):
+        shapes(**{"train": 1, "test": 1, **given})

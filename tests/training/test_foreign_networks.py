@@ -9,7 +9,7 @@ from PIL import Image
 from tests.training import foreign
 from tests.training.refusal import Refuse, assert_told, pictures
 from tests.training.runs import tiny
-from torch import nn
+from torch import Tensor, nn
 
 from rlkd import models
 from rlkd.cli import main
@@ -189,3 +189,17 @@ def test_a_trial_leaves_a_network_as_it_was() -> None:
     assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
     assert torch.equal(state, torch.get_rng_state())
     assert called.fc.weight is network.fc.weight
+
+
+def test_the_search_for_a_shape_that_fits_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, seconds = list[Tensor](), iter(range(0, 1000, 2))
+
+    class Never(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            calls.append(x)
+            raise ValueError("no")
+
+    monkeypatch.setattr("rlkd.models.trial.monotonic", lambda: next(seconds))
+    with pytest.raises(UserError, match=r"give images of a size that it takes"):
+        models.called_once(Never(), "it", shape=(1, 8, 8), num_classes=3)
+    assert len(calls) == 3

@@ -23,6 +23,9 @@ from rlkd.data.coco_set import CocoSet
 CLASS_NAMES = ("circle", "square", "triangle", "cross", "star")
 """The kinds of shapes, in the order of their category ids, 1 to 5."""
 
+_LARGEST_SIZE = 4096
+_MOST_PIXELS = 2**30
+"""Of all scenes of a part together, which are held in memory: 3 GiB."""
 _MOST_SHAPES = 4
 _MOST_COVERED = 0.3
 """The share of the smaller of two boxes that both may cover; their IoU is then no higher."""
@@ -61,16 +64,17 @@ def shapes(*, train: int = 512, test: int = 256, size: int = 96, seed: int = 0) 
     A scene depends on the seed, its part and its row alone: a larger set begins with a smaller one.
 
     Args:
-        train: how many scenes to train on, 1 or more.
-        test: how many to test on, 1 or more.
-        size: height and width in pixels, 48 or more.
+        train: how many scenes to train on, 1 to 10^6, of 2^30 pixels in all.
+        test: how many to test on, likewise.
+        size: height and width in pixels, 48 to 4096.
         seed: of everything that is random, 0 or above.
 
     Raises:
         UserError: if an option is out of its range.
     """
-    for name, value, least in (("train", train, 1), ("test", test, 1), ("size", size, 48)):
-        arguments.count(f"data.{name}", value, least=least, most=10**6)
+    arguments.count("data.size", size, least=48, most=_LARGEST_SIZE)
+    for name, value in (("train", train), ("test", test)):
+        arguments.count(f"data.{name}", value, most=min(10**6, _MOST_PIXELS // size**2))
     arguments.seed("data.seed", seed)
     return DetectionSets(
         train=_generate(train, size, (seed, 0)),
@@ -86,9 +90,9 @@ def write_shapes(
 
     Args:
         folder: where to; made if it is not there, files of the same names are replaced.
-        train: how many scenes to train on, 1 or more.
-        test: how many to test on, 1 or more.
-        size: height and width in pixels, 48 or more.
+        train: how many scenes to train on, 1 to 10^6, of 2^30 pixels in all.
+        test: how many to test on, likewise.
+        size: height and width in pixels, 48 to 4096.
         seed: of everything that is random, 0 or above.
 
     Raises:

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import chain, product
+from time import monotonic
 from typing import Any
 
 import torch
@@ -24,6 +25,8 @@ DATA: Settings = ("data.channels", "data.image_size")
 _ROWS = 2
 _OTHERS = "images that can be read so (data=folder, say)"
 _CHANNELS = (3, 1)
+_LOOKING = 5.0
+"""Seconds after which no other shape is tried."""
 _SIZES = (32, 64, 96, 128, 160, 192, 224, 256, 299, 384, 448, 512)
 
 
@@ -156,7 +159,10 @@ def _remedy(network: nn.Module, shape: Shape, settings: Settings, *, trains: boo
     (channels, height, width), (channels_setting, size_setting) = shape, settings
     sizes = product(_SIZES, dict.fromkeys((channels, *_CHANNELS)))
     tries: list[Shape] = [(each, height, width) for each in _CHANNELS]
+    end = monotonic() + _LOOKING
     for one in (*tries, *((each, size, size) for size, each in sizes)):
+        if monotonic() > end:
+            break
         if _takes(network, one, trains=trains):
             given = [] if one[0] == channels else [(channels_setting, one[0])]
             given += [] if one[1:] == (height, width) else [(size_setting, one[1])]
