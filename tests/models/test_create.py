@@ -122,6 +122,15 @@ def test_a_factory_that_takes_in_channels_is_told_them(own_module: str, factory:
     assert model.state_dict()["weight"].shape == (4, 2, 1, 1)
 
 
+@pytest.mark.parametrize("name", ["segmentation:fcn_resnet50", "detection:ssd300_vgg16"])
+def test_a_factory_of_torchvision_fetches_no_weights(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", None)
+    made = create(f"torchvision.models.{name}", num_classes=3, trusted=())
+    assert sum(each.numel() for each in made.parameters()) > 10**6
+
+
 def test_a_class_is_a_factory_too() -> None:
     model = create("rlkd.models.cifar.resnet:ResNet", num_classes=4, in_channels=1, depth=8)
     assert isinstance(model, ResNet)

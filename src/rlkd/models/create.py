@@ -10,6 +10,7 @@ from rlkd.errors import UserError
 from rlkd.models import cifar, small
 from rlkd.models.factories import built, imported, timm_factory, unknown_name
 from rlkd.models.outputs import giving_logits
+from rlkd.trust import is_defined_in
 
 _PACKAGED: dict[str, Callable[..., nn.Module]] = {**cifar.BUILDERS, **small.BUILDERS}
 _ROOMS = ("rlkd.models", "torchvision.models", "timm.models")
@@ -77,7 +78,7 @@ def _elsewhere(
     factory = imported(name, source, attribute, trusted, rooms=_ROOMS, forms=_FORMS)
     if _takes_in_channels(factory, in_channels):
         arguments["in_channels"] = in_channels
-    return built(name, factory, arguments)
+    return built(name, factory, {**_without_weights(factory), **arguments})
 
 
 def _torchvision_factory(name: str) -> Callable[..., nn.Module]:
@@ -89,6 +90,14 @@ def _torchvision_factory(name: str) -> Callable[..., nn.Module]:
         candidates = [f"torchvision:{each}" for each in known]
         raise unknown_name(f"torchvision:{name}", candidates, forms=_FORMS)
     return models.get_model_builder(name)
+
+
+def _without_weights(factory: Callable[..., Any]) -> dict[str, None]:
+    """Return what keeps a factory of torchvision from fetching weights, as some do by default."""
+    if not is_defined_in(factory, ["torchvision"]):
+        return {}
+    named = inspect.signature(factory).parameters
+    return {each: None for each in ("weights", "weights_backbone") if each in named}
 
 
 def _takes_in_channels(factory: Callable[..., Any], in_channels: int) -> bool:
