@@ -36,6 +36,8 @@ def test_a_class_order_is_found_beside_a_file_and_others_are_not_refused(tmp_pat
     (tmp_path / "class_names.json").write_text("{")
     with pytest.raises(UserError, match=r"class_names\.json .* cannot be read: fix or remove"):
         check_order(tmp_path / "foreign.pth", ["anything"])
+    with pytest.raises(UserError, match=r"class_names\.json is to name the classes of the run and"):
+        keep_order(RunFolder(tmp_path), ["anything"])
 
 
 def test_the_ids_of_imagenet_and_its_names_are_told_apart(tmp_path: Path) -> None:

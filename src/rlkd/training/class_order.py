@@ -169,6 +169,7 @@ def _names(told: Path, subject: Path) -> list[str]:
             raise TypeError
         return list(map(str, names))
     except (UserError, KeyError, TypeError):
+        whose = "the run" if subject == told else subject.name
         raise UserError(
-            f"{told} is to name the classes of {subject.name} and cannot be read: fix or remove it"
+            f"{told} is to name the classes of {whose} and cannot be read: fix or remove it"
         ) from None

@@ -309,7 +309,8 @@ def _still_queued(options: LauncherOptions, folder: Path) -> list[_Submitted]:
     found: list[_Submitted] = []
     held = read_json(kept, "remove it once squeue shows no job of this comparison")
     if not isinstance(held, dict) or not all(
-        job_id.isalnum() and isinstance(names, list) for job_id, names in held.items()
+        job_id.replace("_", "").isalnum() and isinstance(names, list)
+        for job_id, names in held.items()
     ):
         raise UserError(
             f"{kept} lists no jobs: remove it once squeue shows no job of this comparison"
