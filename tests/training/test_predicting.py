@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 from tests.training.refusal import Refuse, assert_told
 from tests.training.run_folders import DIGITS, SHAPES, classifier_run, detector_run
@@ -17,6 +18,8 @@ from rlkd import models
 from rlkd.cli import main
 from rlkd.data import digits as handwritten
 from rlkd.data.shapes import shapes
+from rlkd.models import create_detector
+from rlkd.training.detection import Detection
 from rlkd.training.prediction_folder import claim
 
 pytestmark = pytest.mark.usefixtures("plainly")
@@ -151,6 +154,25 @@ def test_imagenets_weights_are_not_fetched_only_to_be_replaced(
     assert predict(f"run={run.path}", f"images={scenes}", output) == 0
     told = refuse("train", *SHAPES, given, "task.student_pretrained=imagenet")
     assert_told(told, "has no published weights")
+
+
+def test_cocos_weights_are_not_fetched_only_to_be_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "torchvision:fasterrcnn_resnet50_fpn"
+    trained = create_detector(name, num_classes=6, in_published_form=True)
+    models.save_weights(trained, tmp_path / "student.safetensors")
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", None)
+    held = {"name": name, "checkpoint": str(tmp_path / "student.safetensors")}
+    node = OmegaConf.create({"student": held}).student
+    loaded = Detection(student_pretrained="coco").network(
+        node, "student", shapes(train=1, test=1).train, trains=False
+    )
+    published: Any = trained.backbone.body.bn1
+    norm: Any = loaded.backbone.body.bn1
+    assert (type(norm), norm.eps) == (type(published), 0.0)  # as torchvision's is
+    for key, value in trained.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], value)
 
 
 @pytest.mark.parametrize(

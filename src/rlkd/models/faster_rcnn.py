@@ -5,7 +5,8 @@ from functools import partial
 from typing import Any
 
 from torch import nn
-from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection import FasterRCNN, fasterrcnn_resnet50_fpn
+from torchvision.models.detection._utils import overwrite_eps
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.ops import MultiScaleRoIAlign
@@ -132,6 +133,7 @@ def torchvision_detector(
     regions_per_image: int = 512,
     pretrained: bool = False,
     pretrained_backbone: bool = False,
+    in_published_form: bool = False,
     **further: Any,
 ) -> FasterRCNN:
     """Build a Faster R-CNN as torchvision does.
@@ -147,6 +149,8 @@ def torchvision_detector(
         regions_per_image: that training samples.
         pretrained: load the weights published for COCO, which know 91 classes.
         pretrained_backbone: start the backbone from its published weights.
+        in_published_form: build what `pretrained` does, for other weights of it; nothing is
+            fetched.
         **further: of the builder and of torchvision's `FasterRCNN`.
 
     Raises:
@@ -167,7 +171,11 @@ def torchvision_detector(
         **_transform_options(name, min_size, max_size, mean, std),
         **further,
     )
-    return fetched(name, build) if pretrained or pretrained_backbone else build()
+    made = fetched(name, build) if pretrained or pretrained_backbone else build()
+    if in_published_form and builder is fasterrcnn_resnet50_fpn:  # other forms do not differ
+        freeze_norms(made)
+        overwrite_eps(made, 0.0)
+    return made
 
 
 def _transform_options(

@@ -35,7 +35,7 @@ from rlkd.training.detection_measure import (
     require_pycocotools,
     write_detections,
 )
-from rlkd.training.detection_options import PRETRAINED, DetectionOptions
+from rlkd.training.detection_options import PRETRAINED, REPLACED, DetectionOptions
 from rlkd.training.detection_predict import predict_images, prediction_rows
 from rlkd.training.detector import DetectorDistiller
 from rlkd.training.exportable import exportable_detector
@@ -186,7 +186,7 @@ class Detection(DetectionOptions):
             node: the `teacher` or `student` node.
             role: its name, for messages.
             images: give the classes.
-            trains: whether it goes on learning; if not, a checkpoint stands in for ImageNet's
+            trains: whether it goes on learning; if not, a checkpoint stands in for published
                 weights, which then are not fetched.
 
         Raises:
@@ -200,9 +200,9 @@ class Detection(DetectionOptions):
                 "at null, and give task.detector.min_size"
             )
         given = getattr(self, f"{role}_pretrained")
-        if given == "imagenet" and not trains and node.checkpoint is not None:
-            given = None
         further = {**self.detector_options, **PRETRAINED[given]}
+        if not trains and node.checkpoint is not None:
+            further = {**self.detector_options, **REPLACED[given]}
         if node.get("classes") is not None:
             raise UserError(f"{role}.classes is for task=classification: leave it at null")
         path = None if node.checkpoint is None else Path(node.checkpoint)

@@ -14,6 +14,12 @@ PRETRAINED: Mapping[str | None, dict[str, bool]] = {
     "coco": {"pretrained": True},
 }
 """What `create_detector` is told for each value of `student_pretrained`, `teacher_pretrained`."""
+REPLACED: Mapping[str | None, dict[str, bool]] = {
+    None: {},
+    "imagenet": {},
+    "coco": {"in_published_form": True},
+}
+"""Likewise, where a checkpoint's weights are loaded in place of those."""
 
 _ONE = ("max_size", "fpn_channels", "representation_size", "regions_per_image")
 _SEVERAL = ("min_size", "anchor_sizes")

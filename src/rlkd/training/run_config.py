@@ -69,7 +69,9 @@ def configured(overrides: Iterable[str], *, run: str | None = None) -> DictConfi
         raise UserError(f"{folder.path} has no config.yaml: give run=FOLDER of a run of rlkd")
     config = read_config(folder.config, "restore the file or repeat the run")
     if not isinstance(config.get("student"), DictConfig):
-        raise UserError(f"{folder.config} is not the configuration of a run of rlkd")
+        raise UserError(
+            f"{folder.config} is not the configuration of a run of rlkd: it has no section student"
+        )
     _require_resolved(config, folder.config)
     settings, trusted = parted(overrides)
     trust(config, trusted, held_by=str(folder.config))
@@ -80,6 +82,8 @@ def configured(overrides: Iterable[str], *, run: str | None = None) -> DictConfi
         config.lock = CHOICES[0]  # whatever it was for the run
         if "download" in config.data:
             config.data.download = False
+        if "teacher_pretrained" in config.task:  # the student's own weights are loaded
+            config.task.teacher_pretrained = None
         OmegaConf.set_struct(config, True)
         apply(config, settings)
         require_whole(config)
