@@ -38,7 +38,11 @@ AGENTS: dict[str, Callable[[], TemperatureSource]] = {
 
 
 @pytest.mark.parametrize(
-    ("name", "performance"), [*((each, "foreground") for each in AGENTS), ("probe", "loss")]
+    ("name", "performance"),
+    [
+        *(pytest.param(each, "foreground", marks=pytest.mark.long) for each in AGENTS),
+        ("probe", "loss"),
+    ],
 )
 def test_a_detector_steps_with_an_agent(name: str, performance: str, real: Place) -> None:
     source = AGENTS[name]()
