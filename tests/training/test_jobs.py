@@ -1,5 +1,6 @@
 """Runs as jobs of this machine, and what a job does when it is stopped."""
 
+import json
 import os
 import re
 import signal
@@ -89,6 +90,8 @@ def test_a_job_of_this_machine_does_two_runs_and_one_that_fails_is_told_with_its
     assert "1 of 2" not in (out / "compare.md").read_text()
     (submitted,) = log.parent.glob("*_submitted.pkl")
     assert submitit.core.utils.DelayedSubmission.load(submitted).args[1] == "5"
+    (outcome,) = log.parent.glob("*_0_result.json")
+    assert [each is None for each in json.loads(outcome.read_text())] == [True, False]
 
     # what a job has done is complete to the process that asked for it, and gets no job again
     first, _ = plan(swept)
@@ -143,11 +146,8 @@ def test_jobs_that_run_at_once_are_submitted_with_gpus_of_their_own(
         def done(self) -> bool:
             return True
 
-        def results(self) -> list[list[None]]:
-            return [[None]]
-
         def task(self, _: int) -> Mock:
-            return Mock()
+            return Mock(paths=Mock(result_pickle=tmp_path / "1_0_result.pkl"))
 
     class Executor:
         def map_array(self, _: RunCells, settings: list[str], gpus: list[str]) -> list[Job]:
@@ -155,6 +155,7 @@ def test_jobs_that_run_at_once_are_submitted_with_gpus_of_their_own(
             return [Job() for _ in settings]
 
     submitted: list[list[str]] = []
+    (tmp_path / "1_0_result.json").write_text("[null]")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
     monkeypatch.setattr(jobs, "make_executor", lambda *_: Executor())
     planned = plan(grid(teacher_file, tmp_path / "out", "seed=0,1,2,3,4"))

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -116,7 +117,7 @@ def test_jobs_that_slurm_still_has_are_waited_for_and_not_submitted_again(
 def test_a_sweep_that_changes_keeps_the_jobs_of_the_earlier_one(
     teacher_file: Path, tmp_path: Path, programs: Programs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(submitit.SlurmJob, "_results_timeout_s", 0)
+    monkeypatch.setattr(jobs, "_UNTIL_SEEN", 0)
     folder = tmp_path / "jobs"
     folder.mkdir()
     planned = plan(grid(teacher_file, tmp_path / "out", "seed=0,1,2,3"))
@@ -125,11 +126,10 @@ def test_a_sweep_that_changes_keeps_the_jobs_of_the_earlier_one(
     before = {"20": ["old", names[0]], "21": [names[1]], "22": [names[2]], "23": ["other"]}
     (folder / "jobs.json").write_text(json.dumps(before))
 
-    def leave(job: str, outcome: tuple[str, object]) -> None:
-        (folder / f"{job}_0_result.pkl").write_bytes(pickle.dumps(outcome))
-
-    leave("20", ("success", ["of the old", None]))
-    leave("21", ("error", "Traceback (most recent call last):\n  somewhere\nValueError: no\n"))
+    for job in ("20", "21"):
+        (folder / f"{job}_0_result.pkl").write_bytes(b"is not read")
+    (folder / "20_0_result.json").write_text('["of the old", null]')
+    (folder / "21_0_log.out").write_text("Traceback:\n  somewhere\nValueError: no\n")
     (folder / "22_0_log.out").write_text("epoch 1\nslurmstepd: error: oom_kill event\n\n")
     done = {"20": "RUNNING", "21": "RUNNING", "22": "OUT_OF_MEMORY", "23": "RUNNING"}
     first = tmp_path / "asked"
@@ -140,10 +140,11 @@ def test_a_sweep_that_changes_keeps_the_jobs_of_the_earlier_one(
         "print('JobID|State')\n"
         f"for name, state in {done!r}.items():\n"
         "    print(name, state if asked else 'RUNNING', sep='|')",
-        sbatch="import pathlib, pickle\n"
+        sbatch="import pathlib\n"
         f"pathlib.Path({str(first)!r}).touch()\n"
         f"folder = pathlib.Path({str(folder)!r})\n"
-        "(folder / '24_0_result.pkl').write_bytes(pickle.dumps(('success', [None])))\n"
+        "(folder / '24_0_result.pkl').touch()\n"
+        "(folder / '24_0_result.json').write_text('[null]')\n"
         "print('Submitted batch job 24')",
     )
     said = io.StringIO()
@@ -173,3 +174,59 @@ def test_what_sbatch_refuses_is_told_in_its_words(
         list(jobs.in_jobs(planned, chosen, tmp_path / "jobs", silent()))
     assert_told(str(refused.value), "^launcher.cluster=slurm .*: Invalid account; correct launcher")
     assert capsys.readouterr().err == ""
+
+
+class Planted:
+    """Makes a file where it is unpickled."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.place,)
+
+
+def test_what_somebody_left_in_the_folder_of_jobs_is_never_run(
+    teacher_file: Path, tmp_path: Path, programs: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "_UNTIL_SEEN", 0)
+    folder, ran = tmp_path / "jobs", tmp_path / "ran"
+    folder.mkdir()
+    planned = plan(grid(teacher_file, tmp_path / "out", "seed=0,1"))
+    (folder / "jobs.json").write_text(json.dumps({"123": [planned[0].path.name]}))
+    code = pickle.dumps(Planted(ran))
+    for name in ("123_0_result.pkl", "124_submitted.pkl", "124_0_result.pkl"):
+        (folder / name).write_bytes(code)
+    (folder / "124_0_log.out").symlink_to(ran)
+    programs(
+        srun="",
+        sacct="print('JobID|State\\n123|RUNNING\\n124|FAILED')",
+        sbatch="import pathlib\n"
+        f"left = sorted(each.name for each in pathlib.Path({str(folder)!r}).glob('124*'))\n"
+        "assert not left, left\n"
+        "print('Submitted batch job 124')",
+    )
+    outcomes = dict(jobs.in_jobs(planned, launcher("launcher=submitit_slurm"), folder, silent()))
+    log = str(folder / "{}_0_log.out")
+    assert outcomes == {
+        0: f"it left no outcome (log: {log.format(123)})",
+        1: f"FAILED: it left no outcome (log: {log.format(124)})",
+    }
+    assert not ran.exists()
+
+
+def test_a_list_of_jobs_from_the_future_keeps_no_job_that_slurm_does_not_know(
+    tmp_path: Path, programs: Programs
+) -> None:
+    programs(sacct="print('JobID|State')", srun="")
+    kept = tmp_path / "jobs.json"
+    kept.write_text('{"8": ["a"]}')
+    os.utime(kept, (0, time.time() + 10**6))
+    assert jobs._still_queued(launcher("launcher=submitit_slurm"), tmp_path) == []
+
+
+@pytest.mark.parametrize("held", [{"../8": ["a"]}, {"8": [[]]}, {"8": "a"}, []])
+def test_what_lists_no_jobs_is_refused(held: object, tmp_path: Path) -> None:
+    (tmp_path / "jobs.json").write_text(json.dumps(held))
+    with pytest.raises(UserError, match=r"lists no jobs: remove it once squeue shows"):
+        jobs._still_queued(launcher("launcher=submitit_slurm"), tmp_path)

@@ -12,13 +12,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, cast
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from rlkd.errors import UserError
+from rlkd.regular_files import open_regular
 from rlkd.reporting.escaping import say, say_trace
 from rlkd.reporting.files import write_text
 from rlkd.text_files import read_json
@@ -40,6 +42,13 @@ _GOING_ON = (
 """How SLURM's states of a job begin that it has not ended in, or that it is started again from."""
 _UNTIL_KNOWN = 600.0
 """Seconds in which SLURM's accounting may not know a job yet."""
+_UNTIL_SEEN = 15.0
+"""Seconds in which a slow file system shows what a job that has ended wrote."""
+_LOG_END = 2**14
+"""Bytes of a log in which its last line is looked for."""
+_JOB_ID = re.compile(r"\d{1,18}(_\d{1,9})?")
+_OF_A_JOB = re.compile(r"\d+(_\d+)?_(submitted\.pkl|\d+_result\.(pkl|json))(\.save_tmp)?")
+"""The names of submitit's pickles, and of our outcomes."""
 _UNTIL_KILLED = 60.0
 """Seconds that a job waits to be killed by SLURM, which allows it 30 unless set otherwise."""
 
@@ -67,7 +76,11 @@ class RunCells:
         if gpus is not None:
             os.environ[_GPUS_VARIABLE] = gpus
         with loaded_once():
-            return [self._outcome(each) for each in settings]
+            outcomes = [self._outcome(each) for each in settings]
+        if "SUBMITIT_FOLDER" in os.environ:
+            paths = _submitit().JobEnvironment().paths
+            write_text(_outcome_file(paths), json.dumps(outcomes))
+        return outcomes
 
     def checkpoint(self, settings: Sequence[str], gpus: str | None) -> Any:
         """Return what a job that is put back does next: the same."""
@@ -134,6 +147,7 @@ def in_jobs(
         return
     executor = make_executor(options, folder)
     queued = _still_queued(options, folder)
+    _clear(folder, queued)
     running = [each for each in queued if not by_name.keys().isdisjoint(each.names)]
     others = [each for each in queued if each not in running]
     taken = {*complete, *(name for each in running for name in each.names)}
@@ -267,31 +281,73 @@ def _complete(planned: Planned) -> bool:
     return RunFolder(planned.path).complete
 
 
+def _outcome_file(paths: Any) -> Path:
+    """Return where a job leaves its outcome, JSON.
+
+    submitit leaves it in a pickle too, which is never read: the folder of a comparison may be
+    somebody else's, and a pickle is code.
+    """
+    return paths.result_pickle.with_suffix(".json")
+
+
+def _clear(folder: Path, queued: Sequence[_Submitted]) -> None:
+    """Remove what jobs that have ended left, lest a new one of the same number take it for its own.
+
+    What a new job does is a pickle, found by its number. Links go too: logs are written there.
+    """
+    kept = tuple(f"{each.job.job_id}_" for each in queued)
+    try:
+        if folder.is_symlink():
+            raise UserError(f"{folder} is a link: put a folder in its place, or remove it")
+        for each in list(folder.iterdir()) if folder.is_dir() else []:
+            old = _OF_A_JOB.fullmatch(each.name) and not each.name.startswith(kept)
+            if old or each.is_symlink():
+                each.unlink()
+    except OSError as error:
+        raise UserError(f"cannot clear {folder} ({error}): remove it") from error
+
+
 def _outcomes(
     ended: _Submitted, planned: Sequence[Planned], by_name: dict[str, int]
 ) -> Iterator[tuple[int, str | None]]:
     """Yield how the runs of a job ended: as it says, or, if it says nothing, as they stand."""
-    log, reason = ended.job.task(0).paths.stdout, None
+    paths, reason = ended.job.task(0).paths, None
     failures: list[str | None] = [None] * len(ended.names)
     try:
-        failures = ended.job.results()[0]
-    except Exception as error:  # submitit's, whatever ended the job
-        reason = _reason(error)
+        failures = _read_outcomes(_outcome_file(paths), len(ended.names))
+    except UserError:
+        reason = _reason(ended.job, paths.stdout)
     for name, failure in zip(ended.names, failures, strict=True):
         if (number := by_name.get(name)) is None:
             continue  # of an earlier sweep
         if reason is not None and not _complete(planned[number]):
             failure = reason
-        yield number, None if failure is None else f"{failure} (log: {log})"
+        yield number, None if failure is None else f"{failure} (log: {paths.stdout})"
 
 
-def _reason(error: Exception) -> str:
-    """Return the state of a job that left no outcome, and the last line of its trace or log."""
-    before, *quoted = re.split(r"\n-{20,}\n", str(error))  # submitit's, above and below
-    lines = (quoted[0] if quoted else before).strip().splitlines()
-    last = lines[-1].strip() if lines else type(error).__name__
-    state = re.search(r"\(state: (.+?)\)", before)
-    return last if state is None else f"{state[1]}: {last}"
+def _read_outcomes(path: Path, count: int) -> list[str | None]:
+    deadline = time.monotonic() + _UNTIL_SEEN
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
+    held = read_json(path, "see the job's log")
+    if not isinstance(held, list) or [type(each) in (str, NoneType) for each in held] != (
+        [True] * count
+    ):
+        raise UserError(f"{path} is no outcome of {count} runs: see the job's log")
+    return held
+
+
+def _reason(job: Any, log: Path) -> str:
+    """Return the state of a job that left no outcome, and the last line of its log."""
+    try:
+        with open_regular(log) as file:
+            file.seek(max(os.fstat(file.fileno()).st_size - _LOG_END, 0))
+            lines = file.read(_LOG_END).decode(errors="replace").strip().splitlines()
+    except OSError:
+        lines = []
+    last, state = lines[-1].strip() if lines else "it left no outcome", job.state
+    # Of a job that has ended, the accounting may know no more yet than that it began.
+    return last if state.startswith((*_GOING_ON, "UNKNOWN")) else f"{state}: {last}"
 
 
 def _remember(jobs: Sequence[_Submitted], folder: Path) -> None:
@@ -304,13 +360,15 @@ def _still_queued(options: LauncherOptions, folder: Path) -> list[_Submitted]:
     kept = folder / "jobs.json"
     if options.cluster != "slurm" or not kept.is_file():
         return []
-    young = time.time() - kept.stat().st_mtime < _UNTIL_KNOWN
+    young = 0 <= time.time() - kept.stat().st_mtime < _UNTIL_KNOWN
     going_on = (*_GOING_ON, "UNKNOWN") if young else _GOING_ON
     found: list[_Submitted] = []
     held = read_json(kept, "remove it once squeue shows no job of this comparison")
     if not isinstance(held, dict) or not all(
-        job_id.replace("_", "").isalnum() and isinstance(names, list)
-        for job_id, names in held.items()
+        _JOB_ID.fullmatch(job_id)
+        and isinstance(names, list)
+        and all(isinstance(each, str) for each in cast("list[Any]", names))
+        for job_id, names in cast("dict[str, Any]", held).items()
     ):
         raise UserError(
             f"{kept} lists no jobs: remove it once squeue shows no job of this comparison"
