@@ -20,7 +20,9 @@ from tests.training.stored import (
 )
 
 from rlkd.errors import UserError
+from rlkd.reporting import ImageCounts
 from rlkd.training.checkpoint_store import CheckpointStore
+from rlkd.training.run_folder import RunFolder
 
 
 @pytest.fixture
@@ -165,6 +167,46 @@ def test_without_the_list_nothing_is_trusted_until_somebody_does(store: Checkpoi
     ]
     (store.folder / "SHA256SUMS").write_text("".join(lines))
     assert step_of(store.sound(silent)) == 9
+
+
+@pytest.mark.parametrize("digits", [19, 300, 5000])
+def test_a_line_of_no_step_that_a_run_can_reach_counts_as_none(
+    digits: int, store: CheckpointStore
+) -> None:
+    sums = store.folder / "SHA256SUMS"
+    sums.write_text(f"{'0' * 64}  step-{'9' * digits}.ckpt\n{sums.read_text()}")
+    assert step_of(store.sound(silent)) == 9
+
+
+def test_a_list_that_is_no_file_is_named(store: CheckpointStore) -> None:
+    sums = store.folder / "SHA256SUMS"
+    sums.unlink()
+    os.mkfifo(sums)
+    told = r"cannot read .*SHA256SUMS \(it is a FIFO, .*\): put back a copy of it, or remove it$"
+    with pytest.raises(UserError, match=told):
+        store.sound(silent)
+    with pytest.raises(UserError, match=told):
+        _ = store.newest
+
+
+def test_somebodys_files_beside_the_checkpoints_stay(store: CheckpointStore) -> None:
+    for name in (".notes.tmp", ".step-x.ckpt.tmp", ".step-12.ckpt.tmp"):
+        (store.folder / name).write_text("somebody's")
+    assert step_of(store.sound(silent)) == 9
+    assert [each for each in names(store) if each[0] == "."] == [".notes.tmp", ".step-x.ckpt.tmp"]
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "tensorboard"])
+def test_a_link_to_another_folder_in_a_run_is_refused(name: str, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / ".step-3.ckpt.tmp").write_text("somebody's")
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    (folder.path / name).symlink_to(other)
+    with pytest.raises(UserError, match=f"run/{name} is a link, .* put the folder itself in"):
+        folder.claim("seed: 0", ImageCounts(1, 1, 1), "", tell=silent)
+    assert [each.name for each in other.iterdir()] == [".step-3.ckpt.tmp"]
 
 
 def test_where_all_are_damaged_they_are_left_and_told(store: CheckpointStore) -> None:

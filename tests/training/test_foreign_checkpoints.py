@@ -224,6 +224,17 @@ def test_what_is_not_this_runs_is_named(change: str, begun: Begun, tmp_path: Pat
     assert len(fault) < 400
 
 
+@pytest.mark.parametrize("make", [list[Any], lambda inner: dict(enumerate(inner))])
+def test_lists_that_hold_one_another_many_times_are_not_walked_through(
+    make: Callable[[list[Any]], Any], begun: Begun, tmp_path: Path
+) -> None:
+    nested: Any = []
+    for _ in range(14):
+        nested = make([nested] * 10)
+    fault = begun.fault_after(put(("loops", "a"), nested), tmp_path / "step-8.ckpt")
+    assert fault == "is no checkpoint of this run (it holds too much)"
+
+
 def listed_anew(folder: RunFolder, place: Path) -> None:
     store = folder.checkpoints
     sha256 = hashlib.sha256(place.read_bytes()).hexdigest()

@@ -123,7 +123,7 @@ def test_what_a_kill_during_a_write_leaves_behind_does_no_harm(
     folder.result.unlink()
     folder.report.unlink()
     (folder.path / ".report.html.rlkd-0123456789abcdef.tmp").write_text("half a page")
-    for name in (".step-12.ckpt.tmp", ".SHA256SUMS.123.tmp"):
+    for name in (".step-12.ckpt.tmp", ".SHA256SUMS.rlkd-0123456789abcdef.tmp"):
         (folder.checkpoints.folder / name).write_bytes(b"half a file")
     running.run(config, console=silent())
     assert folder.report.is_file()

@@ -27,6 +27,8 @@ from rlkd.training.module import StudentModule
 from rlkd.training.progress import Clock
 
 _DEPTH = 20
+_PARTS_AT_MOST = 4_000_000
+"""Values that a checkpoint may hold: one that holds a list many times, nested, is endless."""
 _PARTS = {
     *("epoch", "global_step", "state_dict", "loops", "callbacks", "optimizer_states"),
     *("lr_schedulers", "rlkd", "pytorch-lightning_version"),
@@ -46,6 +48,7 @@ def content_fault(place: Path, trainer: L.Trainer, module: StudentModule) -> str
     before = copy.deepcopy(module.state_dict())
     try:
         held = read_weights(place)
+        _check_size(held)
         require(held.keys() >= _PARTS, f"it lacks {', '.join(sorted(_PARTS - held.keys()))}")
         Version(held["pytorch-lightning_version"])  # Lightning brings older ones up to date by it
         _check_weights(held["state_dict"], module)
@@ -63,6 +66,18 @@ def content_fault(place: Path, trainer: L.Trainer, module: StudentModule) -> str
     finally:
         module.load_state_dict(before)
     return None
+
+
+def _check_size(held: dict[str, Any]) -> None:
+    """Require that whatever walks through it comes to an end."""
+    waiting, left = list[Any]([held]), _PARTS_AT_MOST
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, dict | list | tuple):
+            inner = cast("list[Any]", each.values() if isinstance(each, dict) else each)
+            left -= len(inner)
+            require(left >= 0, "it holds too much")
+            waiting.extend(inner)
 
 
 def _check_weights(held: Mapping[str, Any], module: StudentModule) -> None:

@@ -17,18 +17,20 @@ from typing import Any
 
 import torch
 
-from rlkd.atomic import rename, sync, window
+from rlkd.atomic import remove_unfinished, rename, sync, window
 from rlkd.errors import UserError
-from rlkd.regular_files import open_regular, read_regular
-from rlkd.reporting.files import write_text
+from rlkd.regular_files import read_regular
+from rlkd.reporting.files import file_sha256, write_text
 
 SUMS = "SHA256SUMS"
 """In the format of coreutils: `sha256sum -c SHA256SUMS` checks the folder."""
 EARLIER = "last.ckpt"
 """The one checkpoint that earlier releases kept, without a checksum."""
 _MAX_SUMS = 2**20
-_PLACE = re.compile(r"step-(0|[1-9]\d*)\.ckpt")
-_LINE = re.compile(r"([0-9a-f]{64}) [ *]step-(0|[1-9]\d*)\.ckpt")
+_STEP = r"step-(0|[1-9][0-9]{0,17})\.ckpt"
+_PLACE = re.compile(_STEP)
+_UNFINISHED = re.compile(rf"\.{_STEP}\.tmp")
+_LINE = re.compile(rf"([0-9a-f]{{64}}) [ *]{_STEP}")
 
 
 class _HashedFile(io.BufferedWriter):
@@ -154,10 +156,12 @@ class CheckpointStore:
         """Move what was written and listed to its place; remove what was only begun."""
         for step, sha256 in self._listed():
             unfinished = _unfinished(self.place(step))
-            if unfinished.is_file() and _sha256(unfinished) == sha256:
+            if unfinished.is_file() and file_sha256(unfinished) == sha256:
                 rename(unfinished, self.place(step))
-        for unfinished in self.folder.glob(".*.tmp"):
-            unfinished.unlink()
+        for each in self.folder.glob(".step-*.ckpt.tmp"):
+            if _UNFINISHED.fullmatch(each.name):
+                each.unlink()
+        remove_unfinished(self.folder)
 
     def _fault(self, step: int, listed: list[tuple[int, str]]) -> str | None:
         place = self.place(step)
@@ -166,10 +170,10 @@ class CheckpointStore:
         if not place.exists():
             return f"is missing, though {SUMS} lists it"
         try:
-            if (step, _sha256(place)) not in listed:
+            if (step, file_sha256(place)) not in listed:
                 return f"is damaged (its SHA-256 is not the one in {SUMS})"
-        except OSError as error:
-            return f"cannot be read ({one_line(error)})"
+        except UserError as error:
+            return f"cannot be read ({one_line(error).removeprefix(f'cannot read {place}: ')})"
         return None
 
     def _refuse(self, faults: dict[Path, str]) -> None:
@@ -197,11 +201,19 @@ class CheckpointStore:
 
         Whatever has befallen the list, what is left of it counts: what stands beside a damaged
         line, or says two things of a step, of which one is right.
+
+        Raises:
+            UserError: if there is something in its place that cannot be read.
         """
         try:
             text = read_regular(self.folder / SUMS, _MAX_SUMS).decode(errors="replace")
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise UserError(
+                f"cannot read {self.folder / SUMS} ({error.strerror or error}): put back a copy of "
+                "it, or remove it"
+            ) from error
         return sorted((int(step), sha256) for sha256, step in _LINE.findall(text))
 
     def _list(self, sums: list[tuple[int, str]]) -> None:
@@ -216,8 +228,3 @@ def one_line(error: BaseException) -> str:
 
 def _unfinished(place: Path) -> Path:
     return place.with_name(f".{place.name}.tmp")
-
-
-def _sha256(path: Path) -> str:
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

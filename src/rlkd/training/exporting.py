@@ -1,6 +1,5 @@
 """The student in a file for use elsewhere: what `rlkd export` calls."""
 
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from rlkd.atomic import whole
 from rlkd.errors import UserError
 from rlkd.reporting import Result, versions
 from rlkd.reporting.escaping import say
-from rlkd.reporting.files import write_text
+from rlkd.reporting.files import file_sha256, write_text
 from rlkd.training import build
 from rlkd.training.export_formats import SUFFIXES
 from rlkd.training.lock import locked
@@ -86,7 +85,7 @@ def _export(
         "format": name,
         **ready.facts,
         "student_sha256": student,
-        "sha256": _sha256(path),
+        "sha256": file_sha256(path),
         "max_difference": difference,
         "versions": versions(),
     }
@@ -114,12 +113,7 @@ def _training(config: DictConfig, run: str | None) -> Training | None:
 
 def _fingerprint(config: DictConfig) -> str | None:
     checkpoint = config.student.checkpoint
-    return None if checkpoint is None else _sha256(Path(str(checkpoint)))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return None if checkpoint is None else file_sha256(Path(str(checkpoint)))
 
 
 def _format_and_path(words: dict[str, str]) -> tuple[str, Path]:

@@ -83,6 +83,8 @@ class _Lock:
                     break
             return self._lock()
         except OSError as error:
+            if os.path.islink(self.place) or os.path.isdir(self.place):
+                raise self._foreign() from None
             reason = error.strerror or str(error)
             raise UserError(
                 f"cannot write in {self.folder}: {reason}; choose a folder you may write to"
@@ -93,7 +95,7 @@ class _Lock:
         found = os.fstat(self.descriptor)
         if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
             self._close()
-            raise UserError(f"{self.place} is no lock of rlkd: remove it")
+            raise self._foreign()
         try:
             fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -113,6 +115,9 @@ class _Lock:
             os.ftruncate(self.descriptor, 0)
             os.pwrite(self.descriptor, _oneself().encode("utf-8", "backslashreplace"), 0)
         return None
+
+    def _foreign(self) -> UserError:
+        return UserError(f"{self.place} is no lock of rlkd: remove it")
 
     def leave(self) -> None:
         if self.descriptor not in _open:

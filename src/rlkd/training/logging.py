@@ -22,7 +22,7 @@ class EventsLogger(TensorBoardLogger):
     """
 
     def __init__(self, folder: RunFolder) -> None:
-        super().__init__(folder.path, name="", version="tensorboard")
+        super().__init__(folder.path, name="", version=folder.events.name)
 
     @property
     def log_dir(self) -> str:

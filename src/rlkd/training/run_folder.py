@@ -65,6 +65,11 @@ class RunFolder:
         return CheckpointStore(self.path / "checkpoints")
 
     @property
+    def events(self) -> Path:
+        """The folder of TensorBoard's events."""
+        return self.path / "tensorboard"
+
+    @property
     def checkpoint(self) -> Path | None:
         """The newest checkpoint; None where there is none."""
         return self.checkpoints.newest
@@ -113,8 +118,10 @@ class RunFolder:
 
         Raises:
             UserError: if it holds a different run, one that began on other images, one that has
-                ended and neither its student nor a checkpoint is there, or files that are no run's.
+                ended and neither its student nor a checkpoint is there, or files that are no run's;
+                or if a folder in it is a link, through which it would write elsewhere.
         """
+        self._refuse_links()
         self.require_same(config)
         self.require_images(images, sha256)
         # What a kill during the very first write left behind is no foreign file.
@@ -129,6 +136,14 @@ class RunFolder:
         self._repair(tell)
         write_text(self.config, config)
         write_text(self.images, json.dumps(_counts(images, sha256)))
+
+    def _refuse_links(self) -> None:
+        for each in (self.checkpoints.folder, self.events):
+            if each.is_symlink():
+                raise UserError(
+                    f"{each} is a link, through which the run would write and remove files "
+                    "elsewhere: put the folder itself in its place"
+                )
 
     def _repair(self, tell: Callable[[str], None]) -> None:
         """Make room for the student of a run that has ended, where something else is."""
