@@ -68,7 +68,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "lengthened": (lengthened, WRONG_SUM),
     "flipped": (flipped, WRONG_SUM),
     "unlisted": (unlisted, "is not listed in SHA256SUMS"),
-    "unreadable": (made_a_folder, r"cannot be read ([Errno 22] it is a folder, not a regular file"),
+    "unreadable": (made_a_folder, r"cannot be read (it is a folder, not a regular file"),
 }
 
 
