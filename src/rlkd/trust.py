@@ -15,6 +15,7 @@ merely imported (`mine.run`, of subprocess) is known by where it was defined, an
 import importlib
 import sys
 from collections.abc import Collection
+from importlib.util import find_spec
 
 from rlkd.errors import UserError
 
@@ -31,8 +32,8 @@ def packages(given: str) -> list[str]:
         given: such as "mine" or "mine.losses,other", with or without brackets.
 
     Raises:
-        UserError: for what is no name of a package, and for a package of Python or of `ROOTS`: in
-            those there is code that writes and runs whatever it is given.
+        UserError: for what is no name of a package, for a package that is not there, and for one of
+            Python or of `ROOTS`: in those there is code that writes and runs whatever it is given.
     """
     named = [each.strip() for each in given.strip().removeprefix("[").removesuffix("]").split(",")]
     for each in named:
@@ -42,6 +43,12 @@ def packages(given: str) -> list[str]:
             raise UserError(
                 f"{TRUST}={given}: {each} has code that runs and writes whatever it is given; give "
                 "packages of your own"
+            )
+        root = each.partition(".")[0]
+        if root not in sys.modules and find_spec(root) is None:
+            raise UserError(
+                f"{TRUST}={given}: there is no package {root}; install it, or add its folder to "
+                "PYTHONPATH"
             )
     return named
 

@@ -33,7 +33,11 @@ def run(tmp_path: Path) -> RunFolder:
 
 @pytest.fixture
 def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A package that leaves a file when it is imported, and has things of its own and others."""
+    """A package that leaves a file when it is imported, and has things of its own and others.
+
+    Beside it is another, `other`.
+    """
+    (tmp_path / "other.py").touch()
     (tmp_path / "mine.py").write_text(
         "from os import system\n"
         "from subprocess import run\n"
@@ -141,6 +145,13 @@ NOT_FOR_IT = {
     "optimizer._target_=torch.save": "optimizer is made of what torch.optim",
     "optimizer._target_=torch.optim.lr_scheduler.StepLR": "optimizer is made of what torch.optim",
     "optimizer._target_=torch.os.system": "cannot import 'torch.os'",
+    "optimizer._target_=torch.optim.Optimizer": "optimizer is made of what torch.optim",
+    "optimizer._target_=torch.optim.swa_utils.update_bn": "optimizer is made of what torch.optim",
+    "scheduler._target_=torch.optim.lr_scheduler.LRScheduler": "scheduler is made of what torch",
+    "scheduler._target_=timm.scheduler.CosineLRScheduler": "wrap it in .*add trust=that_package",
+    "data._target_=rlkd.data.sets.Dataset": "data is made of what rlkd.data",
+    "data._target_=rlkd.data.coco.DetectionSets": "data is made of what rlkd.data",
+    "method.terms.kd.loss._target_=torch.nn.functional.cross_entropy": "wrap it in a function",
     "optimizer._target_=torch.nn.Linear": "optimizer is made of what torch.optim",
     "scheduler._target_=torch.optim.SGD": "scheduler is made of what torch.optim",
     "temperature._target_=rlkd.losses.kd": "temperature is made of what rlkd.agent",
@@ -179,6 +190,26 @@ def test_what_a_place_takes_is_built() -> None:
     assert set(PLACES) == {"data", "method", "temperature", "optimizer", "scheduler", "task"}
     config = configure(["optimizer=adamw", "optimizer._target_=torch.optim.RMSprop"])
     assert isinstance(build.optimizer(config)([torch.zeros(1)]), torch.optim.RMSprop)
+
+
+def test_a_schedule_of_transformers_is_built() -> None:
+    name = "transformers.get_cosine_schedule_with_warmup"
+    settings = ["scheduler=constant", "~scheduler.factor", f"scheduler._target_={name}"]
+    settings += ["+scheduler.num_warmup_steps=2", "+scheduler.num_training_steps=8"]
+    maker, by = build.scheduler(configure(settings))
+    assert by == "epoch"
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+    schedule: Any = maker(optimizer)
+    assert schedule.get_last_lr() == [0.0]
+    optimizer.step()
+    schedule.step()
+    assert schedule.get_last_lr() == [0.05]
+
+
+@pytest.mark.parametrize("name", ["fused", "foreach"])
+def test_a_flag_that_is_null_by_default_may_be_set(name: str) -> None:
+    maker = build.optimizer(configure(["optimizer=adamw", f"+optimizer.{name}=true"]))
+    assert maker([torch.zeros(1)]).defaults[name] is True
 
 
 @pytest.mark.long
@@ -228,6 +259,11 @@ def test_what_a_trusted_package_imported_is_taken_where_it_is_of_the_kind(mine: 
         build.temperature(config, num_classes=10)
 
 
+def test_a_package_that_is_not_there_is_refused_by_name() -> None:
+    with pytest.raises(UserError, match=r"^trust=rlkd_own\.net: there is no package rlkd_own;"):
+        configure(["trust=rlkd_own.net"])
+
+
 @pytest.mark.parametrize(
     "given", ["", "os", "mine,os", "rlkd", "torch.hub", "a-b", "mine:net", "builtins", "a,,b", "*"]
 )
@@ -238,14 +274,16 @@ def test_only_packages_of_ones_own_can_be_trusted(given: str) -> None:
         configure([f"trust={given}"])
 
 
-def test_a_file_of_groups_says_nothing_of_trust(tmp_path: Path) -> None:
+def test_a_file_of_groups_says_nothing_of_trust(mine: str, tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "own.yaml").write_text("# @package _global_\ntrust: [mine]\n")
     with pytest.raises(UserError, match=r"holds trust, which is given on the command line alone"):
         configure([f"configs={tmp_path}", "experiment=own"])
+    with pytest.raises(UserError, match=r"^~trust: nobody is trusted unless trust="):
+        configure(["~trust"])
     for given in ("trust.0=os", "+trust=os", "~trust"):
         with pytest.raises(UserError):
-            configure(["trust=mine", given])
+            configure([f"trust={mine}", given])
 
 
 def test_a_sweep_and_its_jobs_trust_what_the_command_does(mine: str, tmp_path: Path) -> None:
@@ -264,13 +302,15 @@ def test_a_sweep_and_its_jobs_trust_what_the_command_does(mine: str, tmp_path: P
     assert "teacher convnet_small has no weights" in failed
 
 
-def test_a_comparison_does_not_keep_whom_it_trusted(tmp_path: Path) -> None:
-    planned = plan(["trust=mine", "seed=0,1", f"output={tmp_path}"])
+def test_a_comparison_does_not_keep_whom_it_trusted(mine: str, tmp_path: Path) -> None:
+    planned = plan([f"trust={mine}", "seed=0,1", f"output={tmp_path}"])
     assert all("trust" not in key for key in comparing._cell(planned[0]).config)
 
 
 def test_a_stored_run_fetches_nothing(run: RunFolder) -> None:
     _put(run, "data.download", True)
+    _put(run, "task.teacher_pretrained", "coco")
+    assert configured([], run=str(run.path)).task.teacher_pretrained is None
     assert configured([], run=str(run.path)).data.download is False
     assert configured(["data.download=true"], run=str(run.path)).data.download is True
 

@@ -259,7 +259,7 @@ def scheduler(config: DictConfig, *, steps_per_epoch: int = 1) -> tuple[Schedule
         for number in range(min(steps, options.epochs, _REHEARSED)):
             schedule.step()
             rate = float(rehearsed.param_groups[0]["lr"])
-            if not abs(rate) <= torch.finfo(torch.float32).max:
+            if not abs(rate) <= arguments.LARGEST:
                 raise ValueError(f"from {by} {number + 1} on the learning rate is {rate:.1g}")
     return maker, by
 
@@ -311,6 +311,10 @@ def _check_settings(section: str, maker: Any) -> None:
                 continue
             if isinstance(default, bool):
                 arguments.flag(key, value)
+            elif isinstance(value, bool) and (
+                "bool" in str(kind) or (default is None and kind is parameter.empty)
+            ):
+                continue  # such as `fused: bool | None = None`
             elif kind in (int, "int"):
                 arguments.count(key, value, least=-1)
             elif isinstance(default, int | float) or isinstance(value, bool | int | float):

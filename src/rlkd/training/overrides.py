@@ -72,6 +72,8 @@ def parted(overrides: Iterable[str]) -> tuple[list[Override], list[str]]:
     settings, trusted = list[Override](), list[str]()
     for each in map(parse, overrides):
         require_one_value(each)
+        if each.key_or_group == TRUST and each.is_delete():
+            raise UserError(f"{each.input_line}: nobody is trusted unless {TRUST}=... is given")
         if each.key_or_group == TRUST:
             trusted += packages(str(each.value() or ""))
         else:

@@ -52,18 +52,27 @@ class Place:
     """Whether parts of it may be anything that the rooms define."""
     later: bool = False
     """Whether the run calls what was made, to make one of the kinds."""
+    unannotated: tuple[str, ...] = ()
+    """Modules whose functions make one of the kinds, though they are not annotated to."""
 
     def takes(self, thing: object) -> bool:
-        """Return whether it is a class of the kinds, or a function that is annotated to return one.
+        """Return whether it is a class below the kinds, or a function that returns one of them.
 
         Where there are parts, it may be any class or function of the rooms.
         """
+        is_function = inspect.isfunction(thing)
+        if is_function and is_defined_in(thing, self.unannotated):
+            return True
         if not is_defined_in(thing, self.rooms):
             return False
-        is_function = inspect.isfunction(thing)
         if self.of_parts:
             return is_function or inspect.isclass(thing)
-        made = inspect.get_annotations(thing, eval_str=True).get("return") if is_function else thing
+        if inspect.isclass(thing):
+            return issubclass(thing, self.kinds) and thing not in self.kinds
+        try:
+            made = inspect.get_annotations(thing, eval_str=True).get("return")  # pyright: ignore
+        except Exception:  # of a name, say, that its module imports for type checkers alone
+            return False
         return inspect.isclass(made) and issubclass(made, self.kinds)
 
 
@@ -74,7 +83,12 @@ PLACES = {
     "optimizer": Place(
         (Optimizer,), ("torch.optim", "timm.optim", "transformers.optimization"), later=True
     ),
-    "scheduler": Place((LRScheduler,), ("torch.optim", "rlkd.training.schedules"), later=True),
+    "scheduler": Place(
+        (LRScheduler,),
+        ("torch.optim", "rlkd.training.schedules"),
+        later=True,
+        unannotated=("transformers.optimization",),
+    ),
     "task": Place((Task,), ("rlkd.training.classification", "rlkd.training.detection")),
 }
 """The sections that are made of what they name."""
@@ -169,8 +183,8 @@ def _called(name: Any, where: str, place: Place, trusted: Collection[str]) -> An
         raise UserError(f"{where}={name}: {module} has no {attribute}")
     if callable(thing) and (is_defined_in(thing, trusted) or place.takes(thing)):
         return thing
-    section, rooms = where.partition(".")[0], ", ".join(place.rooms)
+    section, rooms = where.partition(".")[0], ", ".join(place.rooms + place.unannotated)
     raise UserError(
-        f"{where}={name}: {section} is made of what {rooms} has for it, or of code of a package "
-        f"that {TRUST}=... names"
+        f"{where}={name}: {section} is made of what {rooms} has for it; for other code, wrap it in "
+        f"a function of a package of your own, and add {TRUST}=that_package"
     )
