@@ -55,6 +55,8 @@ INTERNAL = {
 
 ZERO = {
     "warmup_epochs": "no warm-up",
+    "actor_learning_rate": "a policy that stays as it is",
+    "critic_learning_rate": "likewise",
     "coherence": "the paper's independent noise",
     "discount": "the bandit form",
     "gae_lambda": "likewise",

@@ -250,7 +250,7 @@ class TemperatureAgent(TemperatureSource):
         levels = torch.tensor(_QUANTILES).to(device, non_blocking=True)
         quantiles = self._last_temperature.quantile(levels)
         figures = self._figures | {
-            "bad_rows": self._bad_rows,
+            "bad_rows": self._bad_rows.to(self._last_temperature),
             "temperature_mean": self._last_temperature.mean(),
             "temperature_std": self._last_temperature.std(correction=0),
         }
