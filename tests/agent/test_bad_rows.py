@@ -31,7 +31,12 @@ VARIANTS: list[dict[str, Any]] = [
 ]
 """Every choice at least twice; benchmarks/bad_rows.py has all of them together."""
 HALF = [(torch.float16, VARIANTS[0]), (torch.bfloat16, VARIANTS[3])]
-TYPES = [(torch.float32, each) for each in VARIANTS] + HALF
+FULL = [(torch.float32, each) for each in VARIANTS]
+CASES = [
+    *FULL[:4],
+    HALF[0],
+    *(pytest.param(*each, marks=pytest.mark.long) for each in (*FULL[4:], *HALF[1:])),
+]
 AS_IN_A_RUN = pytest.mark.usefixtures("as_in_a_run")
 
 
@@ -114,7 +119,7 @@ def test_defect_one_bad_row_made_every_later_temperature_nan() -> None:
 
 
 @AS_IN_A_RUN
-@pytest.mark.parametrize(("dtype", "options"), TYPES, ids=variant)
+@pytest.mark.parametrize(("dtype", "options"), CASES, ids=variant)
 def test_what_is_learnt_beside_bad_rows_is_what_is_learnt_without_them(
     options: dict[str, Any], dtype: torch.dtype
 ) -> None:
@@ -134,7 +139,7 @@ def test_what_is_learnt_beside_bad_rows_is_what_is_learnt_without_them(
 
 
 @AS_IN_A_RUN
-@pytest.mark.parametrize(("dtype", "options"), TYPES, ids=variant)
+@pytest.mark.parametrize(("dtype", "options"), CASES, ids=variant)
 def test_the_agent_stays_finite_whatever_it_is_given(
     options: dict[str, Any], dtype: torch.dtype
 ) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from tests.gpu.parts import CLASSES, Pair
 from tests.gpu.places import Place, places
+from tests.marks import but_long
 from torch import Tensor, nn
 
 from rlkd import RandomTemperature, TemperatureAgent
@@ -174,7 +175,7 @@ def test_nothing_reads_logits_that_a_later_call_overwrites(name: str) -> None:
     place.check(*module.student.parameters(), *module.temperature.parameters())
 
 
-@pytest.mark.parametrize("calibration", ["additive", "recurrent", "none"])
+@pytest.mark.parametrize("calibration", but_long(["additive", "recurrent", "none"], "additive"))
 def test_an_agent_goes_on_where_it_is_moved_to(calibration: str, place: Place) -> None:
     """As a checkpoint of any device is: read on the CPU, and then put where the run is."""
     agent, copy = (AGENT(calibration=calibration) for _ in range(2))

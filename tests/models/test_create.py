@@ -122,6 +122,7 @@ def test_a_factory_that_takes_in_channels_is_told_them(own_module: str, factory:
     assert model.state_dict()["weight"].shape == (4, 2, 1, 1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["segmentation:fcn_resnet50", "detection:ssd300_vgg16"])
 def test_a_factory_of_torchvision_fetches_no_weights(
     name: str, monkeypatch: pytest.MonkeyPatch

@@ -49,6 +49,7 @@ def test_the_ids_of_imagenet_and_its_names_are_told_apart(tmp_path: Path) -> Non
         check_order(run.student, WNIDS[::-1])
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("plainly")
 def test_a_detector_of_another_class_order_is_refused_as_teacher_as_student_and_on_resuming(
     tmp_path: Path, detector_file: Path, refuse: Refuse

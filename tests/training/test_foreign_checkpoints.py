@@ -224,6 +224,7 @@ def test_what_is_not_this_runs_is_named(change: str, begun: Begun, tmp_path: Pat
     assert len(fault) < 400
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("make", [list[Any], lambda inner: dict(enumerate(inner))])
 def test_lists_that_hold_one_another_many_times_are_not_walked_through(
     make: Callable[[list[Any]], Any], begun: Begun, tmp_path: Path

@@ -156,6 +156,7 @@ def test_imagenets_weights_are_not_fetched_only_to_be_replaced(
     assert_told(told, "has no published weights")
 
 
+@pytest.mark.long
 def test_cocos_weights_are_not_fetched_only_to_be_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

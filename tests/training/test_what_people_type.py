@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from tests.marks import but_long
 from tests.training.refusal import Refuse, assert_told
 from tests.training.runs import tiny
 
@@ -46,7 +47,7 @@ TYPED = {
 }
 
 
-@pytest.mark.parametrize("setting", TYPED)
+@pytest.mark.parametrize("setting", but_long(TYPED, *list(TYPED)[::3]))
 def test_what_is_typed_is_refused_with_its_key(
     setting: str, refuse: Refuse, teacher_file: Path, tmp_path: Path
 ) -> None:
