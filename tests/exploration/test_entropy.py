@@ -1,5 +1,7 @@
 import math
+from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 from scipy.stats import entropy as scipy_entropy
@@ -178,3 +180,13 @@ def test_entropies_are_float32_in_mixed_precision_too() -> None:
     expected = predictive_entropy(logits)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(predictive_entropy(logits), expected)
+
+
+@pytest.mark.parametrize("band", [5, [], [0.4], [0.4, 0.5, 0.6], "ab", None])
+def test_a_band_is_two_fractions(band: Any) -> None:
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        with pytest.raises(UserError, match=r"exploration\.partners is no band: give two frac"):
+            Bands(partners=band)
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)

@@ -1,10 +1,14 @@
 import math
+from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 from tests.reference.kd_rows import kd_slowly
 from torch import Tensor
 
+from rlkd import losses
+from rlkd.errors import InputError
 from rlkd.losses import (
     as_temperatures,
     cross_entropy,
@@ -180,3 +184,16 @@ def test_a_distribution_may_have_another_precision_than_the_logits(dtype: torch.
     logits, mixed = torch.tensor([[math.log(3), 0.0]], dtype=dtype), torch.tensor([[0.75, 0.25]])
     found = cross_entropy(logits, mixed.double())
     torch.testing.assert_close(found, cross_entropy(logits, mixed.to(dtype)))
+
+
+@pytest.mark.parametrize("loss", [losses.kd, losses.dkd, losses.cross_entropy])
+@pytest.mark.parametrize("reduction", ["sum", None, 5])
+def test_another_reduction_is_refused(loss: Any, reduction: Any) -> None:
+    jaxtyping.config.update("jaxtyping_disable", True)
+    logits, target = torch.zeros(2, 3), torch.tensor([0, 1])
+    given = {"kd": (logits, logits, 4.0), "cross_entropy": (logits, target)}
+    try:
+        with pytest.raises(InputError, match="give mean or none"):
+            loss(*given.get(loss.__name__, (logits, logits, target, 4.0)), reduction=reduction)
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)

@@ -1,6 +1,8 @@
 """Which instances are worth exploring: the predictive entropy of each, and its ranking."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -8,7 +10,7 @@ from torch import Tensor, nn
 
 from rlkd import arguments, ranks
 from rlkd.checks import MASKED
-from rlkd.errors import UserError
+from rlkd.errors import InputError, UserError
 
 NO_PARTNER = -1
 
@@ -45,10 +47,12 @@ class Bands:
     def __post_init__(self) -> None:
         mixed, partners = self.mixed, self.partners
         arguments.number("exploration.selected", self.selected, above=0, most=1)
-        for each in mixed:
-            arguments.number("exploration.mixed", each)
-        for each in partners:
-            arguments.number("exploration.partners", each)
+        for name, band in (("mixed", mixed), ("partners", partners)):
+            given: Any = band
+            if not isinstance(given, Sequence) or isinstance(given, str) or len(given) != 2:
+                raise InputError(f"exploration.{name} is no band: give two fractions, [0.1, 0.2]")
+            for each in band:
+                arguments.number(f"exploration.{name}", each)
         faults = (
             (not 0 <= mixed[0] <= mixed[1] <= 1, "mixed must be two rising fractions in [0, 1]"),
             (not 0 <= partners[0] <= partners[1] <= 1, "partners must be two rising fractions"),

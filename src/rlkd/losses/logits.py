@@ -1,6 +1,6 @@
 """Losses on logits, each with a temperature of its own for every instance."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rlkd.checks import MASKED, check_logits
+from rlkd.errors import InputError
 from rlkd.losses.softened import Temperature, as_temperatures, log_softened
 
 Reduction = Literal["mean", "none"]
@@ -23,8 +24,18 @@ def kl_divergence(
 def reduced(
     loss: Float[Tensor, " batch"], reduction: Reduction
 ) -> Float[Tensor, ""] | Float[Tensor, " batch"]:
-    """Average one value a row over the batch (`mean`), or leave it (`none`)."""
-    return loss.mean() if reduction == "mean" else loss
+    """Average one value a row over the batch (`mean`), or leave it (`none`).
+
+    Raises:
+        InputError: for anything else.
+    """
+    return loss.mean() if _checked(reduction) == "mean" else loss
+
+
+def _checked(reduction: Reduction) -> Reduction:
+    if reduction not in get_args(Reduction):
+        raise InputError(f"reduction={reduction!r:.40}: give mean or none")
+    return reduction
 
 
 def cross_entropy(
@@ -41,13 +52,13 @@ def cross_entropy(
         reduction: `mean` over the batch, or `none`.
 
     Raises:
-        ValueError: see `checks.check_logits`.
+        ValueError: for another reduction, and see `checks.check_logits`.
     """
     check_logits(student_logits, target=target)
     logits = student_logits.to(torch.promote_types(student_logits.dtype, torch.float32))
     if target.is_floating_point():  # a masked class that a row does not count costs nothing
         logits, target = logits.clamp_min(MASKED), target.to(logits.dtype)
-    return F.cross_entropy(logits, target, reduction=reduction)
+    return F.cross_entropy(logits, target, reduction=_checked(reduction))
 
 
 def supervised(

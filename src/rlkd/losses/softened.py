@@ -6,6 +6,7 @@ from torch import Tensor
 
 from rlkd import arguments
 from rlkd.checks import MASKED
+from rlkd.errors import InputError
 from rlkd.types import Temperatures
 
 Temperature = float | Tensor | Temperatures
@@ -31,7 +32,7 @@ def as_temperatures(temperature: Temperature, like: Float[Tensor, "batch classes
         return Temperatures.constant(temperature, like=like)
     for vector in (temperatures.student, temperatures.teacher):
         if vector.shape != like.shape[:1]:
-            raise ValueError(
+            raise InputError(
                 f"a temperature of shape {tuple(vector.shape)} does not fit logits of shape "
                 f"{tuple(like.shape)}: give one temperature a row, shape ({len(like)},)"
             )
