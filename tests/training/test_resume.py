@@ -118,7 +118,7 @@ def test_what_a_kill_during_a_write_leaves_behind_does_no_harm(
     config = tiny_config(teacher_file, tmp_path / "run", *SOURCES["constant"])
     folder = RunFolder(tmp_path / "run")
     folder.path.mkdir()
-    (folder.path / ".config.yaml.123.tmp").write_text("half a configuration")
+    (folder.path / ".config.yaml.rlkd-0123456789abcdef.tmp").write_text("half a configuration")
     running.run(config, console=silent())
     folder.result.unlink()
     folder.report.unlink()
