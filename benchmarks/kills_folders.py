@@ -29,12 +29,27 @@ class State:
         """Return the files that are not as expected, too many or missing."""
         names = sorted({*self.files, *expected.files})
         return [
-            f"{name} differs"
+            f"{name} differs{_where(self.files[name], expected.files[name])}"
             if name in self.files and name in expected.files
             else f"{name} is {'too many' if name in self.files else 'missing'}"
             for name in names
             if self.files.get(name) != expected.files.get(name)
         ]
+
+
+def _where(found: Any, expected: Any) -> str:
+    """Say in which columns and rows two tables differ, or in what two lists do."""
+    if not isinstance(found, list) or not isinstance(expected, list):
+        return ""
+    if len(found) != len(expected) or not all(isinstance(each, dict) for each in found):
+        return f": {found} for {expected}"[:300]
+    cells = [
+        f"{key} of row {number}: {one.get(key)} for {other.get(key)}"
+        for number, (one, other) in enumerate(zip(found, expected, strict=True))
+        for key in {**one, **other}
+        if one.get(key) != other.get(key)
+    ]
+    return f" in {'; '.join(cells)}"[:300]
 
 
 def state_of(folder: Path) -> State:
@@ -78,7 +93,9 @@ def _content(path: Path, folder: Path) -> Any:
         return "there"
     content = path.read_bytes()
     if path.name == "SHA256SUMS":
-        return [_whole_line(line) for line in content.decode().splitlines()]
+        # A kill between the removal of an old checkpoint and the new list leaves it listed.
+        listed = [_whole_line(line) for line in content.decode().splitlines()]
+        return [name for name in listed if (path.parent / name).is_file()]
     if path.suffix == ".json":
         return _without_times(json.loads(content.decode().replace(str(folder), "OUT")))
     if path.suffix == ".csv":

@@ -79,6 +79,26 @@ def check_logits(
         _check_target(target, student, ignored)
 
 
+def check_temperature(temperature: Tensor) -> None:
+    """Refuse temperatures that are no dense floating numbers, not finite, or not above 0.
+
+    Raises:
+        InputError: saying which row has what, where values are checked.
+    """
+    if temperature.layout is not torch.strided or not temperature.is_floating_point():
+        raise InputError(
+            f"the temperatures are {temperature.dtype}, {temperature.layout}: give a dense tensor "
+            "of floating numbers"
+        )
+    if not (_by_value.get() and _on_host(temperature) and temperature.numel()):
+        return
+    values = temperature.detach()
+    if float(values.amin()) > 0 and math.isfinite(float(values.amax())):
+        return
+    row = int((~((values > 0) & values.isfinite())).nonzero()[0])
+    raise InputError(f"row {row} has the temperature {float(values[row]):g}: give one above 0")
+
+
 def usable_rows(*values: Float[Tensor, "batch _"]) -> Bool[Tensor, " batch"]:
     """Say which rows can be computed with: their greatest values are finite, within `GREATEST`.
 
@@ -121,7 +141,7 @@ def spread(logits: Float[Tensor, "batch classes"]) -> Float[Tensor, " batch"]:
 def _check_shape(role: str, logits: Any) -> None:
     if not isinstance(logits, Tensor):
         raise InputError(f"the {role}'s logits are a {type(logits).__name__}: give a tensor")
-    if logits.dim() != 2 or not logits.is_floating_point():
+    if logits.dim() != 2 or not logits.is_floating_point() or logits.layout is not torch.strided:
         flat = "; logits.flatten(0, -2) makes an instance of every position"
         raise InputError(
             f"the {role}'s logits have shape {tuple(logits.shape)}, {logits.dtype}: give floating "

@@ -36,7 +36,7 @@ teacher.checkpoint=FILE student=resnet20 temperature=rlkd seed=0 trainer.epochs=
 Paths are taken as the shell hands them over, whatever characters they have; ~ is the home folder.
 trust=mine allows code of the package mine, named by a _target_ or student=mine.net:build.
 With --multirun, distill and train do every combination of the values given, launcher=... as above.
---debug shows tracebacks. Exit codes: 0 done; 2 yours to mend; 1 a bug; 130 interrupted,
+--debug shows tracebacks. Exit codes: 0 done; 2 yours to fix; 1 a bug; 130 interrupted,
 143 and 138 by SIGTERM and SIGUSR1."""
 
 Verb = Callable[[list[str], "Console"], None]

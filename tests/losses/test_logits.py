@@ -8,6 +8,7 @@ from tests.reference.kd_rows import kd_slowly
 from torch import Tensor
 
 from rlkd import losses
+from rlkd.checks import values_unchecked
 from rlkd.errors import InputError
 from rlkd.losses import (
     as_temperatures,
@@ -197,3 +198,29 @@ def test_another_reduction_is_refused(loss: Any, reduction: Any) -> None:
             loss(*given.get(loss.__name__, (logits, logits, target, 4.0)), reduction=reduction)
     finally:
         jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.parametrize(("value", "said"), ((0.0, "0"), (-1.0, "-1"), (math.nan, "nan")))
+def test_a_temperature_that_is_none_is_refused_by_row(value: float, said: str) -> None:
+    logits, temperature = torch.zeros(3, 4), torch.tensor([2.0, value, 2.0])
+    with pytest.raises(InputError, match=f"row 1 has the temperature {said}: give one above 0"):
+        losses.kd(logits, logits, temperature)
+    with values_unchecked():
+        losses.kd(logits, logits, temperature)
+
+
+@pytest.mark.parametrize("loss", [losses.at, losses.nst, losses.sp])
+def test_features_of_two_batches_are_refused(loss: Any) -> None:
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        with pytest.raises(InputError, match="of 5 instances and the teacher's of 4: give both"):
+            loss(torch.rand(5, 3, 4, 4), torch.rand(4, 3, 4, 4))
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def test_maps_of_two_precisions_are_compared_in_the_better() -> None:
+    maps = torch.rand(2, 3, 4, 4, dtype=torch.float64)
+    torch.testing.assert_close(
+        losses.nst(maps, maps.float()), torch.zeros((), dtype=torch.float64), atol=1e-6, rtol=0
+    )

@@ -71,6 +71,15 @@ def test_a_batch_of_no_images_changes_no_score() -> None:
     assert found == evaluate(nn.Flatten(), given, num_classes=6)
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_row_that_is_not_finite_is_never_right(value: float) -> None:
+    logits = torch.eye(7)
+    logits[2, 2] = value
+    scores = evaluate(nn.Flatten(), batches(logits, torch.arange(7), (7,)), num_classes=7)
+    assert scores.top1 == pytest.approx(6 / 7)
+    assert scores.top5 == pytest.approx(6 / 7)
+
+
 def test_where_no_rank_has_an_image_to_score_that_is_told() -> None:
     with pytest.raises(UserError, match="no image of the set can be decoded"):
         evaluate(nn.Flatten(), [], num_classes=3)

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from rlkd.errors import UserError
+from rlkd.errors import InputError, UserError
 from rlkd.losses.logits import Reduction, reduced
 
 NO_DIRECTION = 1e-12
@@ -103,8 +103,9 @@ def matched_maps(
         teacher_feature: the teacher's maps.
 
     Raises:
-        UserError: if a feature is not a batch of maps.
+        UserError: if a feature is not a batch of maps, or they are of different batches.
     """
+    check_rows(student_feature, teacher_feature)
     for whose, feature in (("student", student_feature), ("teacher", teacher_feature)):
         if feature.dim() != 4:
             raise UserError(
@@ -113,7 +114,22 @@ def matched_maps(
             )
     height = min(student_feature.shape[2], teacher_feature.shape[2])
     width = min(student_feature.shape[3], teacher_feature.shape[3])
-    return _pooled(student_feature, height, width), _pooled(teacher_feature, height, width)
+    student, teacher = (_pooled(each, height, width) for each in (student_feature, teacher_feature))
+    dtype = torch.promote_types(student.dtype, teacher.dtype)
+    return student.to(dtype), teacher.to(dtype)
+
+
+def check_rows(student: Tensor, teacher: Tensor) -> None:
+    """Refuse features of different batches.
+
+    Raises:
+        InputError: if one has more rows.
+    """
+    if len(student) != len(teacher):
+        raise InputError(
+            f"the student's features are of {len(student)} instances and the teacher's of "
+            f"{len(teacher)}: give both networks' features of the same batch"
+        )
 
 
 def _pooled(

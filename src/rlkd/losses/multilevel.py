@@ -1,6 +1,7 @@
 """Multi-level logit distillation: instances, their relations, and the classes' relations."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -103,8 +104,9 @@ def mlkd(
     of unsure instances multiplies a value that is averaged already, which halves the weak view's
     three levels, and its strong view takes the weak one's logits at 2 and at 6.
     """
-    if not factors:
-        raise UserError(f"factors={factors}: give at least one, each above 0")
+    given: Any = factors
+    if not isinstance(given, Sequence) or isinstance(given, str) or not given:
+        raise UserError(f"factors={given}: give a list of at least one, each above 0")
     for factor in factors:
         arguments.number("factors", factor, above=0)
     arguments.number("instance_weight", instance_weight, least=0)

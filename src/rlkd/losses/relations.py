@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rlkd import arguments
-from rlkd.errors import InputError, UserError
-from rlkd.losses.attention import NO_DIRECTION, directions, float32_or_better
+from rlkd.errors import UserError
+from rlkd.losses.attention import NO_DIRECTION, check_rows, directions, float32_or_better
 
 PKT_EPS = 1e-7
 
@@ -33,17 +33,9 @@ def sp(
 
     Source: Tung and Mori, "Similarity-Preserving Knowledge Distillation" (ICCV 2019), section 3.
     """
-    _check_rows(student_feature, teacher_feature)
+    check_rows(student_feature, teacher_feature)
     student, teacher = _similarities(student_feature), _similarities(teacher_feature)
     return (student - teacher).square().mean()
-
-
-def _check_rows(student: Tensor, teacher: Tensor) -> None:
-    if len(student) != len(teacher):
-        raise InputError(
-            f"the student's features are of {len(student)} instances and the teacher's of "
-            f"{len(teacher)}: give both networks' features of the same batch"
-        )
 
 
 def _similarities(feature: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch batch"]:
@@ -149,7 +141,7 @@ def rkd(
     """
     arguments.number("distance_weight", distance_weight, least=0)
     arguments.number("angle_weight", angle_weight, least=0)
-    _check_rows(student_embedding, teacher_embedding)
+    check_rows(student_embedding, teacher_embedding)
     student_distances, student_cosines = _geometry(student_embedding)
     teacher_distances, teacher_cosines = _geometry(teacher_embedding)
     distance = F.smooth_l1_loss(student_distances, teacher_distances)
@@ -189,7 +181,7 @@ def pkt(
     Source: Passalis and Tefas, "Learning Deep Representations with Probabilistic Knowledge
     Transfer" (ECCV 2018), section 3, the cosine kernel; eps 1e-7 as in its authors' code.
     """
-    _check_rows(student_embedding, teacher_embedding)
+    check_rows(student_embedding, teacher_embedding)
     student, teacher = _neighbours(student_embedding), _neighbours(teacher_embedding)
     return (teacher * torch.log((teacher + PKT_EPS) / (student + PKT_EPS))).mean()
 

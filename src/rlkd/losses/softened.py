@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rlkd import arguments
-from rlkd.checks import MASKED
+from rlkd.checks import MASKED, check_temperature
 from rlkd.errors import InputError
 from rlkd.types import Temperatures
 
@@ -21,7 +21,7 @@ def as_temperatures(temperature: Temperature, like: Float[Tensor, "batch classes
         like: logits.
 
     Raises:
-        ValueError: for a tensor of another shape, or a number that is not above 0.
+        ValueError: for a tensor of another shape, or a number that is not finite and above 0.
     """
     if isinstance(temperature, Temperatures):
         temperatures = temperature
@@ -36,6 +36,7 @@ def as_temperatures(temperature: Temperature, like: Float[Tensor, "batch classes
                 f"a temperature of shape {tuple(vector.shape)} does not fit logits of shape "
                 f"{tuple(like.shape)}: give one temperature a row, shape ({len(like)},)"
             )
+        check_temperature(vector)
     return temperatures
 
 

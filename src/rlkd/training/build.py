@@ -27,7 +27,7 @@ from rlkd.training.options import (
     probe_options,
     trainer_options,
 )
-from rlkd.training.parts import make, mendable
+from rlkd.training.parts import fixable, make
 from rlkd.training.run_config import refuse_new_head
 from rlkd.training.task import Task
 from rlkd.trust import TRUST
@@ -229,7 +229,7 @@ def optimizer(config: DictConfig) -> Callable[..., torch.optim.Optimizer]:
     """
     maker: Any = make(config, "optimizer")
     _check_settings("optimizer", maker)
-    with mendable("optimizer", config.optimizer):
+    with fixable("optimizer", config.optimizer):
         rehearsed = nn.Parameter(torch.zeros(1))
         rehearsed.grad = torch.zeros(1)
         maker([rehearsed]).step()
@@ -247,7 +247,7 @@ def scheduler(config: DictConfig, *, steps_per_epoch: int = 1) -> tuple[Schedule
     options = trainer_options(config)
     maker: Any = make(config, "scheduler")
     _check_settings("scheduler", maker)
-    with mendable("scheduler", config.scheduler):
+    with fixable("scheduler", config.scheduler):
         by: ScheduleBy = "step" if "total_steps" in inspect.signature(maker).parameters else "epoch"
         steps = options.epochs
         if by == "step":

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
@@ -47,8 +47,9 @@ def evaluate(network: nn.Module, batches: Iterable[Batch], *, num_classes: int) 
             if not len(batch.target):  # of images none of which can be decoded
                 continue
             logits = network(batch.image).float()
-            top1.update(logits, batch.target)
-            top5.update(logits, batch.target)
+            scored = _never_right(logits, batch.target)
+            top1.update(scored, batch.target)
+            top5.update(scored, batch.target)
             loss += F.cross_entropy(logits, batch.target, reduction="sum")
             count += len(batch.target)
     loss, count = ranks.summed(torch.stack((loss, count)))
@@ -58,6 +59,15 @@ def evaluate(network: nn.Module, batches: Iterable[Batch], *, num_classes: int) 
         )
     # The metrics sum over ranks by themselves.
     return Scores(top1=float(top1.compute()), top5=float(top5.compute()), loss=float(loss / count))
+
+
+def _never_right(
+    logits: Float[Tensor, "batch classes"], target: Int[Tensor, " batch"]
+) -> Float[Tensor, "batch classes"]:
+    """Put the target last in rows with NaN or +inf, whose greatest value says nothing."""
+    bad = logits.isnan().any(dim=1) | (logits == torch.inf).any(dim=1)
+    last = -F.one_hot(target, logits.shape[1]).to(logits)
+    return torch.where(bad[:, None], last, logits)
 
 
 @contextmanager

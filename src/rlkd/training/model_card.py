@@ -29,7 +29,7 @@ _METRICS = {"top1": "accuracy", "top5": "accuracy", "ap": "map"}
 _LAYOUTS = ("imagenet", "folder", "parquet", "webdataset")
 """In which ImageNet comes, and anybody's images."""
 _TOLD = {"task", "architecture", "format", "class_names", "input", "output", "sha256"}
-"""The least that is told of an exported file."""
+"""The least that is said of an exported file."""
 _COCO_IDS = {*range(1, 91)} - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 
 Facts = Mapping[str, Any]

@@ -123,7 +123,7 @@ def make(config: DictConfig, section: str, **given: Any) -> Any:
 
 
 @contextmanager
-def mendable(name: str, values: Mapping[str, Any]) -> Generator[None]:
+def fixable(name: str, values: Mapping[str, Any]) -> Generator[None]:
     """Report as the user's what goes wrong while a part is made: see `--debug` for where.
 
     Args:
@@ -168,7 +168,7 @@ def _made(held: Any, key: str, place: Place, trusted: Collection[str]) -> Any:
     }
     if not named:
         return values
-    with mendable(key, node):
+    with fixable(key, node):
         deferred = node.get("_partial_", False)
         if not isinstance(deferred, bool):
             raise ValueError(f"_partial_={deferred}: give true or false")

@@ -28,7 +28,7 @@ def predict(overrides: Iterable[str] = (), *, console: Console | None = None) ->
         console: where to say what was written; None for standard output.
 
     Raises:
-        UserError: for what the user can mend.
+        UserError: for what the user can fix.
     """
     words, others = own_words(overrides, WORDS)
     if "images" not in words:

@@ -166,7 +166,7 @@ class ShowProgress(L.Callback):
     """Shows loss, accuracy, images per second, mean temperature and the time left, on rank 0.
 
     Where waiting for data takes more than a fifth of the time, it says so after the first such
-    epoch, and how to mend it.
+    epoch, and how to fix it.
 
     Args:
         console: where to show it.

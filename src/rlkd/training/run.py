@@ -56,7 +56,7 @@ def distill(overrides: Iterable[str] = (), *, console: Console | None = None) ->
         The figures of the last epoch, as in result.json of the run folder.
 
     Raises:
-        UserError: for what the user can mend.
+        UserError: for what the user can fix.
         Interrupted: after Ctrl-C, SIGTERM or SIGUSR1, with the path of the checkpoint.
     """
     return run(configure(overrides), console=console or Console())
@@ -178,7 +178,7 @@ def score_checkpoints(
         The scores by role.
 
     Raises:
-        UserError: for what the user can mend.
+        UserError: for what the user can fix.
     """
     console = console or Console()
     words, others = own_words(overrides, ("run",))

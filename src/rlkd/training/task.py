@@ -83,7 +83,7 @@ class Task(Protocol):
         """Load the data, make the networks and find out whether all fits together.
 
         Raises:
-            UserError: for what the user can mend.
+            UserError: for what the user can fix.
         """
         ...
 
@@ -93,7 +93,7 @@ class Task(Protocol):
         """Score the checkpoints that are given on the test set, by role, and print them.
 
         Raises:
-            UserError: for what the user can mend.
+            UserError: for what the user can fix.
         """
         ...
 
@@ -111,7 +111,7 @@ class Task(Protocol):
         """Write what the student says of somebody's images.
 
         Raises:
-            UserError: for what the user can mend.
+            UserError: for what the user can fix.
         """
         ...
 
@@ -119,6 +119,6 @@ class Task(Protocol):
         """Make the student ready to be written, on the CPU.
 
         Raises:
-            UserError: for what the user can mend.
+            UserError: for what the user can fix.
         """
         ...
