@@ -6,7 +6,7 @@ started or a figure that is none is a failure. Inputs of a minute go round over 
 comes back with its kind and seed:
 
     python benchmarks/fuzz.py --inputs 10000
-    python benchmarks/fuzz.py --minutes 5 --kind images --kind tar
+    python benchmarks/fuzz.py --minutes 5 --kind images --kind tar=500
     python benchmarks/fuzz.py --kind images --seed 122 --inputs 1 --keep runs/fuzz
 """
 
@@ -38,26 +38,27 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=None, help="stop after so many")
     parser.add_argument("--inputs", type=int, default=10_000, help="over all kinds")
     parser.add_argument("--seed", type=int, default=0, help="of each kind's first input")
-    parser.add_argument("--kind", action="append", choices=list(KINDS), help="one of all kinds")
+    parser.add_argument("--kind", action="append", help="one of all kinds, or KIND=INPUTS")
     parser.add_argument("--limit", type=float, default=10.0, help="seconds that an input may take")
     parser.add_argument("--keep", type=Path, default=None, help="folder to leave the inputs in")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/fuzz.json"))
     arguments = parser.parse_args()
-    kinds = arguments.kind or list(KINDS)
+    left = shares(arguments.kind or list(KINDS), arguments.inputs)
+    if left.keys() - KINDS.keys():
+        parser.error(f"the kinds are {', '.join(KINDS)}")
     folder = arguments.keep or Path(tempfile.mkdtemp(prefix="rlkd-fuzz-"))
     runner = Runner(folder.resolve(), limit=arguments.limit, keep=bool(arguments.keep))
     verdicts, began = list[Verdict](), time.perf_counter()
-    first, left = arguments.seed, arguments.inputs
+    first = arguments.seed
     try:
-        while left > 0:
-            share = min(ROUND, -(-left // len(kinds)))
-            for kind in kinds:
-                for verdict in runner.run(kind, range(first, first + min(share, left))):
+        while any(left.values()):
+            for kind in left:
+                for verdict in runner.run(kind, range(first, first + min(ROUND, left[kind]))):
                     verdicts.append(verdict)
-                    left -= 1
                     if verdict.outcome == "failed" or arguments.inputs == 1:
                         print(in_words(verdict), flush=True)
-            first += share
+                left[kind] -= min(ROUND, left[kind])
+            first += ROUND
             print(f"{len(verdicts)} inputs, {time.perf_counter() - began:.0f} s", flush=True)
             write(arguments.out, verdicts, time.perf_counter() - began)
             if arguments.minutes and time.perf_counter() - began > 60 * arguments.minutes:
@@ -68,6 +69,12 @@ def main() -> None:
     failed = sum(each.outcome == "failed" for each in verdicts)
     print(f"{len(verdicts)} inputs, {failed} failed: {arguments.out}")
     sys.exit(1 if failed else 0)
+
+
+def shares(kinds: Sequence[str], inputs: int) -> dict[str, int]:
+    """Return how many inputs each kind gets: what it says, or an equal part of all."""
+    named = [each.partition("=") for each in kinds]
+    return {kind: int(own or -(-inputs // len(named))) for kind, _, own in named}
 
 
 def in_words(verdict: Verdict) -> str:

@@ -200,7 +200,7 @@ def test_another_reduction_is_refused(loss: Any, reduction: Any) -> None:
         jaxtyping.config.update("jaxtyping_disable", False)
 
 
-@pytest.mark.parametrize(("value", "said"), ((0.0, "0"), (-1.0, "-1"), (math.nan, "nan")))
+@pytest.mark.parametrize(("value", "said"), [(0.0, "0"), (-1.0, "-1"), (math.nan, "nan")])
 def test_a_temperature_that_is_none_is_refused_by_row(value: float, said: str) -> None:
     logits, temperature = torch.zeros(3, 4), torch.tensor([2.0, value, 2.0])
     with pytest.raises(InputError, match=f"row 1 has the temperature {said}: give one above 0"):

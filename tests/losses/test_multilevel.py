@@ -93,7 +93,5 @@ def test_one_networks_strong_view_alone_is_refused() -> None:
 @pytest.mark.parametrize("factors", [[], [1.0, 0.0], [-1.0]])
 def test_factors_that_make_no_temperature_are_refused(factors: list[float]) -> None:
     logits = torch.zeros(2, 3)
-    with pytest.raises(
-        UserError, match=r"factors=.*: give (a list of at least one, each|a number) above 0"
-    ):
+    with pytest.raises(UserError, match=r"factors=.*: give a (list|number).* above 0"):
         mlkd(logits, logits, 4.0, factors=factors)
