@@ -71,6 +71,12 @@ def test_a_batch_of_no_images_changes_no_score() -> None:
     assert found == evaluate(nn.Flatten(), given, num_classes=6)
 
 
+def test_of_equal_classes_the_first_is_meant_by_both_accuracies() -> None:
+    logits, target = torch.zeros(7, 7), torch.arange(7)
+    scores = evaluate(nn.Flatten(), batches(logits, target, (7,)), num_classes=7)
+    assert (scores.top1, scores.top5) == (1 / 7, 5 / 7)
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_row_that_is_not_finite_is_never_right(value: float) -> None:
     logits = torch.eye(7)

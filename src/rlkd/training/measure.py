@@ -9,7 +9,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
-from torchmetrics.classification import MulticlassAccuracy
 
 from rlkd import ranks
 from rlkd.errors import UserError
@@ -39,35 +38,36 @@ def evaluate(network: nn.Module, batches: Iterable[Batch], *, num_classes: int) 
         UserError: on every rank, if none has an instance.
     """
     device = next((each.device for each in network.parameters()), torch.device("cpu"))
-    top1 = MulticlassAccuracy(num_classes, average="micro").to(device)
-    top5 = MulticlassAccuracy(num_classes, top_k=min(5, num_classes), average="micro").to(device)
-    loss, count = torch.zeros(2, dtype=torch.float64, device=device)
+    totals = torch.zeros(4, dtype=torch.float64, device=device)
     with evaluating(network):
         for batch in batches:
             if not len(batch.target):  # of images none of which can be decoded
                 continue
             logits = network(batch.image).float()
-            scored = _never_right(logits, batch.target)
-            top1.update(scored, batch.target)
-            top5.update(scored, batch.target)
-            loss += F.cross_entropy(logits, batch.target, reduction="sum")
-            count += len(batch.target)
-    loss, count = ranks.summed(torch.stack((loss, count)))
+            place = _places(logits, batch.target)
+            loss = F.cross_entropy(logits, batch.target, reduction="sum")
+            right = [(place < most).sum() for most in (1, min(5, num_classes))]
+            totals += torch.stack([*right, loss, torch.ones_like(place).sum()])
+    top1, top5, loss, count = ranks.summed(totals).tolist()
     if not count:
         raise UserError(
-            "there is nothing to score: no image of the set can be decoded, mend the data"
+            "there is nothing to score: no image of the set can be decoded, fix the data"
         )
-    # The metrics sum over ranks by themselves.
-    return Scores(top1=float(top1.compute()), top5=float(top5.compute()), loss=float(loss / count))
+    return Scores(top1=top1 / count, top5=top5 / count, loss=loss / count)
 
 
-def _never_right(
+def _places(
     logits: Float[Tensor, "batch classes"], target: Int[Tensor, " batch"]
-) -> Float[Tensor, "batch classes"]:
-    """Put the target last in rows with NaN or +inf, whose greatest value says nothing."""
-    bad = logits.isnan().any(dim=1) | (logits == torch.inf).any(dim=1)
-    last = -F.one_hot(target, logits.shape[1]).to(logits)
-    return torch.where(bad[:, None], last, logits)
+) -> Int[Tensor, " batch"]:
+    """Return how many classes come before the target's: of equal ones, those of lower number.
+
+    In a row with NaN or +inf, whose greatest value says nothing, all do.
+    """
+    own, number = target[:, None], torch.arange(logits.shape[1], device=logits.device)
+    value = logits.gather(1, own)
+    before = (logits > value) | ((logits == value) & (number < own))
+    bad = (logits.isnan() | (logits == torch.inf)).any(dim=1)
+    return before.sum(dim=1).masked_fill(bad, logits.shape[1])
 
 
 @contextmanager
