@@ -70,11 +70,13 @@ class Runner:
                     again = next(iter(self._block(kind, [verdict.seed])), None)
                     verdict.alone = again is not None and again.root == verdict.root
                 yield verdict
+            if not done:
+                raise RuntimeError(f"no input of {kind} was tried: {self._log_tail(kind)}")
             left = left[done:]
 
     def _prepare(self, kind: str) -> None:
         """Make what a kind's inputs are made of, in a fork."""
-        shared, log = self._shared(kind), self.folder / f"{kind}.log"
+        shared, log = self._shared(kind), self._log(kind)
         if shared.is_dir():
             return
         shared.mkdir(parents=True)
@@ -94,11 +96,16 @@ class Runner:
             finally:
                 os._exit(code)
         if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
-            said = log.read_text(encoding="utf-8", errors="replace")
-            raise RuntimeError(f"no inputs of {kind} can be made: {said[-3000:]}")
+            raise RuntimeError(f"no inputs of {kind} can be made: {self._log_tail(kind)}")
 
     def _shared(self, kind: str) -> Path:
         return self.folder / "shared" / self.kinds[kind].prepare.__module__.rpartition(".")[2]
+
+    def _log(self, kind: str) -> Path:
+        return self.folder / f"{_file_name(kind)}.log"
+
+    def _log_tail(self, kind: str) -> str:
+        return self._log(kind).read_text(encoding="utf-8", errors="replace")[-3000:]
 
     def _block(self, kind: str, seeds: Sequence[int]) -> Iterator[Verdict]:
         """Yield the verdicts of a block, up to the first input that ends its process."""
@@ -146,7 +153,7 @@ class Runner:
 
     def _child(self, kind: str, seeds: Sequence[int], writing: int, traces: IO[str]) -> None:
         os.setpgid(0, 0)
-        _quiet(self.folder / f"{kind}.log")
+        _quiet(self._log(kind))
         watch.install()
         claimed = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
         resource.setrlimit(resource.RLIMIT_AS, (claimed + MEMORY,) * 2)
@@ -154,7 +161,7 @@ class Runner:
         resource.setrlimit(resource.RLIMIT_FSIZE, (256 * 2**20,) * 2)
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         for seed in seeds:
-            own = self.folder / "inputs" / f"{kind}-{seed}"
+            own = self.folder / "inputs" / f"{_file_name(kind)}-{seed}"
             shutil.rmtree(own, ignore_errors=True)
             place = Place(self._shared(kind), own)
             verdict = self._try(kind, seed, place, writing, traces)
@@ -213,6 +220,10 @@ class Runner:
             traces.flush()
             verdict.fail("hang", f"{verdict.seconds:.0f} s", f"hang: {_deepest(traces)}")
         return verdict
+
+
+def _file_name(kind: str) -> str:
+    return re.sub(r"\W+", "_", kind)
 
 
 def _deepest(traces: IO[str]) -> str:
