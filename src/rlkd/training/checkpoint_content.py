@@ -100,6 +100,8 @@ def _check_progress(held: Mapping[str, Any], trainer: L.Trainer, module: Student
     """Check that all counters say the same."""
     epoch, step, history = held["epoch"], held["global_step"], held["rlkd"]["history"]
     done = held["rlkd"]["batches_done"]
+    for each in held["rlkd"]["meters"]:
+        _check_alike(dict(module.meters.named_buffers()), each, "meters of a rank")
     for count in (epoch, step, done):
         require(type(count) is int and count >= 0, "a counter is no count")
     for number, row in enumerate(history):

@@ -129,23 +129,31 @@ class StudentModule(L.LightningModule):
         Raises:
             RanksDifferError: if the temperature sources of two ranks are not alike to the bit.
         """
+        own: list[dict[str, Tensor]] = []
         if ranks.here().world > 1:
             if self.temperature is not None:
                 ranks.require_alike(self.temperature, "the temperature source")
-            state = {f"meters.{name}": count for name, count in self.meters.counts().items()}
-            checkpoint["state_dict"] |= state
+            counts = self.meters.counts()
+            checkpoint["state_dict"] |= _of_meters(counts)
+            own = ranks.said({name: each.cpu() for name, each in self.meters.named_buffers()})
         loop = self.trainer.fit_loop.epoch_loop
         done = 0 if loop.batch_progress.is_last_batch else loop.batch_idx + 1
-        checkpoint["rlkd"] = {"batches_done": done, "history": self.history}
+        checkpoint["rlkd"] = {"batches_done": done, "history": self.history, "meters": own}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up where the run stood."""
+        """Take up where the run stood.
+
+        Each rank goes on with what it had counted itself: the sum of all, which rank 0 goes on with
+        where there are now more or fewer of them, is rounded in another order.
+        """
         self._resume_at = checkpoint["rlkd"]["batches_done"]
         self.history = checkpoint["rlkd"]["history"]
-        if ranks.here().rank > 0:  # rank 0 alone goes on with what all had counted
-            for name, value in checkpoint["state_dict"].items():
-                if name.startswith("meters.") and isinstance(value, Tensor):
-                    value.zero_()
+        own, here = checkpoint["rlkd"]["meters"], ranks.here()
+        if len(own) == here.world:
+            checkpoint["state_dict"] |= _of_meters(own[here.rank])
+        elif here.rank > 0:
+            for name in _of_meters(dict(self.meters.named_buffers())):
+                checkpoint["state_dict"][name].zero_()
 
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int
@@ -229,6 +237,10 @@ class StudentModule(L.LightningModule):
         for held in (self.temperature, self.teacher, self.explorer):
             apart += [] if held is None else [*held.parameters(), *held.buffers()]
         ranks.keep_apart(self, (each for each in apart if id(each) not in trained))
+
+
+def _of_meters(buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"meters.{name}": each for name, each in buffers.items()}
 
 
 def _report_left_out(row: Mapping[str, float | int]) -> None:
