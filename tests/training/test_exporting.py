@@ -141,12 +141,12 @@ def test_exported_students_run_without_rlkd(run: RunFolder, tmp_path: Path) -> N
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         timeout=120,
     )
-    answers = np.load(tmp_path / "answers.npz")
     expected = logits(run, images)
     assert expected.std() > 0.1
-    for name in ("pt2", "onnx"):
-        found = torch.from_numpy(answers[name])
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    with np.load(tmp_path / "answers.npz") as answers:
+        for name in ("pt2", "onnx"):
+            found = torch.from_numpy(answers[name])
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.long
