@@ -84,7 +84,7 @@ def spoil(draw: Random, held: Any) -> None:
             continue
         kind = draw.random()
         if kind < 0.7:
-            held[key] = draw.choice(ODD)
+            held[key] = copy.deepcopy(draw.choice(ODD))
         elif kind < 0.85:
             del held[key]
         elif isinstance(held, dict):

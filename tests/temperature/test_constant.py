@@ -31,9 +31,9 @@ def test_the_constant_learns_nothing_and_asks_for_nothing() -> None:
     assert source.state_dict() == {}
 
 
-@pytest.mark.parametrize("temperature", [0.0, -1.0, math.inf, math.nan])
+@pytest.mark.parametrize("temperature", [0.0, -1.0, 1e-9, math.inf, math.nan])
 def test_an_impossible_temperature_is_refused(temperature: float) -> None:
-    with pytest.raises(UserError, match=f"temperature={temperature}: give a number above 0"):
+    with pytest.raises(UserError, match=f"temperature={temperature}: give a number from 0.05"):
         ConstantTemperature(temperature)
 
 

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from rlkd import arguments
 from rlkd.checks import check_logits
-from rlkd.temperature.source import TemperatureSource
+from rlkd.temperature.source import TEMPERATURE_FLOOR, TemperatureSource
 from rlkd.types import Temperatures
 
 
@@ -13,17 +13,17 @@ class ConstantTemperature(TemperatureSource):
     """The same temperature for every instance: the field's usual choice.
 
     Args:
-        temperature: dimensionless, above 0; 4 on CIFAR-100 in most papers, 1 on ImageNet.
+        temperature: dimensionless, at least `TEMPERATURE_FLOOR`; 4 on CIFAR-100 in most papers, 1 on ImageNet.
 
     Raises:
-        UserError: if the temperature is not a finite number above 0.
+        UserError: if the temperature is not finite, or below that.
 
     Source: Hinton et al., "Distilling the Knowledge in a Neural Network" (2015).
     """
 
     def __init__(self, temperature: float = 4.0) -> None:
         super().__init__()
-        arguments.number("temperature", temperature, above=0)
+        arguments.number("temperature", temperature, least=TEMPERATURE_FLOOR)
         self.temperature = temperature
 
     def forward(

@@ -264,7 +264,8 @@ def _teacher(training: Training | None) -> str | None:
 
 
 def _terms(config: DictConfig) -> str:
-    return ", ".join(f"{term.weight:g} {name}" for name, term in config.method.terms.items())
+    terms = build.objective(config).terms
+    return ", ".join(f"{term.weight:g} {name}" for name, term in terms.items())
 
 
 def _few(names: Sequence[str], shown: int = 10) -> str:
