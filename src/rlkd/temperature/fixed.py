@@ -13,7 +13,8 @@ class ConstantTemperature(TemperatureSource):
     """The same temperature for every instance: the field's usual choice.
 
     Args:
-        temperature: dimensionless, at least `TEMPERATURE_FLOOR`; 4 on CIFAR-100 in most papers, 1 on ImageNet.
+        temperature: dimensionless, at least `TEMPERATURE_FLOOR`; 4 on CIFAR-100 in most papers, 1
+            on ImageNet.
 
     Raises:
         UserError: if the temperature is not finite, or below that.
