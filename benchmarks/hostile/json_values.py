@@ -73,8 +73,8 @@ def spoilt_json(draw: Random, held: Any) -> str:
 
 
 def spoil(draw: Random, held: Any) -> None:
-    """Change one value somewhere in what JSON or YAML was read as."""
-    while True:
+    """Change one value somewhere in what JSON or YAML was read as; a lone value has none."""
+    while isinstance(held, dict | list):
         keys = list(held) if isinstance(held, dict) else list(range(len(held)))
         if not keys:
             return
