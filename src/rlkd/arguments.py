@@ -12,6 +12,8 @@ from rlkd.errors import InputError
 
 LARGEST = 1e6
 """No weight, rate or temperature is larger: what is, is a slip, and its products overflow."""
+SMALLEST = 1e-6
+"""No temperature is smaller: a quotient by it would leave float32, or its square would be 0."""
 MOST = 10**9
 """No count is larger, unless its part says otherwise."""
 WIDEST = 4096

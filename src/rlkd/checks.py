@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from rlkd.arguments import LARGEST, SMALLEST
 from rlkd.errors import InputError, notice
 from rlkd.types import IGNORED
 
@@ -80,7 +81,7 @@ def check_logits(
 
 
 def check_temperature(temperature: Tensor) -> None:
-    """Refuse temperatures that are no dense floating numbers, not finite, or not above 0.
+    """Refuse temperatures that are no dense floating numbers, or not in [1e-6, 1e6].
 
     Raises:
         InputError: saying which row has what, where values are checked.
@@ -93,10 +94,13 @@ def check_temperature(temperature: Tensor) -> None:
     if not (_by_value.get() and _on_host(temperature) and temperature.numel()):
         return
     values = temperature.detach()
-    if float(values.amin()) > 0 and math.isfinite(float(values.amax())):
+    if float(values.amin()) >= SMALLEST and float(values.amax()) <= LARGEST:
         return
-    row = int((~((values > 0) & values.isfinite())).nonzero()[0])
-    raise InputError(f"row {row} has the temperature {float(values[row]):g}: give one above 0")
+    row = int((~((values >= SMALLEST) & (values <= LARGEST))).nonzero()[0])
+    raise InputError(
+        f"row {row} has the temperature {float(values[row]):g}: give one from {SMALLEST:g} to "
+        f"{LARGEST:g}"
+    )
 
 
 def usable_rows(*values: Float[Tensor, "batch _"]) -> Bool[Tensor, " batch"]:

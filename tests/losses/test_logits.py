@@ -200,10 +200,13 @@ def test_another_reduction_is_refused(loss: Any, reduction: Any) -> None:
         jaxtyping.config.update("jaxtyping_disable", False)
 
 
-@pytest.mark.parametrize(("value", "said"), [(0.0, "0"), (-1.0, "-1"), (math.nan, "nan")])
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(0.0, "0"), (-1.0, "-1"), (math.nan, "nan"), (1e-45, "1.4013e-45"), (1e38, "1e\\+38")],
+)
 def test_a_temperature_that_is_none_is_refused_by_row(value: float, said: str) -> None:
     logits, temperature = torch.zeros(3, 4), torch.tensor([2.0, value, 2.0])
-    with pytest.raises(InputError, match=f"row 1 has the temperature {said}: give one above 0"):
+    with pytest.raises(InputError, match=f"row 1 has the temperature {said}: give one from 1e-06"):
         losses.kd(logits, logits, temperature)
     with values_unchecked():
         losses.kd(logits, logits, temperature)

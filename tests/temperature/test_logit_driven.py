@@ -232,3 +232,15 @@ def test_logits_of_one_class_are_refused(source: LogitDriven) -> None:
     logits = torch.zeros(1, 1)
     with pytest.raises(ValueError, match="logits of 1 class have no spread: give at least 2"):
         source(logits, logits, TARGET)
+
+
+def test_a_teacher_of_one_class_that_is_not_masked_is_certain() -> None:
+    student, teacher = torch.zeros(1, 3), torch.tensor([[-torch.inf, 2.0, -torch.inf]])
+    given = EntropyTemperature(lowest=1.0, highest=10.0)(student, teacher, torch.tensor([1]))
+    assert given.student.tolist() == [10.0]
+
+
+def test_no_formula_gives_a_temperature_whose_square_overflows() -> None:
+    logits = torch.tensor([[1e12, 0.0]])
+    given = MaxLogitTemperature(ratio=1e-6)(logits, logits, torch.tensor([0]))
+    assert given.student.tolist() == [1e6]

@@ -21,14 +21,14 @@ def as_temperatures(temperature: Temperature, like: Float[Tensor, "batch classes
         like: logits.
 
     Raises:
-        ValueError: for a tensor of another shape, or a number that is not finite and above 0.
+        ValueError: for a tensor of another shape, or a temperature that is not in [1e-6, 1e6].
     """
     if isinstance(temperature, Temperatures):
         temperatures = temperature
     elif isinstance(temperature, Tensor):
         temperatures = Temperatures.same(temperature)
     else:
-        arguments.number("temperature", temperature, above=0)
+        arguments.number("temperature", temperature, least=arguments.SMALLEST)
         return Temperatures.constant(temperature, like=like)
     for vector in (temperatures.student, temperatures.teacher):
         if vector.shape != like.shape[:1]:

@@ -14,7 +14,7 @@ from rlkd.types import Temperatures, class_index
 
 
 class LogitDriven(TemperatureSource):
-    """Computes temperatures from logits, in float32 or better; the floor holds for all of them.
+    """Computes temperatures from logits, in float32 or better, within [0.05, 1e6].
 
     Masked classes, of logit -inf or below -1e15, take no part in a mean, a maximum or a standard
     deviation. A row that is not finite gets the base temperature, and no gradient passes by it.
@@ -48,8 +48,8 @@ class LogitDriven(TemperatureSource):
 
         base, one = max(self.base_temperature, TEMPERATURE_FLOOR), found.one
         return Temperatures(
-            filled(_floored(found.student), base),
-            filled(_floored(found.teacher), base),
+            filled(_bounded(found.student), base),
+            filled(_bounded(found.teacher), base),
             None if found.weight is None else filled(found.weight, base**2),
             None
             if one is None
@@ -62,7 +62,7 @@ class LogitDriven(TemperatureSource):
         teacher_logits: Float[Tensor, "batch classes"],
         target: Int[Tensor, " batch"] | Float[Tensor, "batch classes"],
     ) -> Temperatures:
-        """Return the temperatures, before the floor."""
+        """Return the temperatures, before the bounds."""
         raise NotImplementedError(f"{type(self).__name__} must define formula")
 
 
@@ -138,6 +138,7 @@ class EntropyTemperature(LogitDriven):
         entropy = -(log_probability.exp() * log_probability).sum(dim=1)
         _, count = unmasked(teacher_logits)
         greatest = torch.as_tensor(count, dtype=entropy.dtype, device=entropy.device).log()
+        greatest = greatest.clamp_min(1e-6)  # where all classes but one are masked, H = 0
         certainty = (1 - entropy / greatest).clamp(0, 1)
         return Temperatures.same(_half_cosine(certainty, self.lowest, self.highest))
 
@@ -216,7 +217,7 @@ class NormKD(LogitDriven):
         """Scale T_0 by each network's standard deviation."""
         student = self.base_temperature * spread(student_logits)
         teacher = self.base_temperature * spread(teacher_logits)
-        return Temperatures(student, teacher, _floored(teacher).square())
+        return Temperatures(student, teacher, _bounded(teacher).square())
 
 
 class DTKD(LogitDriven):
@@ -303,8 +304,8 @@ def _masked(logits: Tensor) -> Tensor:
     return precise.masked_fill(precise < -GREATEST, -torch.inf)
 
 
-def _floored(temperature: Tensor) -> Tensor:
-    return temperature.clamp_min(TEMPERATURE_FLOOR)
+def _bounded(temperature: Tensor) -> Tensor:
+    return temperature.clamp(TEMPERATURE_FLOOR, arguments.LARGEST)
 
 
 def _peak(logits: Tensor) -> Tensor:
