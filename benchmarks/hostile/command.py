@@ -71,7 +71,7 @@ def check_result(folder: Path) -> str:
     for each in (result.test, result.teacher, result.validation):
         if each is not None:
             check_figures(json.loads(json.dumps(_plain(each))), str(folder))
-    if not 0 < result.images_per_second < math.inf or result.epochs < 0:
+    if not 0 <= result.images_per_second < math.inf or result.epochs < 0:
         raise FailedError("nonsense", f"{result}", "figures of result.json")
     return f"{result.test.headline_name} {result.test.headline:.4f} after {result.epochs} epochs"
 

@@ -123,6 +123,14 @@ def _with_target(draw: Random, place: Place, held: dict[str, Any]) -> str:
     return f"{section} {call['_target_']}"
 
 
+def _json(text: str) -> Any:
+    """Return what JSON says; None where it was spoilt before."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
 def _spoil(draw: Random, place: Place, folder: Path) -> str:
     """Spoil one file of a run's folder; say how."""
     if draw.random() < 0.25:
@@ -153,7 +161,8 @@ def _spoil(draw: Random, place: Place, folder: Path) -> str:
         spoil(draw, held)
         path.write_bytes(yaml.safe_dump(held).encode("utf-8", "surrogatepass"))
     elif what == "values" and path.suffix == ".json":
-        path.write_bytes(spoilt_json(draw, json.loads(text)).encode("utf-8", "surrogatepass"))
+        held = _json(text)
+        path.write_bytes(spoilt_json(draw, held).encode("utf-8", "surrogatepass"))
     elif what == "bytes":
         path.write_bytes(spoilt_bytes(draw, text.encode()))
     elif what == "deep":
