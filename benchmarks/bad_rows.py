@@ -95,8 +95,8 @@ def run(make: Make, bad: Tensor, dtype: torch.dtype, *, hit: bool) -> tuple[Temp
         lost += int((~chosen[~bad_here].isfinite()).sum())
         if optimizer is not None:
             row = torch.log_softmax(seen[0].float() / chosen[:, None], dim=1).sum(dim=1)
-            # A row that is not finite passes NaN back.
-            loss = row.where(~bad_here, row * (math.nan if hit else 0.0)).sum() / ROWS
+            # In a hit run the bad rows' losses are NaN, and pass NaN back.
+            loss = (row if hit else row.where(~bad_here, 0.0)).sum() / ROWS
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
