@@ -16,6 +16,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from rlkd.engine.run import ALONE, distill
 from rlkd.reporting import (
     RunRecord,
     compare_arms,
@@ -26,8 +27,6 @@ from rlkd.reporting import (
     versions,
     write_report,
 )
-from rlkd.training import distill
-from rlkd.training.run import ALONE
 
 COMMON = [
     "data=cifar100",

@@ -18,9 +18,9 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from rlkd.config.options import TrainerOptions
+from rlkd.engine.compile import compiled
 from rlkd.reporting import hardware, versions
-from rlkd.training.compiling import compiled
-from rlkd.training.options import TrainerOptions
 from steps import Steps
 from timing import take_turns
 

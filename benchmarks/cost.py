@@ -28,9 +28,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from rlkd.config.compose import configure, options
+from rlkd.engine import build
 from rlkd.reporting import hardware, versions
-from rlkd.training import build
-from rlkd.training.compose import configure, options
 from steps import Steps, peak_of_process, print_peak
 from timing import take_turns, what_the_source_adds
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from rlkd.engine.run import ALONE, distill
 from rlkd.reporting import (
     compare_arms,
     comparison_markdown,
@@ -30,8 +31,6 @@ from rlkd.reporting import (
     versions,
     write_report,
 )
-from rlkd.training import distill
-from rlkd.training.run import ALONE
 
 COMMON = ["experiment=shapes_small_tiny", "trainer.threads=1"]
 TEACHER = [

@@ -32,9 +32,9 @@ from rich.console import Console
 from rich.table import Table
 
 from rlkd import models
+from rlkd.config.compose import configure
+from rlkd.engine import build
 from rlkd.reporting import hardware, versions
-from rlkd.training import build
-from rlkd.training.compose import configure
 from rlkd.types import DetectionBatch
 from steps import peak_of_process, print_peak, without_trainer
 from timing import Kinds, take_turns, what_the_source_adds

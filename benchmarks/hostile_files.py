@@ -32,7 +32,7 @@ from rlkd.data.coco import read_coco
 from rlkd.data.shards import given_names
 from rlkd.data.streamed import parquet, webdataset
 from rlkd.errors import UserError
-from rlkd.training.prediction_folder import batches
+from rlkd.tasks.prediction_folder import batches
 
 LIMIT_S, WAIT_S = 10, 60
 LIMIT_BYTES = 2 * 2**30

@@ -38,7 +38,7 @@ from rlkd.atomic import GATE
 from rlkd.cli import main as command_line
 from rlkd.reporting import hardware, versions
 
-PRELOADED = ["rlkd.cli", "rlkd.training.verbs", "sklearn.datasets", "torch.utils.tensorboard"]
+PRELOADED = ["rlkd.cli", "rlkd.commands.verbs", "sklearn.datasets", "torch.utils.tensorboard"]
 PATIENCE = 120.0
 """Seconds in which a process has to get to its next moment, or to its end."""
 RANKS_PATIENCE = 20.0

@@ -26,9 +26,9 @@ import rlkd
 from rlkd.agent import Reward
 from rlkd.data import MemoryLoader, hold_out
 from rlkd.data.sets import cifar100
+from rlkd.engine.scoring import scored_logits
 from rlkd.models import Teacher, create, load_weights
 from rlkd.reporting import hardware, versions
-from rlkd.training.measure import scored_logits
 from rlkd.types import Batch
 
 TEMPERATURES = (1.0, 2.0, 4.0, 8.0)

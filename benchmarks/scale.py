@@ -25,9 +25,9 @@ from rich.console import Console
 from rich.table import Table
 
 from rlkd.agent import TemperatureAgent
+from rlkd.engine.scoring import scored_logits
 from rlkd.exploration import Bands, Explored, Explorer
 from rlkd.reporting import hardware, versions
-from rlkd.training.measure import scored_logits
 from steps import Steps
 from timing import take_turns
 

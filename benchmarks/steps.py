@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from rlkd import models
+from rlkd.config.compose import configure
 from rlkd.data import ImageSet, MemoryLoader
 from rlkd.data.cifar import CIFAR100_MEAN, CIFAR100_STD
+from rlkd.engine import build
+from rlkd.engine.module import StudentModule
 from rlkd.exploration import Bands, Explorer
 from rlkd.models import Teacher
-from rlkd.training import build
-from rlkd.training.compose import configure
-from rlkd.training.distiller import Distiller
-from rlkd.training.module import StudentModule
-from rlkd.training.observed import observe
+from rlkd.tasks.classification.forward import observe
+from rlkd.tasks.classification.step import Distiller
 from rlkd.types import Batch
 from timing import Kinds
 

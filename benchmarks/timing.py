@@ -10,9 +10,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from rlkd.engine.module import StudentModule
 from rlkd.exploration import Explorer
 from rlkd.temperature import TemperatureSource
-from rlkd.training.module import StudentModule
 
 
 def now() -> float:

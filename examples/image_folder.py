@@ -13,8 +13,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 import rlkd
+from rlkd.engine.run import train
 from rlkd.reporting import Result
-from rlkd.training import train
 
 TEACHER, STUDENT = "torchvision:resnet18", "timm:resnet10t"
 FRUIT = {"apple": (200, 40, 40), "lemon": (230, 210, 60), "plum": (110, 50, 130)}

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 import rlkd
-from rlkd.training.callback import TemperatureCallback
+from rlkd.lightning_callback import TemperatureCallback
 
 
 class Distillation(L.LightningModule):

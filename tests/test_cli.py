@@ -59,7 +59,7 @@ def test_a_bug_is_told_from_what_the_user_can_mend(
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("rlkd.training.verbs.show", broken)
+    monkeypatch.setattr("rlkd.commands.verbs.show", broken)
     assert main(["show"]) == 1
     told = capsys.readouterr().err
     assert "ZeroDivisionError" in told
@@ -72,7 +72,7 @@ def test_ctrl_c_outside_of_training_ends_with_130(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rlkd.training.verbs.show", interrupted)
+    monkeypatch.setattr("rlkd.commands.verbs.show", interrupted)
     assert main(["show"]) == 130
     assert capsys.readouterr().err == "rlkd: interrupted\n"
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from tests.training.runs import as_users_call, silent, tiny, write_teacher
 
+from rlkd.engine.run import distill
 from rlkd.errors import UserError
-from rlkd.training import distill
 
 ADDING = Path(__file__).parents[1] / "docs" / "adding.md"
 FILE = re.compile(r"^`(?P<path>\S+)`\n\n```(?:python|yaml)\n(?P<text>.*?)^```$", re.M | re.S)

@@ -27,7 +27,7 @@ sys.exit(main(["distill", "data=digits", "student=convnet_tiny", f"output={sys.a
 
 @pytest.mark.parametrize(
     "module",
-    ["rich.console", "torch", "torch._C", "lightning", "rlkd.training.verbs", "sklearn.datasets"],
+    ["rich.console", "torch", "torch._C", "lightning", "rlkd.commands.verbs", "sklearn.datasets"],
 )
 def test_an_interrupt_amid_imports_is_one_line_and_leaves_nothing(
     module: str, tmp_path: Path

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rlkd.data.sets import IMAGENET_MEAN, IMAGENET_STD, folder
-from rlkd.training.quiet import quiet_lightning
+from rlkd.engine.quiet import quiet_lightning
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

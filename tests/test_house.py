@@ -11,7 +11,7 @@ import torch
 from hydra.utils import get_object
 
 import rlkd
-from rlkd.training.compose import options
+from rlkd.config.compose import options
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "rlkd"
@@ -35,9 +35,15 @@ FLOORS = {
     ),
     **dict.fromkeys(("temperature", "losses", "exploration", "models", "data"), 2),
     "agent": 3,
-    "training": 4,
-    "cli": 5,
-    "__main__": 6,
+    "config": 4,
+    "engine": 5,
+    "lightning_callback": 6,
+    "export": 6,
+    "tasks": 7,
+    "sweep": 7,
+    "commands": 8,
+    "cli": 9,
+    "__main__": 10,
 }
 STEP_ROOMS = ("agent", "losses", "temperature", "exploration")
 MAX_LINES = 450

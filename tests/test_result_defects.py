@@ -7,11 +7,11 @@ import torch
 from lightning import Trainer
 from torch import nn
 
+from rlkd.engine.callbacks.metrics import LogEpochs
+from rlkd.engine.callbacks.progress import Clock
+from rlkd.engine.run_folder import RunFolder
 from rlkd.reporting import Scores
-from rlkd.training.distiller import Distiller
-from rlkd.training.logging import LogEpochs
-from rlkd.training.progress import Clock
-from rlkd.training.run_folder import RunFolder
+from rlkd.tasks.classification.step import Distiller
 
 
 def test_defect_best_epoch_chosen_on_the_test_set(tmp_path: Path) -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from rlkd.engine.class_names import keep_order
+from rlkd.engine.run_folder import RunFolder
 from rlkd.errors import UserError
 from rlkd.reporting import ImageCounts, PolicyMap, Result, read_metrics
 from rlkd.text_files import MAX_DEPTH, parse_config, parse_json, read_config, read_json, read_text
-from rlkd.training.class_order import keep_order
-from rlkd.training.run_folder import RunFolder
 
 DEEP = 100_000
 BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\n"

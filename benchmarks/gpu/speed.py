@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from rlkd.config.options import TrainerOptions
+from rlkd.engine.compile import compiled
 from rlkd.reporting import hardware, versions
-from rlkd.training.compiling import compiled
-from rlkd.training.options import TrainerOptions
 from steps import Steps
 from throughput import Conventional, in_turns, shown
 

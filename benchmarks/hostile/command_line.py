@@ -9,8 +9,8 @@ from random import Random
 
 from omegaconf import DictConfig, OmegaConf
 
-from rlkd.training.compose import GROUPS, options
-from rlkd.training.settings import NETWORKS
+from rlkd.config.compose import GROUPS, options
+from rlkd.config.settings import NETWORKS
 
 from .command import check_result, command
 from .values import spoilt_text, value

@@ -76,7 +76,7 @@ def calls(mark: str) -> tuple[dict[str, Any], ...]:
         {"_target_": "torch.save", "obj": [], "f": mark},
         {"_target_": "torch.utils.cpp_extension.load", "name": "x", "sources": []},
         {"_target_": "rlkd.reporting.files.write_text", "path": mark, "text": "x"},
-        {"_target_": "rlkd.training.run.os.mkdir", "path": mark},
+        {"_target_": "rlkd.engine.run.os.mkdir", "path": mark},
         {"_target_": "torch.os.mkdir", "path": mark},
         {"_target_": "torch.serialization.os.system", "command": f"touch {mark}"},
         {"_target_": "timm.models._hub.os.mkdir", "path": mark},

@@ -18,8 +18,8 @@ from pathlib import Path
 from random import Random
 from typing import IO
 
+from rlkd.config.compose import configure
 from rlkd.errors import UserError
-from rlkd.training.compose import configure
 
 from . import watch
 from .command_line import SMALL, keys

@@ -51,8 +51,8 @@ def __dir__() -> list[str]:
 
 
 def distill(overrides: Iterable[str] = ()) -> "Result":
-    """Distil a teacher into a student, as `rlkd distill` does; see `rlkd.training.distill`."""
+    """Distil a teacher into a student, as `rlkd distill` does; see `rlkd.engine.run.distill`."""
     # Imported when called: a loop of one's own needs neither Lightning nor Hydra.
-    from rlkd.training import distill as run
+    from rlkd.engine.run import distill as run
 
     return run(overrides)

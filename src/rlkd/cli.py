@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from rlkd import ranks
         from rlkd.reporting.escaping import one_line, say, say_trace
 
-        import_module("rlkd.training.verbs")  # with everything that takes seconds
+        import_module("rlkd.commands.verbs")  # with everything that takes seconds
     errors = Console(stderr=True)
     try:
         with _noticing(errors):
@@ -100,7 +100,7 @@ def _leave(*_: object) -> None:
 
 def _told(error: BaseException) -> tuple[int, str]:
     """Return the exit code of what ended a verb, and the line that tells of it."""
-    from rlkd.training.stopping import Interrupted
+    from rlkd.engine.signals import Interrupted
 
     if isinstance(error, UserError):
         return 2, str(error)
@@ -144,7 +144,7 @@ def _run(verb: str, overrides: list[str]) -> None:
     from rich.console import Console
 
     from rlkd import ranks
-    from rlkd.training import verbs
+    from rlkd.commands import verbs
 
     known: dict[str, Verb] = {
         "compare": verbs.compare,

@@ -17,7 +17,7 @@ from rlkd.data import images as reading
 from rlkd.data.images import FORMATS, MAX_PIXELS, ImageReader, UndecodableError, image_bytes
 from rlkd.data.streamed import folder
 from rlkd.errors import UserError
-from rlkd.training.prediction_folder import batches
+from rlkd.tasks.prediction_folder import batches
 
 TOO_MANY = r"some\.png cannot be decoded \(it has more than 178,956,970 pixels\): replace"
 

@@ -10,7 +10,7 @@ from rlkd.data.cifar import load_cifar
 from rlkd.data.shards import given_names
 from rlkd.data.streamed import parquet, webdataset
 from rlkd.errors import UserError
-from rlkd.training.prediction_folder import image_files
+from rlkd.tasks.prediction_folder import image_files
 
 
 def test_more_classes_than_a_network_has_are_refused_before_they_are_named(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from rlkd.data.sets import folder as read_folder
 from rlkd.data.sources import list_folder
 from rlkd.data.streamed import folder
 from rlkd.errors import UserError
-from rlkd.training.prediction_folder import image_files
+from rlkd.tasks.prediction_folder import image_files
 
 HIDDEN = ("a/._x.png", "a/.ipynb_checkpoints/x-checkpoint.png", "a/__MACOSX/x.png", "a/.DS_Store")
 

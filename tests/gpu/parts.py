@@ -11,12 +11,12 @@ from tests.gpu.places import Place
 from torch import Tensor, nn
 
 from rlkd import models
+from rlkd.config.compose import configure, options
+from rlkd.engine import build
 from rlkd.losses import LossInputs, Objective
 from rlkd.models import Teacher
+from rlkd.tasks.classification.forward import Observed, observe
 from rlkd.temperature import ConstantTemperature, TemperatureSource
-from rlkd.training import build
-from rlkd.training.compose import configure, options
-from rlkd.training.observed import Observed, observe
 from rlkd.types import Batch
 
 CLASSES, ROWS = 10, 8

@@ -12,12 +12,12 @@ from tests.training.detection_parts import CLASSES, batch_of
 from tests.training.watched_detector import agent_of, watched
 
 from rlkd import TemperatureAgent
+from rlkd.engine import build
+from rlkd.engine.meters import EpochMeters
 from rlkd.exploration import Bands, Explorer
 from rlkd.losses import LossInputs
+from rlkd.tasks.detection.forward import COPIES, Regions, foreground, jittered
 from rlkd.temperature import TemperatureSource
-from rlkd.training import build
-from rlkd.training.meters import EpochMeters
-from rlkd.training.regions import COPIES, Regions, foreground, jittered
 
 pytestmark = pytest.mark.usefixtures("plainly")
 METHODS = ("kd", "dkd", "mlkd", "dist", "nkd", "ttm", "wttm")

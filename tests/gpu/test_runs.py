@@ -9,9 +9,9 @@ from tests.gpu.places import CUDA, require_cuda
 from tests.training.runs import SOURCES, silent, tiny
 from tests.training.test_resume import archive_checkpoints, put_back
 
+from rlkd.engine import run as running
+from rlkd.engine.run_folder import RunFolder
 from rlkd.reporting import Result, read_metrics
-from rlkd.training import run as running
-from rlkd.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("plainly")
 ON_CPU = pytest.param("cpu", marks=pytest.mark.long)  # which shows that the bodies run

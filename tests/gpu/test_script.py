@@ -130,7 +130,7 @@ def test_seeds_come_outermost_and_a_given_teacher_is_not_trained(
 
 
 def test_the_packaged_plan_composes(table: Any, tmp_path: Path) -> None:
-    from rlkd.training.compose import configure
+    from rlkd.config.compose import configure
 
     plan = yaml.safe_load((ROOT / "benchmarks" / "gpu" / "table.yaml").read_text())
     with pytest.raises(KeyError, match="DATA"):

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from rlkd import RandomTemperature, TemperatureAgent
 from rlkd.data import ImageSet, MemoryLoader
 from rlkd.exploration import Bands, Explorer
+from rlkd.tasks.classification.forward import Observed
+from rlkd.tasks.classification.step import Distiller
 from rlkd.temperature import ConstantTemperature, GlobalCTKD, InstanceCTKD, TemperatureSource
-from rlkd.training.distiller import Distiller
-from rlkd.training.observed import Observed
 
 pytestmark = pytest.mark.usefixtures("plainly")
 IMAGES, BATCH = 24, 6

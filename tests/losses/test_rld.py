@@ -5,12 +5,12 @@ import torch
 from tests.reference.softened_row import kl_slowly, softened_row
 from torch import Tensor
 
+from rlkd.config.compose import configure
+from rlkd.engine import build
 from rlkd.errors import UserError
 from rlkd.losses.decoupled import dkd
 from rlkd.losses.logits import kd
 from rlkd.losses.rld import rld
-from rlkd.training import build
-from rlkd.training.compose import configure
 from rlkd.types import Temperatures
 
 # Class 0 is the target; the teachers are right, and wrong by one class.

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from rlkd.config.compose import as_yaml, configure, options
+from rlkd.engine import build
 from rlkd.losses import kd
 from rlkd.temperature import TEMPERATURE_FLOOR, GlobalCTKD, ScheduledTemperature
-from rlkd.training import build
-from rlkd.training.compose import as_yaml, configure, options
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 

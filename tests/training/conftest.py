@@ -13,8 +13,8 @@ from rlkd import models
 from rlkd.cli import main
 from rlkd.losses import Objective, Term
 from rlkd.models import Teacher
+from rlkd.tasks.classification.forward import Observed, observe
 from rlkd.temperature import ConstantTemperature
-from rlkd.training.observed import Observed, observe
 from rlkd.types import Batch
 
 

@@ -14,7 +14,7 @@ from tests.training.runs import silent
 
 from rlkd.data.coco_set import CocoSet
 from rlkd.data.shapes import shapes, write_shapes
-from rlkd.training.run import train
+from rlkd.engine.run import train
 
 SHAPES = ("data=shapes", "data.train=16", "data.test=6", "data.size=64")
 PAIR = ("teacher=fasterrcnn_tiny", "student=fasterrcnn_tiny")

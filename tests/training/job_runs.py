@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tests.training.runs import tiny
 
-from rlkd.training.planning import LauncherOptions, launcher_and_others
+from rlkd.sweep.plan import LauncherOptions, launcher_and_others
 
 
 def grid(teacher: Path, output: Path, *more: str) -> list[str]:

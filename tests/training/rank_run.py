@@ -21,17 +21,17 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from rlkd import ranks
 from rlkd.agent import TemperatureAgent
+from rlkd.config.compose import configure
+from rlkd.engine import run as runs
+from rlkd.engine.launch import Launch
+from rlkd.engine.lock import LOCK
+from rlkd.engine.module import StudentModule
+from rlkd.engine.signals import Interrupted
+from rlkd.engine.sync_norm import synchronised
 from rlkd.errors import UserError
+from rlkd.lightning_callback import TemperatureCallback
 from rlkd.losses import kd
 from rlkd.temperature import TemperatureSource
-from rlkd.training import run as runs
-from rlkd.training.callback import TemperatureCallback
-from rlkd.training.compose import configure
-from rlkd.training.launch import Launch
-from rlkd.training.lock import LOCK
-from rlkd.training.module import StudentModule
-from rlkd.training.stopping import Interrupted
-from rlkd.training.sync_norm import synchronised
 
 COMMON = (
     "trainer.accelerator=cpu",

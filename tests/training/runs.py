@@ -20,10 +20,10 @@ from torch import nn
 
 from rlkd import models
 from rlkd.cli import main
+from rlkd.config.compose import configure
 from rlkd.data import digits as handwritten
 from rlkd.losses import Objective
-from rlkd.training.compose import configure
-from rlkd.training.observed import Observed
+from rlkd.tasks.classification.forward import Observed
 
 TINY = (
     "data.limit=48",

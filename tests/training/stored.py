@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from rlkd.training.checkpoint_store import CheckpointStore
+from rlkd.engine.checkpoint_store import CheckpointStore
 
 STEPS = (3, 6, 9)
 

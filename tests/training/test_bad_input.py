@@ -14,8 +14,8 @@ from tests.training.runs import SOURCES, tiny
 
 from rlkd import models
 from rlkd.cli import main
+from rlkd.engine.run_folder import RunFolder
 from rlkd.models import save_weights
-from rlkd.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("plainly")
 

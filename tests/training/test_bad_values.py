@@ -12,10 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 from tests.training.refusal import Refuse, assert_told, pictures
 from tests.training.runs import SOURCES, tiny
 
+from rlkd.config.compose import as_yaml, configure, sweep
+from rlkd.engine import build
 from rlkd.errors import UserError
-from rlkd.training import build
-from rlkd.training.compose import as_yaml, configure, sweep
-from rlkd.training.image_sets import load_dataset
+from rlkd.tasks.classification.data import load_dataset
 
 pytestmark = pytest.mark.usefixtures("plainly")
 

@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 import rlkd
+from rlkd.engine.quiet import quiet_lightning
 from rlkd.errors import UserError
+from rlkd.lightning_callback import TemperatureCallback
 from rlkd.temperature import GlobalCTKD, ScheduledTemperature
-from rlkd.training.callback import TemperatureCallback
-from rlkd.training.quiet import quiet_lightning
 from rlkd.types import Temperatures
 
 CLASSES = 3

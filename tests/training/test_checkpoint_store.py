@@ -21,8 +21,8 @@ from tests.training.stored import (
     taken_after,
 )
 
+from rlkd.engine.checkpoint_store import CheckpointStore
 from rlkd.errors import UserError
-from rlkd.training.checkpoint_store import CheckpointStore
 
 
 @pytest.fixture

@@ -13,12 +13,12 @@ from tests.training.runs import SOURCES, metrics_but_time, silent, tiny, tiny_co
 from torch import Tensor
 
 from rlkd.cli import main
+from rlkd.engine import run as running
+from rlkd.engine.run_folder import RunFolder
 from rlkd.errors import DivergenceError, Notice, UserError
 from rlkd.losses import LossInputs, Objective
 from rlkd.reporting import read_metrics
-from rlkd.training import run as running
-from rlkd.training.observed import Observed
-from rlkd.training.run_folder import RunFolder
+from rlkd.tasks.classification.forward import Observed
 from rlkd.types import Batch
 
 pytestmark = pytest.mark.usefixtures("plainly")

@@ -10,9 +10,9 @@ from tests.training.refusal import Refuse, assert_told
 
 from rlkd.cli import main
 from rlkd.data.imagenet_names import WNIDS, readable
+from rlkd.engine.class_names import check_order, keep_order
+from rlkd.engine.run_folder import RunFolder
 from rlkd.errors import UserError
-from rlkd.training.class_order import check_order, keep_order
-from rlkd.training.run_folder import RunFolder
 
 
 def test_a_class_order_is_found_beside_a_file_and_others_are_not_refused(tmp_path: Path) -> None:

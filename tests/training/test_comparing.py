@@ -8,10 +8,11 @@ from tests.training.refusal import Refuse, assert_told
 from tests.training.runs import fingerprint, silent, tiny
 
 from rlkd.cli import main
+from rlkd.commands import compare as comparing
+from rlkd.commands.compare import compare, multirun
+from rlkd.engine.run_folder import RunFolder
 from rlkd.errors import UserError
-from rlkd.training import comparing, planning
-from rlkd.training.comparing import compare, multirun
-from rlkd.training.run_folder import RunFolder
+from rlkd.sweep import plan as planning
 
 pytestmark = pytest.mark.usefixtures("plainly")
 

@@ -9,12 +9,12 @@ from tests.training.refusal import Refuse, assert_told
 from tests.training.runs import metrics_but_time, silent, tiny
 from torch import nn
 
+from rlkd.config.options import TrainerOptions
+from rlkd.engine import compile as compiling
+from rlkd.engine.compile import compiled, uncompiled
+from rlkd.engine.run import distill
+from rlkd.engine.run_folder import RunFolder
 from rlkd.errors import UserError
-from rlkd.training import compiling
-from rlkd.training.compiling import compiled, uncompiled
-from rlkd.training.options import TrainerOptions
-from rlkd.training.run import distill
-from rlkd.training.run_folder import RunFolder
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("plainly")]
 

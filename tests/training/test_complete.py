@@ -13,10 +13,10 @@ from tests.marks import but_long
 from tests.training.refusal import Refuse, assert_told
 from tests.training.runs import SOURCES, as_users_call, fingerprint, silent, tiny
 
+from rlkd.commands.compare import compare
+from rlkd.engine.run import distill
+from rlkd.engine.run_folder import RunFolder
 from rlkd.reporting import Result
-from rlkd.training.comparing import compare
-from rlkd.training.run import distill
-from rlkd.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("plainly")
 

@@ -10,11 +10,12 @@ from omegaconf import OmegaConf
 from torch import nn
 
 import rlkd.configs
+from rlkd.commands import validate as validation
+from rlkd.config.compose import GROUPS, as_yaml, configure, options, portion, sweep
+from rlkd.engine import build
 from rlkd.errors import UserError
 from rlkd.losses import LossInputs
 from rlkd.temperature import ConstantTemperature
-from rlkd.training import build, validation
-from rlkd.training.compose import GROUPS, as_yaml, configure, options, portion, sweep
 
 pytestmark = pytest.mark.usefixtures("plainly")
 

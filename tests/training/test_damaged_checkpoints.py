@@ -19,10 +19,10 @@ from tests.training.stored import (
     taken_after,
 )
 
+from rlkd.engine.checkpoint_store import CheckpointStore
+from rlkd.engine.run_folder import RunFolder
 from rlkd.errors import UserError
 from rlkd.reporting import ImageCounts
-from rlkd.training.checkpoint_store import CheckpointStore
-from rlkd.training.run_folder import RunFolder
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 from tests.training.refusal import Refuse, assert_told
 
+from rlkd.commands.demo import demo
 from rlkd.reporting import ImageCounts, Result
-from rlkd.training.demonstration import demo
 
 pytestmark = pytest.mark.usefixtures("plainly")
 

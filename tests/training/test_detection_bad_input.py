@@ -21,12 +21,12 @@ from tests.training.runs import fingerprint
 
 from rlkd import models
 from rlkd.cli import main
+from rlkd.config.compose import configure
+from rlkd.engine import build
 from rlkd.errors import Notice, UserError
 from rlkd.models import create_detector, save_weights
-from rlkd.training import build
-from rlkd.training.compose import configure
-from rlkd.training.detection_data import detection_sets
-from rlkd.training.detection_options import DetectionOptions
+from rlkd.tasks.detection.data import detection_sets
+from rlkd.tasks.detection.options import DetectionOptions
 
 pytestmark = pytest.mark.usefixtures("plainly")
 

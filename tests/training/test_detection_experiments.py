@@ -7,9 +7,9 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from rlkd.training import build
-from rlkd.training.compose import as_yaml, configure, options
-from rlkd.training.detection import Detection
+from rlkd.config.compose import as_yaml, configure, options
+from rlkd.engine import build
+from rlkd.tasks.detection.task import Detection
 
 pytestmark = pytest.mark.usefixtures("plainly")
 

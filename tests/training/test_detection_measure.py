@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from rlkd.data.coco import read_coco
 from rlkd.data.coco_set import CocoSet
 from rlkd.errors import UserError
-from rlkd.training.detection_measure import (
+from rlkd.tasks.detection.evaluate import (
     CocoResult,
     detect,
     detection_scores,

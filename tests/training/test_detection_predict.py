@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from rlkd.data.coco import read_coco
 from rlkd.errors import UserError
 from rlkd.reporting.prediction_page import DrawnBox, write_predictions
-from rlkd.training.detection_predict import predict_images, prediction_rows
+from rlkd.tasks.detection.predict import predict_images, prediction_rows
 
 BOX = [20.0, 40.0, 60.0, 80.0]
 GREY = (128, 128, 128)

@@ -15,9 +15,9 @@ from tests.training.test_interruption import PRELOADED, finish, until_saved
 from tests.training.test_resume import archive_checkpoints, put_back
 
 from rlkd.cli import main
-from rlkd.training import run as running
-from rlkd.training.compose import configure
-from rlkd.training.run_folder import RunFolder
+from rlkd.config.compose import configure
+from rlkd.engine import run as running
+from rlkd.engine.run_folder import RunFolder
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("plainly")]
 

@@ -26,14 +26,15 @@ from tests.training.runs import metrics_but_time, silent
 from torchvision.transforms.functional import to_tensor
 
 from rlkd.cli import main
+from rlkd.commands import compare as comparing
+from rlkd.config.compose import configure
 from rlkd.data.coco import coco
+from rlkd.engine.run import distill, score_checkpoints
+from rlkd.engine.run_folder import RunFolder
 from rlkd.models import create_detector
 from rlkd.reporting import DetectionScores, Result
-from rlkd.training import comparing, planning
-from rlkd.training.compose import configure
-from rlkd.training.detection_measure import detect
-from rlkd.training.run import distill, score_checkpoints
-from rlkd.training.run_folder import RunFolder
+from rlkd.sweep import plan as planning
+from rlkd.tasks.detection.evaluate import detect
 
 pytestmark = pytest.mark.usefixtures("plainly")
 

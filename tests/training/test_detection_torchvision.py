@@ -17,8 +17,8 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.transforms.functional import to_tensor
 
+from rlkd.engine.run import score_checkpoints
 from rlkd.reporting import DetectionScores
-from rlkd.training.run import score_checkpoints
 
 pytestmark = [pytest.mark.usefixtures("plainly"), pytest.mark.long]
 

@@ -14,7 +14,7 @@ from tests.training.detection_parts import (
 from tests.training.watched_detector import Spy, agent_of, watched
 from torch import Tensor
 
-from rlkd.training.regions import foreground
+from rlkd.tasks.detection.forward import foreground
 from rlkd.types import IGNORED, DetectionBatch
 
 

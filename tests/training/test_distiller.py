@@ -10,14 +10,14 @@ from tests.training.runs import SOURCES, metrics_but_time, silent, tiny_config
 from torch import Tensor
 
 from rlkd.agent.rollout import Rollout, Trajectory
+from rlkd.engine import build
+from rlkd.engine import run as running
+from rlkd.engine.run_folder import RunFolder
 from rlkd.errors import UserError
 from rlkd.exploration import Explored
 from rlkd.reporting import Result
-from rlkd.training import build
-from rlkd.training import run as running
-from rlkd.training.distiller import Distiller
-from rlkd.training.image_sets import load_sets
-from rlkd.training.run_folder import RunFolder
+from rlkd.tasks.classification.data import load_sets
+from rlkd.tasks.classification.step import Distiller
 from rlkd.types import Batch
 
 pytestmark = pytest.mark.usefixtures("plainly")

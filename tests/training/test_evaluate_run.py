@@ -6,9 +6,9 @@ import pytest
 from tests.training.refusal import Refuse, assert_told
 from tests.training.runs import silent, tiny
 
+from rlkd.engine.run import distill, score_checkpoints
+from rlkd.engine.run_folder import RunFolder
 from rlkd.reporting import Result
-from rlkd.training.run import distill, score_checkpoints
-from rlkd.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("plainly")
 

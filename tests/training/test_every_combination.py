@@ -8,9 +8,9 @@ import torch
 from omegaconf import DictConfig
 
 from rlkd import models
-from rlkd.training import build
-from rlkd.training.compose import configure, options
-from rlkd.training.observed import observe
+from rlkd.config.compose import configure, options
+from rlkd.engine import build
+from rlkd.tasks.classification.forward import observe
 from rlkd.types import Batch
 
 pytestmark = pytest.mark.usefixtures("plainly")

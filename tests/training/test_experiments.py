@@ -9,10 +9,10 @@ from omegaconf import DictConfig
 from torch.nn import functional as F
 
 from rlkd import models
+from rlkd.config.compose import as_yaml, configure, options
+from rlkd.engine import build
 from rlkd.errors import UserError
 from rlkd.losses import LossInputs, kd, supervised_views
-from rlkd.training import build
-from rlkd.training.compose import as_yaml, configure, options
 
 pytestmark = [pytest.mark.usefixtures("plainly"), pytest.mark.long]
 

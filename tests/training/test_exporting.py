@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 from rlkd import models
 from rlkd.cli import main
+from rlkd.commands import export as exporting
 from rlkd.data import digits as handwritten
 from rlkd.data.shapes import shapes
+from rlkd.engine.run_folder import RunFolder
 from rlkd.models import create_detector
-from rlkd.training import exporting
-from rlkd.training.exportable import _aligned
-from rlkd.training.run_folder import RunFolder
+from rlkd.tasks.classification.export import _aligned
 
 pytestmark = pytest.mark.usefixtures("plainly")
 

@@ -14,10 +14,10 @@ from benchmarks.mutations import mutated
 from tests.marks import but_long
 from tests.training.runs import SOURCES, as_users_call, silent, tiny_config, write_teacher
 
-from rlkd.training import run as running
-from rlkd.training.checkpoint_content import content_fault
-from rlkd.training.module import StudentModule
-from rlkd.training.run_folder import RunFolder
+from rlkd.engine import run as running
+from rlkd.engine.checkpoint_content import content_fault
+from rlkd.engine.module import StudentModule
+from rlkd.engine.run_folder import RunFolder
 
 STEP = 8
 """The second of the three batches of the third epoch."""

@@ -13,7 +13,7 @@ from tests.training.refusal import Refuse, assert_told
 from tests.training.run_folders import classifier_run, detector_run
 from tests.training.test_exporting import onnx_is_here
 
-from rlkd.training.run_folder import RunFolder
+from rlkd.engine.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("plainly")
 ROOM = 1000
@@ -106,7 +106,7 @@ def test_whatever_meets_a_full_disk_is_the_users_to_solve(
             finally:
                 (tmp_path / "events").unlink()
 
-    monkeypatch.setattr("rlkd.training.verbs.show", fill)
+    monkeypatch.setattr("rlkd.commands.verbs.show", fill)
     with no_larger_file():
         told = refuse("show")
     assert_told(told, "^rlkd: File too large; free some space and run the same command again$")

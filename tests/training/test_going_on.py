@@ -10,9 +10,9 @@ import torch
 from tests.training.runs import SOURCES, metrics_but_time, silent, tiny_config
 from tests.training.test_interruption import PRELOADED
 
-from rlkd.training import run as running
-from rlkd.training.checkpoints import KeepLast
-from rlkd.training.run_folder import RunFolder
+from rlkd.engine import run as running
+from rlkd.engine.callbacks.checkpoint import KeepLast
+from rlkd.engine.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("plainly")
 

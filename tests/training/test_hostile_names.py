@@ -17,9 +17,9 @@ from PIL import Image
 from tests.hostile.nasty import NASTY
 
 from rlkd.cli import main
+from rlkd.engine.class_names import FILE
 from rlkd.errors import notice
 from rlkd.reporting.escaping import printable
-from rlkd.training.class_order import FILE
 
 pytestmark = pytest.mark.usefixtures("plainly")
 
@@ -132,7 +132,7 @@ def test_a_class_or_an_image_that_is_no_text_is_refused_in_one_line(
 def test_a_note_is_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rlkd.training.verbs.show", lambda *_: notice("a\nrlkd: fine \x1b[1m"))
+    monkeypatch.setattr("rlkd.commands.verbs.show", lambda *_: notice("a\nrlkd: fine \x1b[1m"))
     assert main(["show"]) == 0
     assert capsys.readouterr().err == "rlkd: note: a rlkd: fine \\x1b[1m\n"
 
@@ -143,7 +143,7 @@ def test_a_bug_prints_no_escape_codes(
     def broken(*_: object) -> None:
         raise ZeroDivisionError("\x1b[2J")
 
-    monkeypatch.setattr("rlkd.training.verbs.show", broken)
+    monkeypatch.setattr("rlkd.commands.verbs.show", broken)
     assert main(["show"]) == 1
     told = capsys.readouterr().err
     assert "ZeroDivisionError: \\x1b[2J\n" in told

@@ -15,12 +15,12 @@ from tests.data.streams import write_folder
 from tests.training.refusal import Refuse
 from tests.training.runs import fingerprint
 
+from rlkd.config.compose import as_yaml, configure, options
+from rlkd.engine import run as running
+from rlkd.engine.identity import NO_PART, flat
+from rlkd.engine.run_folder import RunFolder
 from rlkd.errors import UserError
 from rlkd.reporting import ImageCounts
-from rlkd.training import run as running
-from rlkd.training.compose import as_yaml, configure, options
-from rlkd.training.identity import NO_PART, flat
-from rlkd.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("plainly")
 

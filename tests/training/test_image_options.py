@@ -16,14 +16,14 @@ from torch import Tensor
 
 from rlkd import models
 from rlkd.cli import main
+from rlkd.config.compose import configure
 from rlkd.data import Dataset, StreamSet, in_memory
 from rlkd.data.views import Views, fitted, pixel_size
+from rlkd.engine.build import network, trainer_options
+from rlkd.engine.run import distill, score_checkpoints
+from rlkd.engine.run_folder import RunFolder
 from rlkd.reporting import Result
-from rlkd.training.build import network, trainer_options
-from rlkd.training.compose import configure
-from rlkd.training.image_sets import load_dataset, plain_loader
-from rlkd.training.run import distill, score_checkpoints
-from rlkd.training.run_folder import RunFolder
+from rlkd.tasks.classification.data import load_dataset, plain_loader
 
 pytestmark = pytest.mark.usefixtures("plainly")
 

@@ -15,15 +15,15 @@ from torchvision.models import ResNet18_Weights
 
 from rlkd import models, ranks
 from rlkd.cli import main
+from rlkd.config.compose import configure
 from rlkd.data import ImageSet, StreamSet
 from rlkd.data.imagenet_names import WNIDS, readable
+from rlkd.engine import build
+from rlkd.engine import run as running
+from rlkd.engine.run_folder import RunFolder
 from rlkd.errors import UserError
 from rlkd.ranks import Part
-from rlkd.training import build
-from rlkd.training import run as running
-from rlkd.training.compose import configure
-from rlkd.training.exportable import exportable_classifier
-from rlkd.training.image_sets import (
+from rlkd.tasks.classification.data import (
     Sets,
     example_batch,
     load_sets,
@@ -31,7 +31,7 @@ from rlkd.training.image_sets import (
     probe_batch,
     train_loader,
 )
-from rlkd.training.run_folder import RunFolder
+from rlkd.tasks.classification.export import exportable_classifier
 
 pytestmark = pytest.mark.usefixtures("plainly")
 

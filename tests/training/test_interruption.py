@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 from tests.training.runs import SOURCES, command, metrics_but_time, tiny
 
-from rlkd.training.run_folder import RunFolder
+from rlkd.engine.run_folder import RunFolder
 
 pytestmark = pytest.mark.long
 
 PATIENCE = 60.0
 """Seconds until a process counts as stuck."""
-PRELOADED = ["rlkd.cli", "rlkd.training.verbs", "sklearn.datasets", "torch.utils.tensorboard"]
+PRELOADED = ["rlkd.cli", "rlkd.commands.verbs", "sklearn.datasets", "torch.utils.tensorboard"]
 
 Start = Callable[[list[str]], BaseProcess]
 Whole = Callable[[str], RunFolder]

@@ -15,14 +15,14 @@ from tests.training.refusal import assert_told
 from tests.training.runs import silent, tiny
 
 from rlkd.cli import main
+from rlkd.config.compose import as_yaml, options
+from rlkd.engine.run_folder import RunFolder
+from rlkd.engine.signals import Interrupted
 from rlkd.errors import UserError
 from rlkd.reporting import Result
-from rlkd.training import jobs
-from rlkd.training.compose import as_yaml, options
-from rlkd.training.jobs import RunCells, make_executor
-from rlkd.training.planning import launcher_and_others, plan
-from rlkd.training.run_folder import RunFolder
-from rlkd.training.stopping import Interrupted
+from rlkd.sweep import submitit_jobs as jobs
+from rlkd.sweep.plan import launcher_and_others, plan
+from rlkd.sweep.submitit_jobs import RunCells, make_executor
 
 pytestmark = pytest.mark.usefixtures("plainly")
 submitit = pytest.importorskip("submitit")

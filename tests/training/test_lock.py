@@ -20,10 +20,10 @@ from tests.training.refusal import Refuse, assert_told
 from tests.training.run_folders import classifier_run
 from tests.training.runs import SOURCES, fingerprint, silent, tiny, tiny_config
 
+from rlkd.engine import lock
+from rlkd.engine import run as running
+from rlkd.engine.lock import LOCK, locked
 from rlkd.errors import Notice, UserError
-from rlkd.training import lock
-from rlkd.training import run as running
-from rlkd.training.lock import LOCK, locked
 
 pytestmark = pytest.mark.usefixtures("plainly")
 

@@ -7,8 +7,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tests.training.runs import SOURCES, silent, tiny_config
 
-from rlkd.training import run as running
-from rlkd.training.checkpoints import KeepLast
+from rlkd.engine import run as running
+from rlkd.engine.callbacks.checkpoint import KeepLast
 
 pytestmark = pytest.mark.usefixtures("plainly")
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from rlkd.engine.scoring import evaluate, scored_logits
 from rlkd.errors import UserError
-from rlkd.training.measure import evaluate, scored_logits
 from rlkd.types import Batch
 
 

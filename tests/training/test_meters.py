@@ -8,8 +8,8 @@ import torch
 
 from rlkd.agent import RandomTemperature
 from rlkd.agent.control import QUANTILES, quantile_column
+from rlkd.engine.meters import EpochMeters
 from rlkd.reporting import write_metrics
-from rlkd.training.meters import EpochMeters
 from rlkd.types import Temperatures
 
 

@@ -20,14 +20,14 @@ from tests.training.runs import silent, tiny
 
 from rlkd import models
 from rlkd.cli import main
+from rlkd.config.compose import configure
 from rlkd.data.imagenet_names import WNIDS
+from rlkd.engine.run import distill
+from rlkd.engine.run_folder import RunFolder
+from rlkd.export.loading_lines import loading_lines
+from rlkd.export.model_card import Training, card
 from rlkd.reporting import Result
 from rlkd.reporting.files import write_text
-from rlkd.training.compose import configure
-from rlkd.training.loading_lines import loading_lines
-from rlkd.training.model_card import Training, card
-from rlkd.training.run import distill
-from rlkd.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("plainly")
 

@@ -19,14 +19,14 @@ from torchvision.models.detection import FasterRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from rlkd import losses
+from rlkd.config.compose import configure, options
+from rlkd.engine import build
 from rlkd.errors import UserError
 from rlkd.losses import Objective, Term
 from rlkd.models import Teacher
+from rlkd.tasks.detection.forward import ObservedRegions
+from rlkd.tasks.detection.observe_regions import observe_regions
 from rlkd.temperature import ConstantTemperature, TemperatureSource
-from rlkd.training import build
-from rlkd.training.compose import configure, options
-from rlkd.training.observe_regions import observe_regions
-from rlkd.training.regions import ObservedRegions
 from rlkd.types import IGNORED, Temperatures
 
 pytestmark = pytest.mark.usefixtures("plainly")

@@ -11,8 +11,8 @@ from rlkd import models
 from rlkd.errors import UserError
 from rlkd.losses import Objective, Term, cross_entropy, kd, pkt
 from rlkd.models import Teacher
+from rlkd.tasks.classification.forward import observe
 from rlkd.temperature import ConstantTemperature
-from rlkd.training.observed import observe
 from rlkd.types import Batch
 
 

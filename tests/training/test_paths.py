@@ -21,11 +21,11 @@ from tests.training.runs import SOURCES, TINY, write_teacher
 import rlkd.configs
 from rlkd import models
 from rlkd.cli import main
+from rlkd.config.compose import as_yaml, configure, sweep
+from rlkd.config.overrides import PATHS, parse, quoted
+from rlkd.engine.finished_run import configured
 from rlkd.errors import UserError
-from rlkd.training.compose import as_yaml, configure, sweep
-from rlkd.training.overrides import PATHS, parse, quoted
-from rlkd.training.planning import plan
-from rlkd.training.run_config import configured
+from rlkd.sweep.plan import plan
 
 pytestmark = pytest.mark.usefixtures("plainly")
 

@@ -19,8 +19,8 @@ from rlkd.cli import main
 from rlkd.data import digits as handwritten
 from rlkd.data.shapes import shapes
 from rlkd.models import create_detector
-from rlkd.training.detection import Detection
-from rlkd.training.prediction_folder import claim
+from rlkd.tasks.detection.task import Detection
+from rlkd.tasks.prediction_folder import claim
 
 pytestmark = pytest.mark.usefixtures("plainly")
 

@@ -11,13 +11,15 @@ import torch
 from rich.console import Console
 from tests.training.runs import silent, tiny
 
+from rlkd.engine.callbacks import checkpoint as checkpoints
+from rlkd.engine.callbacks import metrics as logging
+from rlkd.engine.callbacks import progress
+from rlkd.engine.callbacks.progress import Clock
+from rlkd.engine.meters import EpochMeters
+from rlkd.engine.run import distill
+from rlkd.engine.run_folder import RunFolder
 from rlkd.ranks import Part
 from rlkd.reporting import read_metrics
-from rlkd.training import checkpoints, logging, progress
-from rlkd.training.meters import EpochMeters
-from rlkd.training.progress import Clock
-from rlkd.training.run import distill
-from rlkd.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("plainly")
 NOTHING: Any = None

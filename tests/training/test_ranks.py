@@ -15,11 +15,11 @@ from torch import nn
 from torch.testing import assert_close
 
 from rlkd import ranks
+from rlkd.commands.compare import compare
+from rlkd.engine.launch import Launch, lost
+from rlkd.engine.run import train
+from rlkd.engine.sync_norm import synchronised
 from rlkd.errors import UserError
-from rlkd.training import train
-from rlkd.training.comparing import compare
-from rlkd.training.launch import Launch, lost
-from rlkd.training.sync_norm import synchronised
 
 Ranks = list[dict[str, Any]]
 # In one process of the tests, so that the two ranks run once.

@@ -18,8 +18,8 @@ from torch import Tensor
 from torchvision.models.detection import FasterRCNN
 from torchvision.ops import box_iou
 
-from rlkd.training.measure import frozen_statistics
-from rlkd.training.regions import COPIES, ObservedRegions, jittered
+from rlkd.engine.scoring import frozen_statistics
+from rlkd.tasks.detection.forward import COPIES, ObservedRegions, jittered
 from rlkd.types import DetectionBatch
 
 Score = Callable[[ObservedRegions, DetectionBatch], Tensor]

@@ -19,8 +19,8 @@ from torchvision.models.detection import FasterRCNN
 from rlkd import losses
 from rlkd.losses import LossInputs, Objective, Term
 from rlkd.models import Teacher
-from rlkd.training.detection_measure import find
-from rlkd.training.regions import ObservedRegions
+from rlkd.tasks.detection.evaluate import find
+from rlkd.tasks.detection.forward import ObservedRegions
 from rlkd.types import Boxes, DetectionBatch, Temperatures
 
 BATCHES = {

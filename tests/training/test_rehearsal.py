@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from rlkd.errors import UserError
 from rlkd.losses import Objective, Term, kd
 from rlkd.models import Teacher
+from rlkd.tasks.classification.forward import observe
 from rlkd.temperature import ConstantTemperature
-from rlkd.training.observed import observe
 from rlkd.types import Batch, Temperatures
 
 

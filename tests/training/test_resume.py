@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file
 from tests.training.runs import SOURCES, metrics_but_time, silent, tiny_config
 
-from rlkd.training import run as running
-from rlkd.training.checkpoint_store import CheckpointStore
-from rlkd.training.run_folder import RunFolder
+from rlkd.engine import run as running
+from rlkd.engine.checkpoint_store import CheckpointStore
+from rlkd.engine.run_folder import RunFolder
 
 
 def archive_checkpoints(patched: pytest.MonkeyPatch, archive: Path) -> None:

@@ -14,10 +14,10 @@ from tests.training.runs import SOURCES, fingerprint, tiny
 import rlkd
 from rlkd import models
 from rlkd.cli import main
+from rlkd.config.compose import as_yaml, configure, options
 from rlkd.data.sets import digits
+from rlkd.engine.run_folder import RunFolder
 from rlkd.reporting import Result
-from rlkd.training.compose import as_yaml, configure, options
-from rlkd.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("plainly")
 

@@ -6,14 +6,14 @@ import pytest
 import torch
 from tests.training.runs import silent, tiny
 
+from rlkd.commands.compare import compare
 from rlkd.data import ImageSet
+from rlkd.engine import build
 from rlkd.errors import UserError
 from rlkd.reporting import ImageCounts
-from rlkd.training import build
-from rlkd.training.comparing import compare
-from rlkd.training.detection_data import hold_out
-from rlkd.training.image_sets import load_sets
-from rlkd.training.planning import plan
+from rlkd.sweep.plan import plan
+from rlkd.tasks.classification.data import load_sets
+from rlkd.tasks.detection.data import hold_out
 
 pytestmark = pytest.mark.usefixtures("plainly")
 

@@ -9,12 +9,12 @@ from safetensors.torch import load_file
 from tests.training.runs import as_users_call, metrics_but_time, silent
 from torch import nn
 
+from rlkd.config.compose import configure
+from rlkd.engine import run as running
+from rlkd.engine.lr_schedules import warmup_multistep
+from rlkd.engine.module import StudentModule
+from rlkd.engine.run_folder import RunFolder
 from rlkd.reporting import DetectionScores, Result
-from rlkd.training import run as running
-from rlkd.training.compose import configure
-from rlkd.training.module import StudentModule
-from rlkd.training.run_folder import RunFolder
-from rlkd.training.schedules import warmup_multistep
 
 
 def rates(steps: int, **options: object) -> list[float]:

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from tests.training.runs import silent, tiny
 
+from rlkd.commands.compare import multirun
+from rlkd.config.compose import configure
 from rlkd.data import sets
-from rlkd.training.comparing import multirun
-from rlkd.training.compose import configure
-from rlkd.training.detection_data import detection_sets
-from rlkd.training.image_sets import load_dataset
-from rlkd.training.shared_data import loaded_once
+from rlkd.engine.shared_data import loaded_once
+from rlkd.tasks.classification.data import load_dataset
+from rlkd.tasks.detection.data import detection_sets
 
 pytestmark = pytest.mark.usefixtures("plainly")
 

@@ -17,9 +17,9 @@ from tests.training.refusal import Refuse, assert_told
 from tests.training.runs import silent
 
 from rlkd.errors import UserError
-from rlkd.training import jobs
-from rlkd.training.jobs import make_executor
-from rlkd.training.planning import plan
+from rlkd.sweep import submitit_jobs as jobs
+from rlkd.sweep.plan import plan
+from rlkd.sweep.submitit_jobs import make_executor
 
 pytestmark = pytest.mark.usefixtures("plainly")
 submitit = pytest.importorskip("submitit")

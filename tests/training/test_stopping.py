@@ -13,12 +13,13 @@ from tests.training.test_resume import archive_checkpoints
 from torch import Tensor
 
 from rlkd import ranks
+from rlkd.engine import run as running
+from rlkd.engine import signals as stopping
+from rlkd.engine.callbacks import checkpoint as checkpoints
+from rlkd.engine.run_folder import RunFolder
+from rlkd.engine.signals import STOPPING, Interrupted, StopSignals
 from rlkd.errors import UserError
 from rlkd.losses import LossInputs, Objective
-from rlkd.training import checkpoints, stopping
-from rlkd.training import run as running
-from rlkd.training.run_folder import RunFolder
-from rlkd.training.stopping import STOPPING, Interrupted, StopSignals
 
 pytestmark = pytest.mark.usefixtures("plainly")
 

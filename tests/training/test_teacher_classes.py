@@ -12,11 +12,11 @@ from torch import nn
 from rlkd import models
 from rlkd.cli import main
 from rlkd.data.sets import Dataset
+from rlkd.engine import build
+from rlkd.engine.class_names import taught_rows
+from rlkd.engine.run_folder import RunFolder
 from rlkd.errors import Notice, UserError
-from rlkd.training import build
-from rlkd.training.class_order import taught_rows
-from rlkd.training.image_sets import load_dataset
-from rlkd.training.run_folder import RunFolder
+from rlkd.tasks.classification.data import load_dataset
 
 pytestmark = pytest.mark.usefixtures("plainly")
 

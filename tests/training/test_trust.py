@@ -14,13 +14,15 @@ from tests.training.run_folders import classifier_run
 
 from rlkd import models
 from rlkd.cli import main
+from rlkd.commands import compare as comparing
+from rlkd.config.compose import as_yaml, configure
+from rlkd.engine import build
+from rlkd.engine.finished_run import configured
+from rlkd.engine.parts import PLACES
+from rlkd.engine.run_folder import RunFolder
 from rlkd.errors import UserError
-from rlkd.training import build, comparing, jobs
-from rlkd.training.compose import as_yaml, configure
-from rlkd.training.parts import PLACES
-from rlkd.training.planning import plan
-from rlkd.training.run_config import configured
-from rlkd.training.run_folder import RunFolder
+from rlkd.sweep import submitit_jobs as jobs
+from rlkd.sweep.plan import plan
 from rlkd.trust import packages
 
 pytestmark = pytest.mark.usefixtures("plainly")
@@ -158,13 +160,13 @@ NOT_FOR_IT = {
     "method.terms.kd.loss._target_=torch.load": "method is made of what rlkd.losses",
     "method.terms.kd.loss._target_=rlkd.errors.notice": "method is made of what rlkd.losses",
     "method._target_=rlkd.losses.Term": "method does not build",
-    "task._target_=rlkd.training.run.distill": "task is made of what rlkd.training.classification",
+    "task._target_=rlkd.engine.run.distill": "task is made of what rlkd.tasks.classification.task",
     "data._target_=rlkd.data.memory.ImageSet": "data is made of what rlkd.data",
     "data._target_=rlkd.data.listing": "data is made of what rlkd.data|rlkd.data has no",
     "data._target_=torch.testing._internal.common_utils.shell": "no part of a run is made of",
     "data._target_=5": "data._target_=5: give a name in a module",
     "student.name=os:system": "student.name=os:system: no part of a run is made of that",
-    "student.name=rlkd.training.run:distill": "'rlkd.training.run:distill' is no factory of",
+    "student.name=rlkd.engine.run:distill": "'rlkd.engine.run:distill' is no factory of",
     "student.name=torch.hub:load": "'torch.hub:load' is no factory of",
 }
 
@@ -175,7 +177,7 @@ NOT_FOR_IT = {
         NOT_FOR_IT,
         "optimizer._target_=torch.save",
         "data._target_=5",
-        "student.name=rlkd.training.run:distill",
+        "student.name=rlkd.engine.run:distill",
     ),
 )
 def test_what_is_named_is_of_the_kind_of_its_place(

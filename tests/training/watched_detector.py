@@ -14,9 +14,9 @@ from rlkd.agent import TemperatureAgent
 from rlkd.data.detection_loader import DetectionLoader
 from rlkd.losses import LossInputs, Objective, Term
 from rlkd.models import Teacher
+from rlkd.tasks.detection.forward import ObservedRegions, Regions
+from rlkd.tasks.detection.step import DetectorDistiller
 from rlkd.temperature import TemperatureSource
-from rlkd.training.detector import DetectorDistiller
-from rlkd.training.regions import ObservedRegions, Regions
 from rlkd.types import DetectionBatch, Temperatures
 
 

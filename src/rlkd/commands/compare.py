@@ -1,0 +1,183 @@
+"""Whole sweeps: every combination of the swept settings run, and compared seed by seed."""
+
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.text import Text
+
+from rlkd.config.compose import unresolved
+from rlkd.config.overrides import as_swept, parse
+from rlkd.config.settings import stored
+from rlkd.engine.identity import flat
+from rlkd.engine.lock import locked
+from rlkd.engine.run_folder import RunFolder
+from rlkd.engine.shared_data import loaded_once
+from rlkd.errors import UserError
+from rlkd.reporting import Result
+from rlkd.reporting.compare import compare_cells
+from rlkd.reporting.comparison import Cell, Comparison
+from rlkd.reporting.comparison_page import comparison_table, write_comparison
+from rlkd.reporting.escaping import printable, say
+from rlkd.sweep.plan import (
+    LauncherOptions,
+    Planned,
+    attempt,
+    launcher_and_others,
+    plan,
+    require_one_process,
+    require_trainable,
+    told,
+)
+from rlkd.sweep.submitit_jobs import in_jobs
+
+_BASELINE = "baseline="
+IMPLIED = (
+    *("exploration", "published", "method.terms", "task.base_temperature"),
+    *("temperature.temperature", "temperature.base_temperature"),
+)
+"""Settings that a swept choice may bring along: a learnt temperature its exploration, a published
+method its weights and the temperature that they are for. The table says where they differ."""
+
+
+def compare(overrides: Iterable[str], *, console: Console) -> Comparison:
+    """Run every combination of the swept settings that is missing, and compare them.
+
+    Every run has a folder of its own under `output`: complete ones are not repeated, and what
+    stopped goes on. All hold the same images out of training, see `plan`. Seeds come last, so that
+    every combination has its first seed early. A run that fails is reported in the table and does
+    not stop the others.
+
+    Args:
+        overrides: Hydra's; those of several values, as `temperature=constant,rlkd`, are swept. The
+            first combination is the baseline; `baseline=temperature=constant` compares each
+            combination with the one that has these values and else its own. `launcher=...` says
+            how runs are started.
+        console: where to show progress and the table.
+
+    Returns:
+        The comparison, also written to `output` as compare.md, compare.csv, runs.csv and
+        compare.html.
+
+    Raises:
+        UserError: if nothing is swept, or a combination does not compose or does not fit its
+            networks and data, before any is trained; or, with the table written, if runs failed.
+        Interrupted: after Ctrl-C; the same call goes on.
+    """
+    require_one_process()
+    given = list(overrides)
+    baseline = _baseline(each for each in given if each.startswith(_BASELINE))
+    launcher, others = launcher_and_others(each for each in given if not each.startswith(_BASELINE))
+    planned = plan(others)
+    if not planned[0].labels:
+        raise UserError(
+            "nothing to compare: give a setting several values, temperature=constant,rlkd"
+        )
+    folder = planned[0].path.parent
+    title = f"rlkd compare: {folder.name}"
+    command = shlex.join(["rlkd", "compare", *given])
+    cells = [_cell(each) for each in planned]
+    comparison = compare_cells(cells, baseline, implied=IMPLIED)  # refused before any of them runs
+    with locked(folder, planned[0].config.lock, console), loaded_once():
+        for number, failure in _outcomes(planned, launcher, console):
+            cells[number] = _ended(cells[number], planned[number], failure)
+            comparison = compare_cells(cells, baseline, implied=IMPLIED)
+            write_comparison(folder, comparison, title=title, command=command)
+    console.print(comparison_table(comparison, title=title))
+    say(console, f"everything is in {folder}")
+    _require_no([cell.failure for cell in cells])
+    return comparison
+
+
+def multirun(overrides: Iterable[str], *, console: Console) -> None:
+    """Run every combination of the swept settings that is missing, a folder each.
+
+    The folders are those of `compare`, which thus has its table at once for the same settings.
+
+    Args:
+        overrides: as for `compare`; seeds alone may be swept too.
+        console: where to show progress, and a line as each run ends.
+
+    Raises:
+        UserError: if nothing is swept, or a combination does not compose or does not fit its
+            networks and data, before any is trained; or, when all have ended, if some failed.
+        Interrupted: after Ctrl-C; the same call goes on.
+    """
+    require_one_process()
+    launcher, others = launcher_and_others(overrides)
+    planned = plan(others)
+    if len(planned) == 1:
+        raise UserError("--multirun is for several runs: give a setting several values, seed=0,1,2")
+    folder = planned[0].path.parent
+    with locked(folder, planned[0].config.lock, console), loaded_once():
+        outcomes = [failure for _, failure in _outcomes(planned, launcher, console)]
+    say(console, f"everything is in {folder}")
+    _require_no(outcomes)
+
+
+def _require_no(failures: Sequence[str | None]) -> None:
+    found = [each for each in failures if each is not None]
+    if found:
+        raise UserError(f"{len(found)} of {len(failures)} runs failed, the first with: {found[0]}")
+
+
+def _outcomes(
+    planned: Sequence[Planned], launcher: LauncherOptions, console: Console
+) -> Iterator[tuple[int, str | None]]:
+    """Do the runs; yield the number of each that ends and why it failed, and report it in a line.
+
+    Raises:
+        UserError: if a combination does not fit its networks and data, before any is trained. A job
+            finds that out on its own machine.
+    """
+    if launcher.cluster is None:
+        outcomes = _here(planned, console)
+    else:
+        outcomes = in_jobs(planned, launcher, planned[0].path.parent / "jobs", console)
+    for number, failure in outcomes:
+        outcome = "done" if failure is None else f"failed: {failure}"
+        say(console, f"{planned[number].path.name}: {outcome}")
+        yield number, failure
+
+
+def _here(planned: Sequence[Planned], console: Console) -> Iterator[tuple[int, str | None]]:
+    require_trainable(planned, console)
+    for number, each in enumerate(planned):
+        console.rule(Text(printable(f"{number + 1} of {len(planned)}: {each.path.name}")))
+        error = attempt(each.config, console)
+        yield number, None if error is None else told(error)
+
+
+def _ended(cell: Cell, planned: Planned, failure: str | None) -> Cell:
+    if failure is not None:
+        return replace(cell, failure=failure)
+    return replace(cell, result=Result.read(RunFolder(planned.path).result))
+
+
+def _baseline(given: Iterable[str]) -> dict[str, str] | None:
+    found: dict[str, str] = {}
+    for one in given:
+        # A comma parts two settings where a key follows it: baseline=temperature=rlkd,method=kd.
+        for word in re.split(r",(?=[\w.+/@]+=)", one.removeprefix(_BASELINE)):
+            override = parse(word) if word.partition("=")[2] else None
+            if override is None or override.is_sweep_override():
+                raise UserError(
+                    f"{one}: give values of swept settings, baseline=temperature=constant"
+                )
+            (found[override.key_or_group],) = as_swept(override)
+    return found or None
+
+
+def _cell(planned: Planned) -> Cell:
+    config: DictConfig = planned.config
+    try:
+        held: Any = OmegaConf.to_container(stored(config), resolve=True)
+    except OmegaConfBaseException as error:
+        raise unresolved(error) from None
+    settings = dict(flat(held))
+    return Cell(planned.labels, config.seed, config=settings, folder=str(planned.path))

@@ -1,0 +1,67 @@
+"""Predictions for images of one's own: what `rlkd predict` calls."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from rlkd.engine import build
+from rlkd.engine.finished_run import configured, own_words
+from rlkd.engine.lock import locked
+from rlkd.engine.task import Asked
+from rlkd.errors import UserError
+
+WORDS = ("run", "images", "output", "threshold", "skip_unreadable")
+"""What is `predict`'s own among what is given."""
+_FOLDER = "predictions"
+
+
+def predict(overrides: Iterable[str] = (), *, console: Console | None = None) -> None:
+    """Write what a student says of images: JSON, and what else its task has.
+
+    Args:
+        overrides: `images=FILE_OR_FOLDER`; `run=FOLDER` for the student of a run, else Hydra's with
+            `student=NAME student.checkpoint=FILE` and the data it was trained on, which name the
+            classes; and where wanted `output=FOLDER` (`predictions` in the run's or in the current
+            folder), `threshold=0.5`, `skip_unreadable=true`.
+        console: where to say what was written; None for standard output.
+
+    Raises:
+        UserError: for what the user can fix.
+    """
+    words, others = own_words(overrides, WORDS)
+    if "images" not in words:
+        raise UserError("nothing to predict: give images=FILE or images=FOLDER")
+    asked = Asked(
+        images=Path(words["images"]),
+        output=Path(words.get("output", Path(words.get("run", "")) / _FOLDER)),
+        threshold=_fraction(words),
+        skip_unreadable=_truth(words, "skip_unreadable"),
+    )
+    config = configured(others, run=words.get("run"))
+    options = build.trainer_options(config)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    console = console or Console()
+    with locked(asked.output, config.lock, console):
+        build.task(config).predict(config, options, asked, console)
+
+
+def _fraction(words: dict[str, str]) -> float | None:
+    if "threshold" not in words:
+        return None
+    try:
+        value = float(words["threshold"])
+    except ValueError:
+        value = float("nan")
+    if not 0 <= value <= 1:
+        raise UserError(f"threshold={words['threshold']}: give a number from 0 to 1")
+    return value
+
+
+def _truth(words: dict[str, str], key: str) -> bool:
+    value = words.get(key, "false").lower()
+    if value not in ("true", "false"):
+        raise UserError(f"{key}={words[key]}: give true or false")
+    return value == "true"

@@ -1,0 +1,102 @@
+"""The verbs of the command line, each a function of its overrides and a console."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from rlkd.commands import compare as comparing
+from rlkd.commands import demo as demonstration
+from rlkd.commands import export as exporting
+from rlkd.commands import predict as predicting
+from rlkd.commands import validate as validation
+from rlkd.config.compose import GROUPS, LAUNCHER, as_yaml, configure, options
+from rlkd.engine import run
+from rlkd.errors import UserError
+from rlkd.reporting.escaping import say
+
+
+def distill(overrides: list[str], console: Console) -> None:
+    """Distil a teacher into a student; with --multirun, once for each combination of values."""
+    overrides, several = _multirun(overrides)
+    if several:
+        return comparing.multirun(overrides, console=console)
+    return _run(overrides, console)
+
+
+def train(overrides: list[str], console: Console) -> None:
+    """Train on labels alone; with --multirun, once for each combination of values."""
+    return distill([*run.ALONE, *overrides], console)
+
+
+def compare(overrides: list[str], console: Console) -> None:
+    """Run every combination of the swept settings and compare them."""
+    comparing.compare(overrides, console=console)
+
+
+def evaluate(overrides: list[str], console: Console) -> None:
+    """Score checkpoints on the test split."""
+    run.score_checkpoints(overrides, console=console)
+
+
+def predict(overrides: list[str], console: Console) -> None:
+    """Write what a student says of images."""
+    predicting.predict(overrides, console=console)
+
+
+def export(overrides: list[str], console: Console) -> None:
+    """Write a student to a file for use elsewhere."""
+    exporting.export(overrides, console=console)
+
+
+def ls(overrides: list[str], console: Console) -> None:
+    """List what each group, or the one named, may be set to."""
+    groups = (*GROUPS, LAUNCHER)
+    for name in overrides:
+        if name not in groups:
+            raise UserError(f"there is no group {name}: use one of {', '.join(groups)}")
+    for group in overrides or groups:
+        line = Text.assemble((group, "bold"), f": {', '.join(options(group))}")
+        console.print(line, soft_wrap=True)
+
+
+def show(overrides: list[str], console: Console) -> None:
+    """Print the configuration that overrides make."""
+    print(as_yaml(configure(overrides)), end="")
+
+
+def validate(overrides: list[str], console: Console) -> None:
+    """Build every packaged experiment, and every option of every group."""
+    for experiment in options("experiment"):
+        validation.validate([f"experiment={experiment}", *overrides])
+        say(console, f"experiment={experiment}: ok")
+    for group in ("task", "method", "temperature", "optimizer", "scheduler", "student", "teacher"):
+        for option in options(group):
+            if option not in ("custom", "none"):
+                task = ["task=detection"] if option.startswith("fasterrcnn_") else []
+                validation.validate([*task, f"{group}={option}", *overrides])
+        say(console, f"{group}: every option ok")
+
+
+def demo(overrides: list[str], console: Console) -> None:
+    """Compare four ways of training a tiny student on digits."""
+    demonstration.demo(overrides, console)
+
+
+def _multirun(overrides: list[str]) -> tuple[list[str], bool]:
+    others = [each for each in overrides if each not in ("--multirun", "-m")]
+    return others, len(others) < len(overrides)
+
+
+def _run(overrides: list[str], console: Console) -> None:
+    config = configure(overrides)
+    result = run.run(config, console=console)
+    teacher = f", teacher {100 * result.teacher.headline:.2f} %" if result.teacher else ""
+    test = result.test
+    say(
+        console,
+        f"test {test.headline_name} {100 * test.headline:.2f} % (epoch {result.epochs}, the last)"
+        f"{teacher}, "
+        f"{result.images_per_second:.0f} images/s",
+    )
+    say(console, f"everything is in {Path(config.output)}")

@@ -1,0 +1,297 @@
+"""Configuration: Hydra groups and overrides in, one checked tree out."""
+
+import os
+import re
+from collections.abc import Collection, Iterable
+from copy import deepcopy
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+
+from hydra import compose, initialize_config_module
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from rlkd import models
+from rlkd.config.overrides import as_swept, parse, parted, path_value, quoted
+from rlkd.config.settings import (
+    NETWORKS,
+    apply,
+    expand_paths,
+    nearest,
+    require_allowed,
+    stored,
+    trust,
+)
+from rlkd.errors import UserError
+from rlkd.models.detectors import backbone_detector_names
+
+GROUPS = (
+    "data",
+    "teacher",
+    "student",
+    "method",
+    "temperature",
+    "optimizer",
+    "scheduler",
+    "task",
+    "experiment",
+)
+LAUNCHER = "launcher"
+"""The group of how the runs of a sweep are started, which is no part of any run."""
+
+
+def portion(total: int, part: int, whole: int, least: int = 0) -> int:
+    """Return part/whole of a total, rounded: the same point of a run of another length."""
+    return max(round(total * part / whole), least)
+
+
+def probe_size(reward_source: str, size: int) -> int:
+    """Return the images to hold out for a reward: none where it is measured on training batches."""
+    return size if reward_source == "probe" else 0
+
+
+def probe_interval(probe: int, batch: int) -> int:
+    """Return the updates from one probe to the next, for both sizes in images.
+
+    They train on eight times the probe's images, so that scoring them costs as little beside small
+    batches as beside large ones; 32 updates at least.
+    """
+    return max(32, -(-8 * probe // max(batch, 1)))
+
+
+def options(group: str, folder: Path | None = None) -> list[str]:
+    """List what a group may be set to.
+
+    Args:
+        group: its name.
+        folder: of one's own groups, whose options are listed too.
+    """
+    folders = [_PACKAGED] if folder is None else [_PACKAGED, folder]
+    named = {path.stem for each in folders for path in (each / group).glob("*.yaml")}
+    return sorted(named.union(_network_names() if group in NETWORKS else ()))
+
+
+def configure(overrides: Iterable[str] = ()) -> DictConfig:
+    """Compose the configuration: the choices of groups first, then single settings, in order.
+
+    Args:
+        overrides: Hydra's, such as `student=resnet20` or `trainer.epochs=10`; paths as they are,
+            see `overrides.PATHS`. A network may also be `torchvision:NAME`, `timm:NAME`,
+            `package.module:factory`, or a detector over any of torchvision's classifiers, such as
+            `fasterrcnn_resnet18`. `configs=DIR` adds a folder of one's own groups:
+            DIR/method/mine.yaml is then method=mine. `trust=mine` lets what is composed name code
+            of the package `mine`, see `rlkd.trust`; it is stored nowhere.
+
+    Raises:
+        UserError: for a folder that is not there, an unknown key or group value (with the nearest
+            known), a setting that nothing reads, a value that does not parse, or one that is
+            missing.
+    """
+    config = _composed("config", overrides, GROUPS)
+    try:
+        require_whole(config)
+        if config.output is None:
+            choices = [choice(config, group) for group in _NAMED]
+            config.output = "runs/" + "_".join([*choices, f"seed{config.seed}"])
+        expand_paths(config)
+    except OmegaConfBaseException as error:
+        raise unresolved(error) from None
+    return config
+
+
+def require_whole(config: DictConfig) -> None:
+    """Refuse a configuration without one of its sections, or with code that is not trusted.
+
+    Raises:
+        UserError: naming what is missing or not trusted.
+        OmegaConfBaseException: for a value that refers to what is not there.
+    """
+    for key in (*GROUPS[:-1], "trainer", "probe", "exploration"):
+        if not isinstance(config.get(key), DictConfig):
+            raise UserError(f"{key} cannot be left out: override its settings instead")
+    of_networks = [f"{role}.{key}" for role in NETWORKS for key in ("name", "checkpoint")]
+    for key in (*of_networks, "seed", "output"):
+        parent, _, name = key.rpartition(".")
+        if name not in (config[parent] if parent else config):
+            raise UserError(f"{key} cannot be left out: give {key}=null, say")
+    require_allowed(config)
+
+
+def configure_launcher(overrides: Iterable[str] = ()) -> DictConfig:
+    """Compose how the runs of a sweep are started.
+
+    Args:
+        overrides: those of the launcher: `launcher=submitit_slurm`, `launcher.partition=gpu`.
+
+    Raises:
+        UserError: as `configure` does.
+    """
+    return _composed("launching", overrides, (LAUNCHER,))[LAUNCHER]
+
+
+def choice(config: DictConfig, group: str) -> str:
+    """Return what a group was set to, a network by its name, as a part of a folder's name."""
+    named = config[group].name if group in NETWORKS else None
+    chosen = str(config.chosen[group] if named is None else named)
+    return re.sub(r"[:/\\\s]+", "_", chosen)
+
+
+def sweep(overrides: Iterable[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """Part overrides into those of many values and those of one.
+
+    Args:
+        overrides: Hydra's, some as `key=a,b,c`.
+
+    Returns:
+        The values of each swept key (with Hydra's `+` before it, where it has one), in order, and
+        the other overrides as they were.
+
+    Raises:
+        UserError: for what does not parse, or a sweep over a range that Hydra alone knows.
+    """
+    swept: dict[str, list[str]] = {}
+    single: list[str] = []
+    for given in overrides:
+        parsed = parse(given)
+        if parsed.is_sweep_override():
+            swept[given.partition("=")[0]] = as_swept(parsed)
+        else:
+            single.append(given)
+    return swept, single
+
+
+def as_yaml(config: DictConfig) -> str:
+    """Return a configuration as it is stored: YAML, interpolations resolved, trusting nobody.
+
+    Raises:
+        UserError: for a mandatory value that is missing, or one that depends on an impossible one.
+    """
+    try:
+        OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise unresolved(error) from None
+    return OmegaConf.to_yaml(stored(config), resolve=True)
+
+
+def unresolved(error: OmegaConfBaseException, prefix: str = "") -> UserError:
+    """Return what the user can mend about a value that OmegaConf does not give.
+
+    Args:
+        error: what it raised.
+        prefix: goes before the key.
+    """
+    key = prefix + (getattr(error, "full_key", None) or "")
+    if isinstance(error, MissingMandatoryValue):
+        return UserError(f"{key} is missing: give {key}=...")
+    return UserError(f"{key}: {str(error).splitlines()[0]}")
+
+
+_PACKAGED = Path(str(files("rlkd.configs")))
+_NAMED = ("data", "teacher", "student", "method", "temperature")
+_LISTED = tuple(
+    f"fasterrcnn_{each}"
+    for each in ("resnet18", "resnet50", "resnet101", "mobilenet_v2", "mobilenet_v3_large")
+)
+"""Those of the detectors over torchvision's classifiers that are listed among the options."""
+
+
+def _network_names() -> tuple[str, ...]:
+    return (*models.names(), *models.detector_names(), *_LISTED, "custom")
+
+
+def _register() -> None:
+    """Give Hydra what is no file: resolvers, and a choice for each network."""
+    OmegaConf.register_new_resolver("portion", portion)
+    OmegaConf.register_new_resolver("probe_size", probe_size)
+    OmegaConf.register_new_resolver("probe_interval", probe_interval)
+    store = ConfigStore.instance()
+    for name in _network_names():
+        for group, keys in NETWORKS.items():
+            named = {"name": None if name == "custom" else name}
+            store.store(group=group, name=name, node=dict.fromkeys(keys) | named)
+
+
+def _composed(name: str, given: Iterable[str], known_groups: Collection[str]) -> DictConfig:
+    """Compose a configuration by name: what groups are set to, and then single settings."""
+    folder, groups, settings = None, list[Override](), list[Override]()
+    words, trusted = parted(given)
+    for each in words:
+        if each.key_or_group == "configs":
+            folder = _own_groups(each)
+        elif network := _network_from_elsewhere(each):
+            groups.append(parse(f"{each.key_or_group}=custom"))
+            settings.append(parse(f"{each.key_or_group}.name={quoted(network)}"))
+        else:
+            settings.append(each)
+    for each in list(settings):
+        own = folder is not None and (folder / each.key_or_group).is_dir()
+        if each.key_or_group in known_groups or each.package is not None or own:
+            _check_choice(each, options(each.key_or_group, folder))
+            settings.remove(each)
+            groups.append(each)
+    chosen = [str(each.input_line) for each in groups]
+    if folder is None:
+        config = deepcopy(_packaged(name, tuple(chosen)))
+    else:
+        config = _compose(name, [f"hydra.searchpath=[{quoted(f'file://{folder}')}]", *chosen])
+    trust(config, trusted, held_by=f"a file in configs={folder}")
+    apply(config, settings)
+    return config
+
+
+@lru_cache(maxsize=64)
+def _packaged(name: str, groups: tuple[str, ...]) -> DictConfig:
+    """Compose what no file of the user's is part of, once: a sweep asks for it again and again."""
+    return _compose(name, list(groups))
+
+
+def _compose(name: str, overrides: list[str]) -> DictConfig:
+    if not OmegaConf.has_resolver("portion"):
+        _register()
+    GlobalHydra.instance().clear()  # of a program of Hydra's that calls this one
+    try:
+        with initialize_config_module("rlkd.configs", version_base=None):
+            composed = compose(name, overrides, return_hydra_config=True)
+    except Exception as error:  # of a file of the user's, whatever Hydra, OmegaConf and YAML raise
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(said) from error
+    chosen = {group: composed.hydra.runtime.choices.get(group) for group in GROUPS}
+    OmegaConf.set_struct(composed, False)
+    composed.pop("hydra")
+    composed["chosen"] = chosen
+    OmegaConf.set_struct(composed, True)
+    return composed
+
+
+def _own_groups(override: Override) -> Path:
+    """Return the folder of groups of one's own that `configs=DIR` gives."""
+    given = path_value("configs", override.value())
+    folder = Path(os.path.realpath(given or ""))
+    if given is None or not folder.is_dir():
+        raise UserError(f"configs={given}: there is no such folder; give one of your groups")
+    for path in sorted(folder.glob("*/*.yaml")):
+        if path.parent.name in GROUPS and path.stem in options(path.parent.name):
+            raise UserError(f"{path}: {path.stem} is packaged already; give it another name")
+    return folder
+
+
+def _network_from_elsewhere(override: Override) -> str | None:
+    """Return the name of a network that is none of the options, if an override gives one."""
+    name = override.value()
+    if override.key_or_group not in NETWORKS or not isinstance(name, str):
+        return None
+    unlisted = name in backbone_detector_names() and name not in _LISTED
+    return name if ":" in name or unlisted else None
+
+
+def _check_choice(override: Override, known: Collection[str]) -> None:
+    value = override.value()
+    if value in known or override.is_delete():
+        return
+    further = backbone_detector_names() if override.key_or_group in NETWORKS else []
+    hint = nearest(value, [*known, *further]) if isinstance(value, str) else ""
+    raise UserError(f"{override.input_line}: {hint}one of {', '.join(known)}")

@@ -1,0 +1,212 @@
+"""The plain settings of a run, read with their types and ranges checked."""
+
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from rlkd import arguments
+from rlkd.config.compose import unresolved
+from rlkd.errors import UserError
+from rlkd.exploration import Bands
+
+_PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+"""Torch's, by how much compiling time they trade for speed."""
+_MOST_THREADS = 1024
+"""torch ends the process where a system has no such number of threads."""
+_Options = TypeVar("_Options")
+
+
+@dataclass
+class TrainerOptions:
+    """How long and on what a run trains; see configs/config.yaml.
+
+    Raises:
+        UserError: for a number out of range.
+    """
+
+    epochs: int = 240
+    max_steps: int | None = None
+    batch_size: int = 64
+    accumulate: int = 1
+    sync_batch_norm: bool = False
+    precision: str = "32-true"
+    channels_last: bool = False
+    compile: bool | str = False
+    accelerator: str = "auto"
+    threads: int | None = None
+    evaluate_every: int = 10
+    validation_size: int = 0
+    checkpoint_every_steps: int | None = 500
+    checkpoint_every_minutes: float | None = 30.0
+    keep_checkpoints: int = 2
+    log_every_steps: int = 50
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulate", "evaluate_every", "log_every_steps"):
+            arguments.count(f"trainer.{name}", getattr(self, name))
+        for name in ("max_steps", "checkpoint_every_steps"):
+            arguments.count(f"trainer.{name}", getattr(self, name), optional=True)
+        arguments.count("trainer.threads", self.threads, most=_MOST_THREADS, optional=True)
+        arguments.count("trainer.keep_checkpoints", self.keep_checkpoints)
+        arguments.count("trainer.validation_size", self.validation_size, least=0)
+        arguments.number(
+            "trainer.checkpoint_every_minutes",
+            self.checkpoint_every_minutes,
+            above=0,
+            optional=True,
+        )
+        arguments.flag("trainer.sync_batch_norm", self.sync_batch_norm)
+        arguments.flag("trainer.channels_last", self.channels_last)
+
+    @property
+    def device(self) -> torch.device:
+        """The device that batches are made on."""
+        cuda = self.accelerator != "cpu" and torch.cuda.is_available()
+        return torch.device("cuda" if cuda else "cpu")
+
+    @property
+    def mixed(self) -> torch.dtype | None:
+        """The type that mixed precision computes in; None where precision is whole."""
+        return {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(self.precision)
+
+    def autocast(self) -> torch.autocast:
+        """Return a context that computes in the run's precision."""
+        return torch.autocast(self.device.type, dtype=self.mixed, enabled=self.mixed is not None)
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """The layout of images and weights."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+
+@dataclass
+class ProbeOptions:
+    """What is held out to measure a reward on.
+
+    Raises:
+        UserError: for a number out of range.
+    """
+
+    size: int = 0
+
+    def __post_init__(self) -> None:
+        arguments.count("probe.size", self.size, least=0)
+
+
+@dataclass
+class ExplorationOptions:
+    """Which instances the agent learns from at first; see configs/config.yaml.
+
+    Raises:
+        UserError: for a number out of range.
+    """
+
+    enabled: bool = False
+    epochs: int = 20
+    selected: float = 0.2
+    mixed: list[float] = field(default_factory=lambda: [0.1, 0.2])
+    partners: list[float] = field(default_factory=lambda: [0.4, 0.5])
+    mix_weight: float = 0.7
+
+    def __post_init__(self) -> None:
+        arguments.flag("exploration.enabled", self.enabled)
+        arguments.count("exploration.epochs", self.epochs, least=0)
+        arguments.number("exploration.selected", self.selected, above=0, most=1)
+        arguments.number("exploration.mix_weight", self.mix_weight, least=0, most=1)
+
+    @property
+    def bands(self) -> Bands:
+        """Which ranks play which part.
+
+        Raises:
+            UserError: for bands that are none, or overlap wrongly.
+        """
+        for name, band in (("mixed", self.mixed), ("partners", self.partners)):
+            if len(band) != 2:
+                raise UserError(f"exploration.{name}={band}: give two fractions, such as [0.1,0.2]")
+        mixed, partners = self.mixed, self.partners
+        return Bands(
+            selected=self.selected,
+            mixed=(mixed[0], mixed[1]),
+            partners=(partners[0], partners[1]),
+        )
+
+
+@dataclass
+class _PlainOptions:
+    seed: int = 0
+    lock: str = LOCK_CHOICES[0]
+
+
+def trainer_options(config: DictConfig) -> TrainerOptions:
+    """Read and check the trainer's options, the seed that everything follows from, and the lock.
+
+    Raises:
+        UserError: for a value of the wrong type or out of range, or an absent GPU.
+    """
+    plain = read_options(_PlainOptions, OmegaConf.masked_copy(config, ["seed", "lock"]), "")
+    arguments.seed("seed", plain.seed)
+    if plain.lock not in LOCK_CHOICES:
+        raise UserError(f"lock={plain.lock}: choose one of {', '.join(LOCK_CHOICES)}")
+    options = read_options(TrainerOptions, config.trainer, "trainer.")
+    if options.precision not in _PRECISIONS:
+        raise UserError(
+            f"trainer.precision={options.precision}: choose one of {', '.join(_PRECISIONS)}"
+        )
+    if isinstance(options.compile, str) and options.compile not in COMPILE_MODES:
+        raise UserError(
+            f"trainer.compile={options.compile}: give true, false or one of "
+            f"{', '.join(COMPILE_MODES)}"
+        )
+    if options.accelerator not in ("auto", "cpu", "gpu"):
+        raise UserError(f"trainer.accelerator={options.accelerator}: choose auto, cpu or gpu")
+    if options.accelerator == "gpu" and not torch.cuda.is_available():
+        raise UserError(
+            "trainer.accelerator=gpu, but torch sees no GPU here: use trainer.accelerator=cpu, or "
+            "install a build of torch with CUDA and check its driver"
+        )
+    if options.precision == "16-mixed" and options.device.type == "cpu":
+        raise UserError("trainer.precision=16-mixed needs a GPU: use bf16-mixed on a CPU")
+    return options
+
+
+def probe_options(config: DictConfig) -> ProbeOptions:
+    """Read the `probe` node.
+
+    Raises:
+        UserError: for a value of the wrong type.
+    """
+    return read_options(ProbeOptions, config, "probe.")
+
+
+def exploration_options(config: DictConfig) -> ExplorationOptions:
+    """Read the `exploration` node.
+
+    Raises:
+        UserError: for a value of the wrong type.
+    """
+    return read_options(ExplorationOptions, config, "exploration.")
+
+
+def read_options(kind: type[_Options], node: DictConfig, prefix: str) -> _Options:
+    """Read a node as the options of a kind.
+
+    Args:
+        kind: a dataclass.
+        node: its values.
+        prefix: goes before a key in messages.
+
+    Raises:
+        UserError: for a value of the wrong type, or an unknown key.
+    """
+    try:
+        values = OmegaConf.to_container(node, resolve=True)
+        read = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), values))
+    except OmegaConfBaseException as error:
+        raise unresolved(error, prefix) from None
+    assert isinstance(read, kind)
+    return read

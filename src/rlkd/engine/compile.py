@@ -1,0 +1,60 @@
+"""`torch.compile` of the networks, in place: their names and state dicts stay as they are."""
+
+import torch
+from torch import Tensor
+
+from rlkd.config.options import TrainerOptions
+from rlkd.engine.module import StudentModule
+from rlkd.errors import UserError
+
+_BACKEND = "inductor"
+
+
+def compiled(module: StudentModule, options: TrainerOptions) -> StudentModule:
+    """Have a module's student and teacher compiled at their first call, where the options say so.
+
+    Every shape of batch and every way of calling (training, evaluation, the scoring of a reward)
+    gets a graph of its own: what a graph computes does not depend on which came before it, so that
+    a resumed run computes what the unbroken one would have. Hooks on modules that are there by now
+    are compiled along; later ones are not seen.
+
+    Args:
+        module: its networks are changed.
+        options: of the run.
+
+    Raises:
+        UserError: if nothing can be compiled here.
+    """
+    if not options.compile:
+        return module
+    mode = "default" if options.compile is True else options.compile
+    _require_compiler(options.device)
+    for network in (module.student, module.teacher):
+        if network is not None:
+            network.compile(backend=_BACKEND, mode=mode, dynamic=False)
+    return module
+
+
+def uncompiled(error: BaseException) -> UserError | None:
+    """Return what to tell of an error of the compiler; None for any other."""
+    from torch._dynamo.exc import TorchDynamoException  # takes a second, which few runs need
+
+    if not isinstance(error, TorchDynamoException):
+        return None
+    cause = getattr(error, "inner_exception", error)  # what a backend raised, where it did
+    reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0][:300]
+    return UserError(
+        f"trainer.compile does not get through this network, or finds no working compiler "
+        f"({reason}): use trainer.compile=false, or on a CPU install g++, on a GPU triton"
+    )
+
+
+def _require_compiler(device: torch.device) -> None:
+    def doubled(values: Tensor) -> Tensor:
+        return values * 2
+
+    try:
+        torch.compile(doubled, backend=_BACKEND)(torch.ones(2, device=device))
+    except RuntimeError as error:
+        told = uncompiled(error)
+        raise error if told is None else told from error

@@ -1,0 +1,258 @@
+"""What every training module has around its step: optimiser, schedule, history, resumption."""
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from typing import Any, Literal, Protocol, cast, runtime_checkable
+
+import lightning as L
+import torch
+from jaxtyping import Bool, Float, Int
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.strategies import ParallelStrategy
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from rlkd import ranks
+from rlkd.agent import instance_state
+from rlkd.engine.meters import EpochMeters
+from rlkd.errors import notice
+from rlkd.exploration import Explorer
+from rlkd.losses import LossInputs, Objective
+from rlkd.temperature import TemperatureSource
+from rlkd.types import Temperatures
+
+Schedule = Callable[[Optimizer], LRScheduler]
+ScheduleBy = Literal["epoch", "step"]
+
+
+@runtime_checkable
+class EpochLoader(Protocol):
+    """Training batches that depend on the seed, the epoch and their number alone."""
+
+    def __len__(self) -> int:
+        """Return how many batches a whole epoch has."""
+        ...
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, from 0, that the next iteration draws."""
+
+    def start_at(self, batch: int) -> None:
+        """Make the next iteration, and it alone, begin at a batch, from 0."""
+
+
+class StudentModule(L.LightningModule):
+    """Trains a student; a subclass says what a step is.
+
+    Args:
+        student: the network to train.
+        loader: the training batches.
+        objective: the losses.
+        optimizer: makes the student's optimiser from its parameters.
+        scheduler: makes the learning-rate schedule; None for none.
+        schedule_by: whether the schedule is stepped once an `epoch` or once a `step`.
+        teacher: a frozen network; None where the student trains alone.
+        temperature: sets the temperatures; needed with a teacher.
+        explorer: ranks instances; None for none.
+        passes: over how many batches of the loader the gradients of one step are averaged.
+
+    Raises:
+        UserError: if the source cannot work with several passes.
+    """
+
+    def __init__(
+        self,
+        *,
+        student: nn.Module,
+        loader: EpochLoader,
+        objective: Objective,
+        optimizer: Callable[..., Optimizer],
+        scheduler: Schedule | None = None,
+        schedule_by: ScheduleBy = "epoch",
+        teacher: nn.Module | None = None,
+        temperature: TemperatureSource | None = None,
+        explorer: Explorer | None = None,
+        passes: int = 1,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.student, self.teacher, self.temperature = student, teacher, temperature
+        self.objective, self.explorer = objective, explorer
+        self.batches: EpochLoader = loader
+        self.passes, self._passed = passes, 0
+        if temperature is not None:
+            temperature.share_update(passes)
+        self.meters = EpochMeters()
+        self.history: list[dict[str, float]] = []
+        self.epoch_figures: dict[str, float] = {}
+        self.register_buffer("bad_step", torch.tensor(-1))
+        self._make_optimizer, self._make_scheduler = optimizer, scheduler
+        self.schedule_by = schedule_by
+        self._resume_at = 0
+        self._source_updates = 0
+        self._keep_apart()
+
+    bad_step: Tensor
+    """The first step whose loss was not finite; -1 while there is none."""
+
+    def configure_optimizers(self) -> Any:
+        """Make the student's optimiser and its schedule; losses and sources may train along."""
+        optimizer = self._make_optimizer(self._trained())
+        if self._make_scheduler is None:
+            return optimizer
+        return [optimizer], [self._make_scheduler(optimizer)]
+
+    def on_train_start(self) -> None:
+        """Enter the epoch that a checkpoint stopped in the middle of."""
+        if self._resume_at:
+            self.enter_epoch(self.current_epoch, start=self._resume_at)
+            self._resume_at = 0
+
+    def on_train_epoch_start(self) -> None:
+        """Enter an epoch."""
+        self.meters.reset()
+        self.enter_epoch(self.current_epoch, start=0)
+
+    def on_train_epoch_end(self) -> None:
+        """Step the schedule and write the epoch into the history."""
+        optimizer = cast(LightningOptimizer, self.optimizers())
+        row = {"epoch": self.current_epoch + 1, "learning_rate": optimizer.param_groups[0]["lr"]}
+        self.history.append(row | self.meters.read() | self.epoch_figures)
+        self.epoch_figures = {}
+        if ranks.tells():
+            _report_left_out(self.history[-1])
+        self._step_schedule("epoch")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add where in the epoch the run stands, and what each rank has of its own.
+
+        Raises:
+            RanksDifferError: if the temperature sources of two ranks are not alike to the bit.
+        """
+        own: list[dict[str, Tensor]] = []
+        if ranks.here().world > 1:
+            if self.temperature is not None:
+                ranks.require_alike(self.temperature, "the temperature source")
+            counts = self.meters.counts()
+            checkpoint["state_dict"] |= _of_meters(counts)
+            own = ranks.said({name: each.cpu() for name, each in self.meters.named_buffers()})
+        loop = self.trainer.fit_loop.epoch_loop
+        done = 0 if loop.batch_progress.is_last_batch else loop.batch_idx + 1
+        checkpoint["rlkd"] = {"batches_done": done, "history": self.history, "meters": own}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up where the run stood.
+
+        Each rank goes on with what it had counted itself: the sum of all, which rank 0 goes on with
+        where there are now more or fewer of them, is rounded in another order.
+        """
+        self._resume_at = checkpoint["rlkd"]["batches_done"]
+        self.history = checkpoint["rlkd"]["history"]
+        own, here = checkpoint["rlkd"]["meters"], ranks.here()
+        if len(own) == here.world:
+            checkpoint["state_dict"] |= _of_meters(own[here.rank])
+        elif here.rank > 0:
+            for name in _of_meters(dict(self.meters.named_buffers())):
+                checkpoint["state_dict"][name].zero_()
+
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        """Leave batches alone: the loader makes them where they are needed."""
+        return batch
+
+    def enter_epoch(self, epoch: int, *, start: int) -> None:
+        """Tell the loader, the source and the explorer where training stands.
+
+        Args:
+            epoch: counted from 0.
+            start: the batch that comes first; above 0 where a run resumes within an epoch.
+        """
+        self.batches.set_epoch(epoch)
+        self.batches.start_at(start)
+        self.objective.start_epoch(epoch + 1)
+        if self.temperature is not None:
+            self._source_updates = self.temperature.updates
+            self.temperature.start_epoch(epoch + 1)
+        if self.explorer is not None:
+            self.explorer.start_epoch(epoch + 1, resumed=start > 0)
+
+    def _trained(self) -> list[nn.Parameter]:
+        along = () if self.temperature is None else self.temperature.trained_parameters()
+        return [*self.student.parameters(), *self.objective.parameters(), *along]
+
+    def _temperatures(
+        self,
+        seen: LossInputs,
+        target: Int[Tensor, " batch"] | Float[Tensor, "batch classes"],
+        *,
+        learn_from: Bool[Tensor, " batch"] | None,
+    ) -> Temperatures | None:
+        """Let the source set a temperature for every instance, and count them."""
+        if self.temperature is None or seen.teacher_logits is None:
+            return None
+        temperatures = self.temperature(
+            seen.student_logits, seen.teacher_logits, target, learn_from=learn_from
+        )
+        with torch.no_grad():
+            states = instance_state(seen.student_logits, seen.teacher_logits)
+            self.meters.add_temperatures(temperatures, states)
+        return temperatures
+
+    def _step_student(self, loss: Tensor) -> bool:
+        """Add a pass's gradient; after the last of a step, make it. Return whether it was made."""
+        optimizer = cast(LightningOptimizer, self.optimizers())
+        if self._passed == 0:
+            optimizer.zero_grad()
+        self._passed = (self._passed + 1) % self.passes
+        strategy: Any = self.trainer.strategy
+        waits = self._passed > 0 and isinstance(strategy, ParallelStrategy)
+        with strategy.block_backward_sync() if waits else nullcontext():
+            self.manual_backward(loss if self.passes == 1 else loss / self.passes)
+        if self._passed > 0:
+            return False
+        optimizer.step()
+        self._step_schedule("step")
+        return True
+
+    def _step_schedule(self, now: ScheduleBy) -> None:
+        if self._make_scheduler is not None and self.schedule_by == now:
+            cast(LRScheduler, self.lr_schedulers()).step()
+
+    def _note_update(self, source: TemperatureSource) -> None:
+        """Sum the figures of a source that has just learnt."""
+        if source.updates != self._source_updates:
+            self._source_updates = source.updates
+            self.meters.add_figures(source.diagnostics())
+
+    def _note_loss(self, loss: Tensor) -> None:
+        """Keep the number of the first step whose loss is not finite."""
+        first_bad = (self.bad_step < 0) & ~torch.isfinite(loss)
+        self.bad_step.copy_(torch.where(first_bad, self.global_step, self.bad_step))
+
+    def _keep_apart(self) -> None:
+        """Name what ranks hold alike by construction, or each its own."""
+        trained = {id(each) for each in self._trained()}
+        apart = [self.bad_step, *self.meters.buffers()]
+        for held in (self.temperature, self.teacher, self.explorer):
+            apart += [] if held is None else [*held.parameters(), *held.buffers()]
+        ranks.keep_apart(self, (each for each in apart if id(each) not in trained))
+
+
+def _of_meters(buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"meters.{name}": each for name, each in buffers.items()}
+
+
+def _report_left_out(row: Mapping[str, float | int]) -> None:
+    """Say what an epoch's figures count as not finite, and so as not learnt from."""
+    for role in ("teacher", "student"):
+        if bad := int(row.get(f"train/bad_rows_{role}", 0)):
+            notice(
+                f"epoch {row['epoch']:.0f}: {bad} rows of the {role}'s logits were not finite; "
+                "they got the base temperature, and the temperature source learnt nothing from them"
+            )
+    if row.get("agent/update_left_out", 0):
+        notice(
+            f"epoch {row['epoch']:.0f}: the temperature agent dropped updates that would have made "
+            "a weight NaN or infinite (agent/update_left_out)"
+        )

@@ -1,0 +1,280 @@
+"""Whole runs: what the command line calls."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import lightning as L
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+
+from rlkd import models, ranks
+from rlkd.config.compose import as_yaml, configure
+from rlkd.data.seeding import generator_of
+from rlkd.data.stream_making import dead_worker
+from rlkd.engine import build
+from rlkd.engine.callbacks.checkpoint import KeepLast, StoredCheckpointIO, check_finite
+from rlkd.engine.callbacks.metrics import EventsLogger, LogEpochs, WriteMetrics
+from rlkd.engine.callbacks.progress import Clock, ShowProgress
+from rlkd.engine.checkpoint_content import content_fault
+from rlkd.engine.compile import uncompiled
+from rlkd.engine.finished_run import configured, own_words
+from rlkd.engine.launch import Launch, lost
+from rlkd.engine.lock import locked
+from rlkd.engine.module import StudentModule
+from rlkd.engine.quiet import quiet_lightning
+from rlkd.engine.run_folder import RunFolder, config_sha256
+from rlkd.engine.task import Prepared
+from rlkd.models import Teacher
+from rlkd.reporting import (
+    AnyScores,
+    PolicyMap,
+    Result,
+    hardware,
+    read_run,
+    versions,
+    write_metrics,
+    write_report,
+)
+from rlkd.reporting.escaping import say
+from rlkd.reporting.files import file_sha256
+
+ALONE = ("method=alone", "teacher=none", "temperature=constant")
+"""The overrides that make a plain supervised run of a distillation."""
+
+
+def distill(overrides: Iterable[str] = (), *, console: Console | None = None) -> Result:
+    """Distil a teacher into a student, as configured; go on where an earlier call stopped.
+
+    Args:
+        overrides: Hydra's, as on the command line: `student=resnet20`, `trainer.epochs=10`.
+        console: where to show progress; None for standard output.
+
+    Returns:
+        The figures of the last epoch, as in result.json of the run folder.
+
+    Raises:
+        UserError: for what the user can fix.
+        Interrupted: after Ctrl-C, SIGTERM or SIGUSR1, with the path of the checkpoint.
+    """
+    return run(configure(overrides), console=console or Console())
+
+
+def train(overrides: Iterable[str] = (), *, console: Console | None = None) -> Result:
+    """Train a network on labels alone: a teacher, or a student's baseline. See `distill`."""
+    return distill([*ALONE, *overrides], console=console)
+
+
+def run(config: DictConfig, *, console: Console) -> Result:
+    """Do what a composed configuration says, with the ranks that were started. See `distill`."""
+    options = build.trainer_options(config)
+    launch = Launch.found()
+    launch.join(options.device)  # before the ranks have met, nothing is lost
+    try:
+        return _run(config, options, launch, console)
+    except RuntimeError as error:
+        told = lost(error) or uncompiled(error) or dead_worker(error)
+        raise error if told is None else told from error
+
+
+def _run(
+    config: DictConfig, options: build.TrainerOptions, launch: Launch, console: Console
+) -> Result:
+    def tell(line: str) -> None:
+        say(console, line)
+
+    console = console if ranks.here().rank == 0 else Console(quiet=True)
+    folder = RunFolder(Path(config.output))
+    # To know that nothing is left to do takes no writing there.
+    if ranks.first_alone(lambda: folder.complete and folder.report.is_file()):
+        return _completed(folder, config, options, tell)
+    with locked(folder.path, config.lock, console):
+        if ranks.first_alone(lambda: folder.complete):  # by the process that had it
+            return _completed(folder, config, options, tell)
+        return _trained(folder, config, options, launch, console, tell)
+
+
+def _trained(
+    folder: RunFolder,
+    config: DictConfig,
+    options: build.TrainerOptions,
+    launch: Launch,
+    console: Console,
+    tell: Callable[[str], None],
+) -> Result:
+    began, settings = time.perf_counter(), as_yaml(config)
+    prepared = _prepared(config, options)
+    module, scores = prepared.module, prepared.scores
+    ranks.first_alone(lambda: _claim(folder, settings, prepared, tell))
+    clock = Clock(options.device)
+    log = LogEpochs(folder, clock, scores, every_epochs=options.evaluate_every)
+    show = ShowProgress(console, clock, folder, every_steps=options.log_every_steps)
+    keep = KeepLast(
+        folder,
+        every_steps=options.checkpoint_every_steps,
+        every_minutes=options.checkpoint_every_minutes,
+        tell=tell,
+        before_reading=clock.settle,
+    )
+    callbacks: list[L.Callback] = [_ShareStatistics(), clock, log, show, WriteMetrics(folder), keep]
+    with quiet_lightning():
+        trainer = _trainer(folder, options, launch, callbacks)
+    resumed = ranks.first_alone(
+        lambda: folder.checkpoints.sound(tell, lambda place: content_fault(place, trainer, module))
+    )
+    if resumed is not None:
+        tell(f"resuming from {resumed}")
+    taught_by = prepared.teacher_scores()
+    if taught_by is not None:
+        tell(f"teacher: {taught_by.summary} on the test split")
+    held, source = build.probe_options(config.probe).size, module.temperature
+    if held and (source is None or not source.needs_probe):
+        tell(
+            f"probe.size={held}: as many training images are held out, and no reward is measured "
+            "on them"
+        )
+    if ranks.here().rank > 0:  # dropout's draws are each rank's own
+        torch.manual_seed(generator_of(config.seed, ranks.here().rank).initial_seed())
+    with quiet_lightning(), keep.signals.listening():
+        trainer.fit(module, clock.timed(module.batches), ckpt_path=resumed, weights_only=True)
+    check_finite(module, folder)
+
+    final = log.latest or scores()
+    result = Result(
+        test=final["test"],
+        validation=final.get("validation"),
+        teacher=taught_by,
+        teacher_sha256=module.teacher.sha256 if isinstance(module.teacher, Teacher) else None,
+        images=prepared.images,
+        epochs=len(module.history),
+        seed=config.seed,
+        images_per_second=clock.images_per_second,
+        wall_seconds=clock.seconds_before + time.perf_counter() - began,
+        hardware=hardware(),
+        versions=versions(),
+        config_sha256=config_sha256(settings),
+    )
+    # A trainer leaves the module on the CPU, where ranks with GPUs have nothing to meet by.
+    policy = module.meters.to(options.device).read_policy()
+    result = ranks.first_alone(lambda: _write(folder, prepared, result, policy))
+    for line in prepared.remarks():
+        tell(line)
+    return result
+
+
+def score_checkpoints(
+    overrides: Iterable[str] = (), *, console: Console | None = None
+) -> dict[str, AnyScores]:
+    """Score the teacher's and the student's checkpoints on the test split.
+
+    Args:
+        overrides: must give `run`, a run folder, or `teacher.checkpoint`, `student.checkpoint` or
+            both.
+        console: where to print; None for standard output.
+
+    Returns:
+        The scores by role.
+
+    Raises:
+        UserError: for what the user can fix.
+    """
+    console = console or Console()
+    words, others = own_words(overrides, ("run",))
+    config = configured(others, run=words.get("run"))
+    if "run" in words:
+        config.teacher.checkpoint = None  # the run has told of it
+    options = build.trainer_options(config)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    return build.task(config).score_checkpoints(config, options, console)
+
+
+def _prepared(config: DictConfig, options: build.TrainerOptions) -> Prepared:
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    torch.manual_seed(config.seed)
+    return build.task(config).prepare(config, options)
+
+
+def _completed(
+    folder: RunFolder,
+    config: DictConfig,
+    options: build.TrainerOptions,
+    tell: Callable[[str], None],
+) -> Result:
+    """Return the figures of a run that is complete, having seen that it is the one asked for."""
+    settings = as_yaml(config)
+    folder.require_same(settings)
+    if folder.moved(settings):  # are the data the same?
+        prepared = _prepared(config, options)
+        folder.require_images(prepared.images, prepared.sha256)
+    # A run that was killed at the very end has none.
+    ranks.first_alone(lambda: folder.report.is_file() or _report(folder))
+    tell(f"{folder.path} is complete already")
+    return Result.read(folder.result)
+
+
+def _claim(
+    folder: RunFolder, settings: str, prepared: Prepared, tell: Callable[[str], None]
+) -> None:
+    folder.claim(settings, prepared.images, prepared.sha256, tell=tell)
+    folder.require_space()
+    prepared.enter(folder)
+
+
+class _ShareStatistics(L.Callback):
+    """Gives all ranks the running statistics of rank 0, which scores and checkpoints go by."""
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Share them before anything is scored."""
+        assert isinstance(pl_module, StudentModule)
+        ranks.follow_first(pl_module.student)
+
+
+def _trainer(
+    folder: RunFolder,
+    options: build.TrainerOptions,
+    launch: Launch,
+    callbacks: Sequence[L.Callback],
+) -> L.Trainer:
+    return L.Trainer(
+        max_epochs=options.epochs,
+        max_steps=options.max_steps or -1,
+        accelerator=options.device.type,
+        devices=launch.per_node,
+        num_nodes=launch.nodes,
+        strategy=launch.strategy(),
+        precision=options.precision,  # pyright: ignore[reportArgumentType]
+        logger=EventsLogger(folder),
+        callbacks=list(callbacks),
+        plugins=[StoredCheckpointIO(folder.checkpoints, keep=options.keep_checkpoints)],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        log_every_n_steps=0,
+    )
+
+
+def _write(
+    folder: RunFolder, prepared: Prepared, result: Result, policy: PolicyMap | None
+) -> Result:
+    module = prepared.module
+    models.save_weights(module.student, folder.student)
+    write_metrics(folder.metrics, module.history)
+    if policy is not None:
+        policy.write(folder.policy)
+    prepared.leave(folder)
+    result = replace(result, student_sha256=file_sha256(folder.student))
+    result.write(folder.result)
+    _report(folder)
+    return result
+
+
+def _report(folder: RunFolder) -> None:
+    name = folder.path.name
+    write_report(
+        folder.report, {name: [read_run(folder.path)]}, title=f"rlkd: {name}", command=None
+    )

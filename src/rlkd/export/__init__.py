@@ -1,0 +1,1 @@
+"""Writing a student for use elsewhere: file formats and the model card."""

@@ -1,0 +1,1 @@
+"""Comparisons: which runs they consist of, and running these as jobs."""

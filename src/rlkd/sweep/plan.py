@@ -1,0 +1,194 @@
+"""The runs of a sweep: every combination of the values given, and how each is started."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+
+from rlkd import arguments, ranks
+from rlkd.config.compose import LAUNCHER, as_yaml, choice, configure, configure_launcher, sweep
+from rlkd.config.options import probe_options, read_options
+from rlkd.engine import build
+from rlkd.engine.launch import Launch
+from rlkd.engine.run import run
+from rlkd.engine.run_folder import RunFolder
+from rlkd.engine.signals import Interrupted
+from rlkd.errors import UserError
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run of a sweep."""
+
+    labels: dict[str, str]
+    """The swept settings but the seed, and their values here."""
+    config: DictConfig
+
+    @property
+    def path(self) -> Path:
+        """The folder of the run."""
+        return Path(self.config.output)
+
+
+@dataclass
+class LauncherOptions:
+    """How the runs of a sweep are started; see configs/launcher/.
+
+    Raises:
+        UserError: for a number out of range.
+    """
+
+    cluster: str | None = None
+    """None for this process, else submitit's name: `local` or `slurm`."""
+    cells_per_job: int = 1
+    array_parallelism: int = 1
+    timeout_min: int = 1440
+    max_timeouts: int = 5
+    nodes: int = 1
+    gpus_per_node: int = 1
+    tasks_per_node: int = 1
+    cpus_per_task: int | None = None
+    mem_gb: int | None = None
+    partition: str | None = None
+    account: str | None = None
+    signal_delay_s: int = 120
+    setup: list[str] = field(default_factory=list[str])
+    additional: dict[str, str | int | float | bool] | None = None
+
+    def __post_init__(self) -> None:
+        for name in (
+            "cells_per_job",
+            "array_parallelism",
+            "timeout_min",
+            "nodes",
+            "tasks_per_node",
+        ):
+            arguments.count(f"{LAUNCHER}.{name}", getattr(self, name))
+        for name in ("max_timeouts", "gpus_per_node", "signal_delay_s"):
+            arguments.count(f"{LAUNCHER}.{name}", getattr(self, name), least=0)
+        for name in ("cpus_per_task", "mem_gb"):
+            arguments.count(f"{LAUNCHER}.{name}", getattr(self, name), optional=True)
+
+
+def launcher_and_others(overrides: Iterable[str]) -> tuple[LauncherOptions, list[str]]:
+    """Part how runs are started from what they are.
+
+    Raises:
+        UserError: for a launcher that is none, or a setting of it that is unknown or out of range.
+    """
+    given = list(overrides)
+    own = [each for each in given if each.lstrip("+~").partition("=")[0].split(".")[0] == LAUNCHER]
+    node = configure_launcher(own)
+    options = read_options(LauncherOptions, node, f"{LAUNCHER}.")
+    return options, [each for each in given if each not in own]
+
+
+def plan(overrides: Iterable[str]) -> list[Planned]:
+    """Return the runs of a sweep, seeds last, so that every combination has its first seed early.
+
+    All of them hold the same images out of training: the largest probe of any is every run's,
+    unless `probe.size` itself is swept.
+
+    Args:
+        overrides: Hydra's; those of several values, as `temperature=constant,rlkd`, are swept. Runs
+            have folders of their own under `output`.
+
+    Raises:
+        UserError: if a combination does not compose, or a probe's size is no number.
+    """
+    swept, single = sweep(overrides)
+    seeds = swept.pop("seed", None)
+    common = configure(single)
+    seeds = seeds or [str(common.seed)]
+    named = any(each.lstrip("+").startswith("output=") for each in single)
+    names = [choice(common, key) for key in ("data", "teacher", "student")]
+    folder = Path(common.output) if named else Path("runs") / "_".join(["compare", *names])
+    planned: list[Planned] = []
+    for seed, *values in product(seeds, *swept.values()):
+        chosen = dict(zip(swept, values, strict=True))
+        config = configure(
+            [*single, *(f"{key}={each}" for key, each in chosen.items()), f"seed={seed}"]
+        )
+        labels = {key.lstrip("+"): value for key, value in chosen.items()}
+        words = [f"{key}={value}" for key, value in (*labels.items(), ("seed", seed))]
+        config.output = str(folder / ",".join(each.replace("/", "_") for each in words))
+        planned.append(Planned(labels, config))
+    if "probe.size" not in swept:
+        largest = max(probe_options(each.config.probe).size for each in planned)
+        for each in planned:
+            each.config.probe.size = largest
+    return planned
+
+
+def require_one_process() -> None:
+    """Refuse to be started by torchrun or srun: what does many runs starts them itself.
+
+    Raises:
+        UserError: if it was.
+    """
+    if Launch.found().environment is not None:
+        raise UserError(
+            "several runs are started by one process: start it without torchrun or srun, and give "
+            "each run its ranks by launcher=submitit_slurm launcher.tasks_per_node=8, say"
+        )
+
+
+def attempt(config: DictConfig, console: Console) -> Exception | None:
+    """Do a run, and return why it failed, out of memory too; None where it did not.
+
+    Raises:
+        Interrupted: if it was asked to stop.
+    """
+    try:
+        run(config, console=console)
+    except Interrupted:
+        raise
+    except Exception as error:  # one run's failure is no other's
+        if ranks.here().world > 1:
+            raise  # but other ranks may still be in this one
+        return error
+    return None
+
+
+def require_trainable(planned: Sequence[Planned], console: Console) -> None:
+    """Get ready to train what is not complete yet, each combination once, and leave it at that.
+
+    What fails here otherwise than by what the user can mend, as for want of memory, is left to the
+    run itself, which is told with the others.
+
+    Raises:
+        UserError: for the first combination that does not fit its networks or its data, or whose
+            folder holds a different run.
+    """
+    for each in planned:
+        RunFolder(each.path).require_same(as_yaml(each.config))
+    first: dict[tuple[tuple[str, str], ...], Planned] = {}
+    for each in planned:
+        if not RunFolder(each.path).complete:
+            first.setdefault(tuple(each.labels.items()), each)
+    with console.status(f"trying whether {len(first)} combinations fit their networks and data"):
+        for labels, each in first.items():
+            words = " ".join(f"{key}={value}" for key, value in labels)
+            try:
+                _prepare(each.config)
+            except UserError as error:
+                which = f"{words} cannot be trained, so no run was begun: " if labels else ""
+                raise UserError(f"{which}{error}") from None
+            except Exception:  # whatever a network of somebody's own raises
+                continue
+
+
+def _prepare(config: DictConfig) -> None:
+    options = build.trainer_options(config)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    build.task(config).prepare(config, options)
+
+
+def told(error: Exception) -> str:
+    """Return a failure in words."""
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

@@ -1,0 +1,271 @@
+"""Classification: images of one size, a label each."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+from torch import nn
+
+from rlkd import arguments, models, ranks
+from rlkd.config.settings import trusted_by
+from rlkd.data import Images
+from rlkd.data.sets import Dataset
+from rlkd.engine import build
+from rlkd.engine.class_names import check_run_order, keep_order
+from rlkd.engine.compile import compiled
+from rlkd.engine.finished_run import require_student, with_weights
+from rlkd.engine.normalisation import renormalisation, resolution
+from rlkd.engine.rank_checks import require_same_data, require_shareable
+from rlkd.engine.run_folder import RunFolder
+from rlkd.engine.scoring import evaluate
+from rlkd.engine.sync_norm import synchronised
+from rlkd.engine.task import Asked, Exportable, Prepared
+from rlkd.errors import UserError
+from rlkd.exploration import Explorer
+from rlkd.models import Teacher
+from rlkd.reporting import AnyScores, ImageCounts, Scores
+from rlkd.reporting.escaping import say
+from rlkd.tasks.classification.data import (
+    Sets,
+    count_readable,
+    data_sha256,
+    example_batch,
+    leave_unreadable,
+    load_dataset,
+    load_sets,
+    plain_loader,
+    probe_batch,
+    share_unreadable,
+    take_up_unreadable,
+    train_loader,
+)
+from rlkd.tasks.classification.export import exportable_classifier
+from rlkd.tasks.classification.forward import observe
+from rlkd.tasks.classification.predict import predict_classes
+from rlkd.tasks.classification.step import Distiller
+from rlkd.types import Batch
+
+
+@dataclass(frozen=True)
+class Classification:
+    """The task of classifying images.
+
+    Args:
+        base_temperature: T of the constant source, and what the agent starts from.
+        probe_size: images held out of training for a reward that is measured on a probe, unless
+            `probe.size` says otherwise.
+        max_instances: of a batch in the agent's trajectory, unless the source says otherwise; None
+            for all.
+
+    Raises:
+        UserError: for a number out of range.
+    """
+
+    base_temperature: float = 4.0
+    probe_size: int = 256
+    max_instances: int | None = None
+
+    def __post_init__(self) -> None:
+        arguments.number("task.base_temperature", self.base_temperature, above=0)
+        arguments.count("task.probe_size", self.probe_size, least=0)
+        arguments.count("task.max_instances", self.max_instances, optional=True)
+
+    def prepare(self, config: DictConfig, options: build.TrainerOptions) -> Prepared:
+        """Load the data, make the networks and find out whether all fits together."""
+        sets = load_sets(config, options)
+        require_same_data(
+            {"training images": sets.train.target, "test images": sets.test.target},
+            sets.dataset.class_names,
+        )
+        folder = RunFolder(Path(config.output))
+        check_run_order(folder, sets.dataset.class_names)
+        distiller = _distiller(config, sets, options)
+        compiled(distiller, options)
+        held_out = {"test": sets.test} | (
+            {"validation": sets.validation} if sets.validation else {}
+        )
+
+        def scores() -> dict[str, AnyScores]:
+            scored: dict[str, AnyScores] = {
+                name: score(distiller.student, images, sets, options)
+                for name, images in held_out.items()
+            }
+            share_unreadable(sets.dataset)
+            ranks.first_alone(lambda: leave_unreadable(folder, sets.dataset))
+            return scored
+
+        def teacher_scores() -> AnyScores | None:
+            teacher = distiller.teacher
+            return None if teacher is None else score(teacher, sets.test, sets, options)
+
+        return Prepared(
+            distiller,
+            scores,
+            teacher_scores,
+            _counted(sets, distiller.explorer, options.epochs),
+            data_sha256(sets.dataset),
+            enter=lambda folder: _enter(folder, sets.dataset),
+            leave=lambda folder: leave_unreadable(folder, sets.dataset),
+            remarks=lambda: _remarks(sets.dataset),
+        )
+
+    def score_checkpoints(
+        self, config: DictConfig, options: build.TrainerOptions, console: Console
+    ) -> dict[str, AnyScores]:
+        """Score the checkpoints that are given on the test set, by role, and print them."""
+        given = build.given_checkpoints(config)
+        sets = load_sets(config, options)
+        scored: dict[str, AnyScores] = {}
+        for role, node in given.items():
+            made = build.network(node, role, sets.dataset)
+            if role == "teacher":
+                made = Teacher(
+                    made,
+                    renormalise=renormalisation(node, sets.dataset),
+                    image_size=resolution(node),
+                )
+            made = made.to(options.device)
+            made = made.to(memory_format=options.memory_format)  # pyright: ignore[reportCallIssue]
+            scores = score(made, sets.test, sets, options)
+            scored[role] = scores
+            say(
+                console,
+                f"{role} {node.name}: top-1 {100 * scores.top1:.2f} %, top-5 "
+                f"{100 * scores.top5:.2f} %, loss {scores.loss:.4f} "
+                f"on {count_readable(sets.test, sets.dataset)} test images",
+            )
+            written = models.read_metadata(str(node.checkpoint)).get("accuracy")
+            if isinstance(written, int | float) and 0 <= written <= 100:
+                percent = written if written > 1 else 100 * written
+                say(console, f"  its file says {percent:.2f} %")
+        for line in _remarks(sets.dataset):
+            say(console, line)
+        return scored
+
+    def validate(self, config: DictConfig) -> None:
+        """Build all parts but the data, on small stand-ins."""
+        made, source = build.objective(config), build.temperature(config, num_classes=100)
+        student, teacher = (
+            None
+            if config[role].name is None
+            else models.create(config[role].name, num_classes=100, trusted=trusted_by(config))
+            for role in ("student", "teacher")
+        )
+        if student is not None and teacher is not None:
+            image, row = torch.randn(8, 3, 32, 32), torch.arange(8)
+            batch = Batch(image, row, row, image.flip(3) if made.strong else None)
+            targets = torch.arange(100).repeat(2)
+            observed = observe(
+                made,
+                student,
+                teacher,
+                batch=batch,
+                train_targets=targets,
+                num_classes=100,
+                temperature=source,
+            )
+            seen = observed(batch)
+            assert seen.teacher_logits is not None
+            temperatures = source(seen.student_logits, seen.teacher_logits, seen.target)
+            made(replace(seen, temperature=temperatures))
+        build.scheduler(config)[0](build.optimizer(config)(nn.Linear(1, 1).parameters()))
+        assert build.exploration_options(config.exploration).bands
+
+    def predict(
+        self, config: DictConfig, options: build.TrainerOptions, asked: Asked, console: Console
+    ) -> None:
+        """Write the likeliest classes of somebody's images."""
+        require_student(config)
+        dataset = load_dataset(config)
+        student = build.network(config.student, "student", dataset)
+        predict_classes(student, dataset, options, asked, console)
+
+    def exportable(self, config: DictConfig, options: build.TrainerOptions) -> Exportable:
+        """Make the student ready to be written, on the CPU."""
+        require_student(config)
+        dataset = load_dataset(config)
+
+        def make(path: Path | None) -> nn.Module:
+            return build.network(with_weights(config.student, path), "student", dataset)
+
+        return exportable_classifier(config.student.name, make, dataset, options)
+
+
+def score(network: nn.Module, images: Images, sets: Sets, options: build.TrainerOptions) -> Scores:
+    """Score a network on a held-out set, in the run's precision."""
+    network = network.to(options.device)
+    with options.autocast():
+        batches = plain_loader(images, sets.dataset, options, part=ranks.here())
+        return evaluate(network, batches, num_classes=sets.dataset.num_classes)
+
+
+def _counted(sets: Sets, explorer: Explorer | None, epochs: int) -> ImageCounts:
+    return ImageCounts(
+        training=len(sets.train),
+        probe=len(sets.probe or ()),
+        validation=len(sets.validation or ()),
+        mixed=0 if explorer is None else explorer.mixed_rows,
+        mixed_epochs=0 if explorer is None else explorer.mixed_epochs(epochs),
+    )
+
+
+def _enter(folder: RunFolder, dataset: Dataset) -> None:
+    keep_order(folder, dataset.class_names)
+    take_up_unreadable(folder, dataset)
+
+
+def _remarks(dataset: Dataset) -> list[str]:
+    unreadable = dataset.unreadable
+    return [unreadable.told] if unreadable is not None and unreadable.told else []
+
+
+def _distiller(config: DictConfig, sets: Sets, options: build.TrainerOptions) -> Distiller:
+    objective = build.objective(config)
+    student = build.network(config.student, "student", sets.dataset, trains=True)
+    if options.sync_batch_norm and ranks.here().world > 1:
+        student = synchronised(student, options.device)
+    teacher, temperature = None, None
+    if objective.needs_teacher:
+        teacher = build.teacher(config.teacher, sets.dataset, options, fuse=not objective.taps)
+        temperature = build.temperature(config, num_classes=sets.dataset.num_classes)
+        if teacher is None:
+            raise UserError("this method needs a teacher: give teacher=resnet56, or method=alone")
+    first_epoch = getattr(temperature, "warmup_epochs", 0) + 1
+    explorer = build.explorer(
+        config.exploration,
+        instances=len(sets.train),
+        num_classes=sets.dataset.num_classes,
+        first_epoch=first_epoch,
+        seed=config.seed,
+    )
+    student = student.to(memory_format=options.memory_format)  # pyright: ignore[reportCallIssue]
+    observed = observe(
+        objective,
+        student,
+        teacher,
+        batch=example_batch(sets, options, strong_view=objective.strong),
+        train_targets=sets.train.target,
+        num_classes=sets.dataset.num_classes,
+        temperature=temperature,
+        mixes=teacher is not None and explorer is not None and explorer.mixed_rows > 0,
+    )
+    require_shareable(objective)
+    loader = train_loader(sets, options, seed=config.seed, strong_view=objective.strong)
+    steps = len(loader) // options.accumulate
+    scheduler, schedule_by = build.scheduler(config, steps_per_epoch=steps)
+    return Distiller(
+        student=student,
+        loader=loader,
+        objective=objective,
+        optimizer=build.optimizer(config),
+        scheduler=scheduler,
+        schedule_by=schedule_by,
+        teacher=teacher,
+        temperature=temperature,
+        explorer=None if teacher is None else explorer,
+        probe=probe_batch(sets, options),
+        observed=observed,
+        passes=options.accumulate,
+    )

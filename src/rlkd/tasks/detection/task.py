@@ -1,0 +1,326 @@
+"""Detection: images of sizes of their own, objects in boxes, regions as instances."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from torch import nn
+from torchvision.models.detection import FasterRCNN
+
+from rlkd import models
+from rlkd.config.options import TrainerOptions
+from rlkd.config.settings import trusted_by
+from rlkd.data.coco_set import CocoSet
+from rlkd.data.detection_loader import DetectionLoader
+from rlkd.engine import build
+from rlkd.engine.class_names import check_order, check_run_order, keep_order
+from rlkd.engine.finished_run import require_student, with_weights
+from rlkd.engine.rank_checks import require_one_rank
+from rlkd.engine.run_folder import RunFolder
+from rlkd.engine.task import Asked, Exportable, Prepared
+from rlkd.errors import UserError, notice
+from rlkd.models import Teacher, create_detector
+from rlkd.reporting import AnyScores, ImageCounts, class_by_class, in_full, print_cells
+from rlkd.reporting.escaping import say
+from rlkd.reporting.prediction_page import write_predictions
+from rlkd.tasks.classification.export import exportable_detector
+from rlkd.tasks.detection.data import (
+    Held,
+    check_sizes,
+    data_sha256,
+    detection_sets,
+    example_batch,
+    hold_out,
+    require_objects,
+    whole_batch,
+)
+from rlkd.tasks.detection.evaluate import (
+    evaluate_detector,
+    require_pycocotools,
+    write_detections,
+)
+from rlkd.tasks.detection.observe_regions import observe_regions
+from rlkd.tasks.detection.options import PRETRAINED, REPLACED, DetectionOptions
+from rlkd.tasks.detection.predict import predict_images, prediction_rows
+from rlkd.tasks.detection.step import DetectorDistiller
+from rlkd.temperature import TemperatureSource
+from rlkd.trust import TRUST
+
+_ROLES = ("teacher", "student")
+_SHOWN = 12
+"""Test images on the page of predictions."""
+_CLASSIFIER = "roi_heads.box_predictor."
+_THRESHOLD = 0.5
+"""The lowest score of what is predicted, unless told otherwise."""
+
+
+@dataclass(frozen=True)
+class Detection(DetectionOptions):
+    """The task of detecting objects with two-stage detectors; see configs/task/detection.yaml."""
+
+    def prepare(self, config: DictConfig, options: TrainerOptions) -> Prepared:
+        """Load the data, make the detectors and find out whether all fits together."""
+        require_pycocotools()
+        require_one_rank("task=detection", passes=options.accumulate)
+        if options.compile:
+            raise UserError("trainer.compile is for task=classification: leave it at false")
+        held = hold_out(config, options)
+        check_run_order(RunFolder(Path(config.output)), held.train.output_names)
+        module = self._module(config, options, held)
+        sets = {"test": held.test} | ({"validation": held.validation} if held.validation else {})
+        latest: dict[str, list[Any]] = {}
+
+        def scores() -> dict[str, AnyScores]:
+            scored: dict[str, AnyScores] = {}
+            for name, images in sets.items():
+                scored[name], latest[name] = _scored(module.student, images, options)
+            return scored
+
+        def teacher_scores() -> AnyScores | None:
+            teacher = module.teacher
+            if teacher is None:
+                return None
+            assert isinstance(teacher, Teacher)
+            return _scored(teacher.network, held.test, options)[0]
+
+        def leave(folder: RunFolder) -> None:
+            write_detections(folder.path / "detections.json", latest["test"])
+            module.to(options.device)  # a trainer puts it back on the CPU
+            teacher = module.teacher
+            rows = prediction_rows(
+                teacher.network if isinstance(teacher, Teacher) else None,
+                module.student,
+                held.test,
+                range(min(_SHOWN, len(held.test))),
+                device=options.device,
+                autocast=options.mixed,
+            )
+            title = f"rlkd: {folder.path.name}, the first test images"
+            write_predictions(folder.path / "predictions.html", rows, title)
+
+        return Prepared(
+            module,
+            scores,
+            teacher_scores,
+            ImageCounts(
+                training=len(held.train),
+                probe=len(held.probe or ()),
+                validation=len(held.validation or ()),
+            ),
+            data_sha256(held),
+            enter=lambda folder: keep_order(folder, held.train.output_names),
+            leave=leave,
+        )
+
+    def score_checkpoints(
+        self, config: DictConfig, options: TrainerOptions, console: Console
+    ) -> dict[str, AnyScores]:
+        """Score the checkpoints that are given on the test set, by role, and print them."""
+        given = build.given_checkpoints(config, published=self._published())
+        test = detection_sets(config).test
+        require_objects(test, "test")
+        scored: dict[str, AnyScores] = {}
+        for role, node in given.items():
+            made = self.network(node, role, test, trains=False).to(options.device)
+            check_sizes(test, made)
+            scored[role], _ = _scored(made, test, options)
+            say(console, f"{role} {node.name}: {scored[role].summary} on {len(test)} test images")
+        named = {role: [scores] for role, scores in scored.items()}
+        print_cells(in_full(named), "COCO's average precisions", left=("network",), console=console)
+        for words in class_by_class(named):
+            print_cells(words, "AP of each class, %", left=("network",), console=console)
+        return scored
+
+    def validate(self, config: DictConfig) -> None:
+        """Build all parts but the data."""
+        build.objective(config)
+        build.temperature(config, num_classes=3)
+        for role in _ROLES:
+            if config[role].name is not None:
+                create_detector(
+                    config[role].name,
+                    num_classes=3,
+                    trusted=trusted_by(config),
+                    **self.detector_options,
+                )
+        maker, _ = build.scheduler(config)
+        maker(build.optimizer(config)(nn.Linear(1, 1).parameters()))
+        assert build.exploration_options(config.exploration).bands
+
+    def predict(
+        self, config: DictConfig, options: TrainerOptions, asked: Asked, console: Console
+    ) -> None:
+        """Write what the student finds in somebody's images, as JSON and as pictures."""
+        images = self._student_data(config)
+        student = self.network(config.student, "student", images, trains=False)
+        predict_images(
+            student.to(options.device),
+            asked.images,
+            class_names=images.class_names,
+            category_ids=images.category_ids,
+            output=asked.output,
+            device=options.device,
+            console=console,
+            threshold=_THRESHOLD if asked.threshold is None else asked.threshold,
+            skip_unreadable=asked.skip_unreadable,
+            autocast=options.mixed,
+        )
+
+    def exportable(self, config: DictConfig, options: TrainerOptions) -> Exportable:
+        """Make the student ready to be written, on the CPU."""
+        images = self._student_data(config)
+
+        def make(path: Path | None) -> nn.Module:
+            return self.network(with_weights(config.student, path), "student", images, trains=False)
+
+        return exportable_detector(config.student.name, self.detector_options, make, images)
+
+    def network(
+        self, node: DictConfig, role: str, images: CocoSet, *, trains: bool = True
+    ) -> FasterRCNN:
+        """Make a detector for the data, with the weights of its checkpoint if it has one.
+
+        Args:
+            node: the `teacher` or `student` node.
+            role: its name, for messages.
+            images: give the classes.
+            trains: whether it goes on learning; if not, a checkpoint stands in for published
+                weights, which then are not fetched.
+
+        Raises:
+            UserError: if it has no name, or its weights do not fit or are of another class order.
+        """
+        if node.name is None:
+            raise UserError(f"{role}.name is missing: give {role}=fasterrcnn_resnet18, say")
+        if node.get("image_size") is not None:
+            raise UserError(
+                f"{role}.image_size={node.image_size}: a detector resizes images itself: leave it "
+                "at null, and give task.detector.min_size"
+            )
+        given = getattr(self, f"{role}_pretrained")
+        further = {**self.detector_options, **PRETRAINED[given]}
+        if not trains and node.checkpoint is not None:
+            further = {**self.detector_options, **REPLACED[given]}
+        if node.get("classes") is not None:
+            raise UserError(f"{role}.classes is for task=classification: leave it at null")
+        path = None if node.checkpoint is None else Path(node.checkpoint)
+        head = build.new_head(node, role)
+        try:
+            made = create_detector(
+                node.name,
+                num_classes=images.num_classes,
+                trusted=OmegaConf.select(node, f"..{TRUST}") or (),
+                **further,
+            )
+            if path is not None:
+                classifier = [k for k in made.state_dict() if k.startswith(_CLASSIFIER)]
+                loaded = models.load_weights(
+                    made, path, classifier=(lambda: classifier) if head else None
+                )
+                if loaded.told:
+                    notice(f"{role} {path}: {loaded.told}")
+                if not head:
+                    check_order(path, images.output_names)
+        except models.ClassCountError as error:
+            by_id = "; data.keep_ids=true numbers classes as COCO does, 91 in all"
+            new = "; student.head=new takes all but the classifier" if role == "student" else ""
+            raise UserError(
+                f"{role}: {error} (the background counts){by_id if error.found == 91 else ''}{new}"
+            ) from None
+        except UserError as error:
+            raise UserError(f"{role}: {error}") from None
+        return made
+
+    def _student_data(self, config: DictConfig) -> CocoSet:
+        require_student(config, published=self._published())
+        return detection_sets(config).test
+
+    def _published(self) -> list[str]:
+        """Return the roles whose whole detectors have published weights."""
+        return [each for each in _ROLES if getattr(self, f"{each}_pretrained") == "coco"]
+
+    def _module(self, config: DictConfig, options: TrainerOptions, held: Held) -> DetectorDistiller:
+        objective = build.objective(config)
+        student = self.network(config.student, "student", held.train)
+        for images in (held.train, held.test, held.validation, held.probe):
+            if images is not None:
+                check_sizes(images, student)
+        teacher, temperature = None, None
+        if objective.needs_teacher:
+            teacher = self._teacher(config, held)
+            temperature = build.temperature(config, num_classes=held.train.num_classes)
+            self._check_reward(temperature, config.temperature.get("reward_source"))
+        first_epoch = getattr(temperature, "warmup_epochs", 0) + 1
+        explorer = build.explorer(
+            config.exploration,
+            instances=len(held.train),
+            num_classes=held.train.num_classes,
+            first_epoch=first_epoch,
+            seed=config.seed,
+        )
+        loader = DetectionLoader(
+            held.train,
+            batch_size=options.batch_size,
+            shuffle=True,
+            seed=config.seed,
+            flip=self.flip,
+            group_by_aspect=self.group_by_aspect,
+            workers=self.workers,
+            device=options.device,
+        )
+        observed = observe_regions(
+            objective,
+            student,
+            teacher,
+            batch=example_batch(held.train),
+            num_classes=held.train.num_classes,
+            temperature=temperature,
+        )
+        scheduler, schedule_by = build.scheduler(config, steps_per_epoch=len(loader))
+        return DetectorDistiller(
+            student=student,
+            loader=loader,
+            objective=objective,
+            optimizer=build.optimizer(config),
+            observed=observed,
+            scheduler=scheduler,
+            schedule_by=schedule_by,
+            teacher=teacher,
+            temperature=temperature,
+            explorer=None if teacher is None else explorer,
+            probe=None if held.probe is None else whole_batch(held.probe, options.device),
+            performance=self.performance,
+        )
+
+    def _teacher(self, config: DictConfig, held: Held) -> Teacher:
+        node = config.teacher
+        if node.name is None:
+            raise UserError(
+                "this method needs a teacher: give teacher=fasterrcnn_resnet50, or method=alone"
+            )
+        if node.checkpoint is None and "teacher" not in self._published():
+            raise UserError(
+                f"the teacher {node.name} has no weights: give teacher.checkpoint=FILE (make one "
+                f"with `rlkd train task=detection student={node.name} ...`)"
+            )
+        loaded = self.network(node, "teacher", held.train, trains=False)
+        return Teacher(loaded, sha256=models.weights_sha256(loaded))
+
+    def _check_reward(self, temperature: TemperatureSource, reward_source: str | None) -> None:
+        """Refuse a reward whose one measurement would be a loss and the other an accuracy."""
+        if self.performance == "loss" and reward_source and not temperature.needs_probe:
+            raise UserError(
+                "task.performance=loss is measured on a probe, not by "
+                f"reward_source={reward_source}: "
+                "give temperature.reward_source=probe, or task.performance=foreground"
+            )
+
+
+def _scored(
+    network: nn.Module, images: CocoSet, options: TrainerOptions
+) -> tuple[AnyScores, list[Any]]:
+    return evaluate_detector(
+        network.to(options.device), images, device=options.device, autocast=options.mixed
+    )
