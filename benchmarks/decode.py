@@ -35,7 +35,7 @@ from torchvision.transforms import functional as v1
 
 from rlkd.data.images import ImageReader
 from rlkd.data.seeding import generator_of
-from rlkd.data.views import Crop, Views
+from rlkd.data.transforms.resized_crop import Crop, Views
 from rlkd.reporting import hardware, versions
 
 VIEWS = Views()

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 import rlkd
 from rlkd.agent import Reward
 from rlkd.data import MemoryLoader, hold_out
-from rlkd.data.sets import cifar100
+from rlkd.data.datasets import cifar100
 from rlkd.engine.scoring import scored_logits
 from rlkd.models import Teacher, create, load_weights
 from rlkd.reporting import hardware, versions

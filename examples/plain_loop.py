@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import rlkd
 from rlkd.data import MemoryLoader
-from rlkd.data.sets import digits
+from rlkd.data.datasets import digits
 
 
 def main(epochs: int = 3) -> float:

@@ -15,7 +15,7 @@ from tests.training.runs import as_users_call
 from torch import Tensor
 from torch.nn import functional as F
 
-from rlkd.data.sets import IMAGENET_MEAN, IMAGENET_STD, folder
+from rlkd.data.datasets import IMAGENET_MEAN, IMAGENET_STD, folder
 from rlkd.engine.quiet import quiet_lightning
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

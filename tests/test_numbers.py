@@ -36,21 +36,21 @@ INTERNAL = {
     "rlkd.losses.factor_transfer.Paraphraser": "likewise",
     "rlkd.losses.review.Fusion": "of the channels of maps, made by ReviewKD",
     "rlkd.losses.inputs.Asked": "read off a signature",
-    "rlkd.data.views.Crop": "drawn by Views",
-    "rlkd.data.tar_headers.Member": "read off a header, and held against the file",
-    "rlkd.data.normaliser.Normaliser": "made by a loader of a data set's own numbers",
-    "rlkd.data.process_cache.ProcessCache": "made with a number in the code",
-    "rlkd.data.sets.Dataset": "a record of what was loaded, made by functions that check",
-    "rlkd.data.stream_making.Request": "a message to a worker",
-    "rlkd.data.stream_making.Maker": "made by a loader",
-    "rlkd.data.stream.StreamLoader": "made of a run's options, see Plan and trainer_options",
-    "rlkd.data.memory.MemoryLoader": "likewise",
-    "rlkd.data.detection_loader.DetectionLoader": "likewise",
-    "rlkd.data.plan.Plan": "likewise; `rank_checks` sees that ranks share a batch evenly",
-    "rlkd.data.parquet_shards.ParquetSource": "made by `parquet`, which checks",
-    "rlkd.data.tar_shards.TarSource": "made by `webdataset`, which checks",
-    "rlkd.data.coco_set.CocoSet": "a record of what was read",
-    "rlkd.data.coco.coco": "its flag names no number",
+    "rlkd.data.transforms.resized_crop.Crop": "drawn by Views",
+    "rlkd.data.sources.tar_headers.Member": "read off a header, and held against the file",
+    "rlkd.data.loaders.normaliser.Normaliser": "made by a loader of a data set's own numbers",
+    "rlkd.data.sources.process_cache.ProcessCache": "made with a number in the code",
+    "rlkd.data.datasets.Dataset": "a record of what was loaded, made by functions that check",
+    "rlkd.data.loaders.workers.Request": "a message to a worker",
+    "rlkd.data.loaders.workers.Maker": "made by a loader",
+    "rlkd.data.loaders.stream.StreamLoader": "made of a run's options, see Plan",
+    "rlkd.data.loaders.memory.MemoryLoader": "likewise",
+    "rlkd.data.detection.loader.DetectionLoader": "likewise",
+    "rlkd.data.loaders.batch_plan.Plan": "likewise; `rank_checks` sees that ranks share evenly",
+    "rlkd.data.sources.parquet.ParquetSource": "made by `parquet`, which checks",
+    "rlkd.data.sources.tar.TarSource": "made by `webdataset`, which checks",
+    "rlkd.data.detection.coco_set.CocoSet": "a record of what was read",
+    "rlkd.data.detection.coco.coco": "its flag names no number",
 }
 
 ZERO = {
@@ -226,7 +226,7 @@ def test_every_exception_is_still_needed() -> None:
     names = {name for _, name, _, _ in CASES}
     assert INTERNAL.keys() - PARTS.keys() == set()
     assert (ZERO.keys() | NEGATIVE.keys()) - names == set()
-    assert {"rlkd.agent.ppo.PPO", "rlkd.losses.dkd", "rlkd.data.sets.folder"} <= PARTS.keys()
+    assert {"rlkd.agent.ppo.PPO", "rlkd.losses.dkd", "rlkd.data.datasets.folder"} <= PARTS.keys()
 
 
 def test_a_number_is_refused_in_one_line_whatever_it_is() -> None:

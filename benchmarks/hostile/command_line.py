@@ -59,7 +59,7 @@ TARGETS = (
     *(
         "torch.nn.Linear",
         "torch.optim.lr_scheduler.StepLR",
-        "rlkd.data.sets.digits",
+        "rlkd.data.datasets.digits",
         "builtins.print",
         "5",
     ),

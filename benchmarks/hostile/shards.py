@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from rlkd.data.sets import Dataset
-from rlkd.data.streamed import parquet, webdataset
+from rlkd.data.datasets import Dataset
+from rlkd.data.streamed_datasets import parquet, webdataset
 
 from . import images
 from .command import check_result, command

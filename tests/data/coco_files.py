@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from rlkd.data.coco import read_coco
-from rlkd.data.coco_set import CocoSet
+from rlkd.data.detection.coco import read_coco
+from rlkd.data.detection.coco_set import CocoSet
 
 CONTENT: dict[str, Any] = {
     "images": [

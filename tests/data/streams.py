@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from rlkd.data import Dataset, StreamLoader, StreamSet
-from rlkd.data.streamed import folder, parquet, webdataset
+from rlkd.data.streamed_datasets import folder, parquet, webdataset
 
 COUNT = 24
 CLASSES = ("a", "b", "c")

@@ -1,7 +1,7 @@
 import torch
 from tests.reference.crop_flip import crop_and_flip_slowly
 
-from rlkd.data.augment import Augmentation, crop_and_flip
+from rlkd.data.transforms.crop_flip import Augmentation, crop_and_flip
 
 
 def test_one_gather_crops_and_flips_as_a_loop_over_images_does() -> None:

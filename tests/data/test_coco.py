@@ -15,8 +15,8 @@ from tests.data.coco_files import content, noise, read, write
 from torchvision.transforms.functional import pil_to_tensor
 
 import rlkd.configs
-from rlkd.data.coco import DetectionSets, coco, read_coco
-from rlkd.data.coco_set import CocoSet
+from rlkd.data.detection.coco import DetectionSets, coco, read_coco
+from rlkd.data.detection.coco_set import CocoSet
 from rlkd.errors import UserError
 
 

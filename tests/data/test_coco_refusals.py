@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.data.coco_files import content, read, write
 
-from rlkd.data.coco import read_coco
+from rlkd.data.detection.coco import read_coco
 from rlkd.errors import UserError
 
 Spoil = Callable[[dict[str, Any]], object]

@@ -6,11 +6,11 @@ import torch
 from tests.conftest import RealData
 from tests.data.coco_files import noise, read
 
-from rlkd.data.coco import coco
-from rlkd.data.coco_checks import AnnotationTable, ImageTable
-from rlkd.data.coco_images import MemoryImages
-from rlkd.data.coco_set import CocoSet
-from rlkd.data.detection_loader import DetectionLoader, mirrored
+from rlkd.data.detection.annotation_checks import AnnotationTable, ImageTable
+from rlkd.data.detection.coco import coco
+from rlkd.data.detection.coco_set import CocoSet
+from rlkd.data.detection.images import MemoryImages
+from rlkd.data.detection.loader import DetectionLoader, mirrored
 from rlkd.errors import UserError
 from rlkd.types import Boxes, DetectionBatch
 

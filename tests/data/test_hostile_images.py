@@ -15,7 +15,7 @@ from tests.data.streams import COUNT, SMALL, in_folder, loader_of
 from rlkd.data import StreamSet
 from rlkd.data import images as reading
 from rlkd.data.images import FORMATS, MAX_PIXELS, ImageReader, UndecodableError, image_bytes
-from rlkd.data.streamed import folder
+from rlkd.data.streamed_datasets import folder
 from rlkd.errors import UserError
 from rlkd.tasks.prediction_folder import batches
 

@@ -13,9 +13,9 @@ import pytest
 from tests.data.streams import CLASSES, SMALL, encoded, loader_of, write_parquet
 
 from rlkd.data import parquet as packed
-from rlkd.data import parquet_shards as shards
 from rlkd.data.cifar import load_cifar
-from rlkd.data.streamed import parquet
+from rlkd.data.sources import parquet as shards
+from rlkd.data.streamed_datasets import parquet
 from rlkd.errors import UserError
 
 SHARD = "train-00001-of-00003.parquet"

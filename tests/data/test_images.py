@@ -25,11 +25,11 @@ from torchvision.transforms.functional import pil_to_tensor
 import rlkd
 from rlkd.data import Dataset, StreamSet, in_memory
 from rlkd.data import images as reading
+from rlkd.data.datasets import cifar10
+from rlkd.data.datasets import folder as read_folder
 from rlkd.data.images import ImageReader, UndecodableError, orientation
-from rlkd.data.sets import cifar10
-from rlkd.data.sets import folder as read_folder
-from rlkd.data.stream_set import Reading
-from rlkd.data.streamed import folder, parquet, webdataset
+from rlkd.data.loaders.stream_set import Reading
+from rlkd.data.streamed_datasets import folder, parquet, webdataset
 from rlkd.errors import UserError
 
 LEVELS = np.arange(256, dtype=np.uint8).reshape(16, 16)

@@ -9,11 +9,11 @@ import torch
 from tests.data.streams import SMALL, encoded
 from torchvision.datasets import ImageFolder
 
+from rlkd.data.datasets import folder as read_folder
 from rlkd.data.folder import class_folders
-from rlkd.data.listing import ENDINGS, list_images
-from rlkd.data.sets import folder as read_folder
-from rlkd.data.sources import list_folder
-from rlkd.data.streamed import folder
+from rlkd.data.sources.folder import list_folder
+from rlkd.data.sources.listing import ENDINGS, list_images
+from rlkd.data.streamed_datasets import folder
 from rlkd.errors import UserError
 from rlkd.tasks.prediction_folder import image_files
 

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as some
 
-from rlkd.data.plan import Plan, leaves_one
+from rlkd.data.loaders.batch_plan import Plan, leaves_one
 from rlkd.errors import UserError
 from rlkd.ranks import Part
 

@@ -10,15 +10,15 @@ from rlkd.data import Dataset, MemoryLoader
 
 
 def test_digits_are_cropped_by_one_pixel_and_never_mirrored() -> None:
-    dataset: Dataset = instantiate({"_target_": "rlkd.data.sets.digits"})
+    dataset: Dataset = instantiate({"_target_": "rlkd.data.datasets.digits"})
     assert (dataset.name, dataset.num_classes) == ("digits", 10)
     assert (dataset.crop_padding, dataset.flip) == (1, False)
     assert (len(dataset.train), len(dataset.test)) == (1437, 360)
 
 
 def test_a_limit_shortens_the_training_images_alone_and_evenly() -> None:
-    dataset: Dataset = instantiate({"_target_": "rlkd.data.sets.digits", "limit": 100})
-    again: Dataset = instantiate({"_target_": "rlkd.data.sets.digits", "limit": 100})
+    dataset: Dataset = instantiate({"_target_": "rlkd.data.datasets.digits", "limit": 100})
+    again: Dataset = instantiate({"_target_": "rlkd.data.datasets.digits", "limit": 100})
     assert set(dataset.train.target.bincount().tolist()) <= {9, 10, 11}
     assert (len(dataset.train), len(dataset.test)) == (100, 360)
     assert torch.equal(dataset.train.image, again.train.image)
@@ -32,7 +32,7 @@ def test_either_cifar_has_its_own_classes_and_constants(
         root = tmp_path / str(count)
         for split in ("train", "test"):
             write_parquet(root / f"{split}.parquet", pixels_of(count), list(range(count)))
-        target = f"rlkd.data.sets.cifar{count}"
+        target = f"rlkd.data.datasets.cifar{count}"
         found[count] = instantiate({"_target_": target, "root": str(root), "limit": 5})
         assert found[count].num_classes == count
         assert (found[count].crop_padding, found[count].flip) == (4, True)
@@ -50,7 +50,7 @@ def test_a_folder_fills_a_loader_with_imagenets_normalisation(
         for row in range(4):
             write_png(tmp_path / "train" / name / f"{row}.png", torch.full((3, 16, 16), 51).byte())
     options: dict[str, Any] = {"root": str(tmp_path), "image_size": 16, "test_fraction": 0.25}
-    dataset: Dataset = instantiate({"_target_": "rlkd.data.sets.folder"} | options)
+    dataset: Dataset = instantiate({"_target_": "rlkd.data.datasets.folder"} | options)
     assert (len(dataset.train), len(dataset.test)) == (6, 2)
     assert (dataset.crop_padding, dataset.flip) == (2, True)
     loader = MemoryLoader(

@@ -9,10 +9,10 @@ from omegaconf import OmegaConf
 from torchvision.ops import box_iou
 
 import rlkd.configs
-from rlkd.data import shapes as generator
-from rlkd.data.coco import DetectionSets, coco
-from rlkd.data.coco_set import CocoSet
-from rlkd.data.shapes import CLASS_NAMES, shapes, write_shapes
+from rlkd.data.detection import shapes as generator
+from rlkd.data.detection.coco import DetectionSets, coco
+from rlkd.data.detection.coco_set import CocoSet
+from rlkd.data.detection.shapes import CLASS_NAMES, shapes, write_shapes
 from rlkd.errors import UserError
 
 

@@ -26,9 +26,9 @@ from tests.data.streams import (
 from torchvision.datasets import ImageFolder
 
 from rlkd.data import StreamSet
-from rlkd.data.shards import given_names
-from rlkd.data.sources import Names, list_folder
-from rlkd.data.streamed import folder, parquet, webdataset
+from rlkd.data.sources.folder import Names, list_folder
+from rlkd.data.sources.shards import given_names
+from rlkd.data.streamed_datasets import folder, parquet, webdataset
 from rlkd.errors import UserError
 
 

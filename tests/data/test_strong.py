@@ -13,8 +13,15 @@ from tests.reference.crop_flip import crop_and_flip_slowly
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
-from rlkd.data import ImageSet, strong
-from rlkd.data.strong import OPERATIONS, StrongAugmentation, cut_out, rand_augment, strong_view
+from rlkd.data import ImageSet
+from rlkd.data.transforms import randaugment as strong
+from rlkd.data.transforms.randaugment import (
+    OPERATIONS,
+    StrongAugmentation,
+    cut_out,
+    rand_augment,
+    strong_view,
+)
 from rlkd.errors import UserError
 
 

@@ -8,7 +8,7 @@ from torchvision.transforms import CenterCrop, Compose, RandomResizedCrop, Resiz
 from torchvision.transforms.functional import pil_to_tensor, resized_crop
 
 from rlkd.data.seeding import generator_of
-from rlkd.data.views import Crop, Views, shortened
+from rlkd.data.transforms.resized_crop import Crop, Views, shortened
 
 
 def picture(width: int, height: int) -> Image.Image:

@@ -9,8 +9,8 @@ from tests.gpu.places import Place
 from tests.training.detection_parts import scenes
 
 from rlkd.data import StreamLoader
-from rlkd.data.detection_loader import DetectionLoader
-from rlkd.data.streamed import folder
+from rlkd.data.detection.loader import DetectionLoader
+from rlkd.data.streamed_datasets import folder
 
 pytestmark = pytest.mark.usefixtures("plainly")
 

@@ -7,7 +7,7 @@ from torch import Tensor
 def crop_and_flip_slowly(
     image: Tensor, offset: Tensor, flip: Tensor, *, crop_padding: int
 ) -> Tensor:
-    """Do what `rlkd.data.augment.crop_and_flip` does, in a loop."""
+    """Do what `rlkd.data.transforms.crop_flip.crop_and_flip` does, in a loop."""
     _, channels, height, width = image.shape
     done: list[Tensor] = []
     for picture, (top, left), mirrored in zip(image, offset.tolist(), flip.tolist(), strict=True):

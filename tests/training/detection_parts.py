@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN
 
-from rlkd.data.coco_set import CocoSet
-from rlkd.data.detection_loader import DetectionLoader
-from rlkd.data.shapes import shapes
+from rlkd.data.detection.coco_set import CocoSet
+from rlkd.data.detection.loader import DetectionLoader
+from rlkd.data.detection.shapes import shapes
 from rlkd.models import create_detector
 from rlkd.types import Boxes, DetectionBatch
 

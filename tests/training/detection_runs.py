@@ -12,8 +12,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from tests.training.runs import silent
 
-from rlkd.data.coco_set import CocoSet
-from rlkd.data.shapes import shapes, write_shapes
+from rlkd.data.detection.coco_set import CocoSet
+from rlkd.data.detection.shapes import shapes, write_shapes
 from rlkd.engine.run import train
 
 SHAPES = ("data=shapes", "data.train=16", "data.test=6", "data.size=64")

@@ -11,9 +11,9 @@ from tests.training.detection_parts import make_detector
 from tests.training.detection_runs import tiny_detection, without_shapes, write_own
 
 from rlkd.config.compose import configure
-from rlkd.data.coco_checks import AnnotationTable, ImageTable
-from rlkd.data.coco_images import MemoryImages
-from rlkd.data.coco_set import CocoSet
+from rlkd.data.detection.annotation_checks import AnnotationTable, ImageTable
+from rlkd.data.detection.coco_set import CocoSet
+from rlkd.data.detection.images import MemoryImages
 from rlkd.engine import build
 from rlkd.errors import UserError
 from rlkd.tasks.detection.data import Held, check_sizes, hold_out

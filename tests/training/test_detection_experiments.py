@@ -56,7 +56,7 @@ def test_a_pair_has_its_detectors_and_the_fields_settings(pair: Pair) -> None:
     as_yaml(config)
     assert (config.teacher.name, config.student.name) == (pair.teacher, pair.student)
     assert config.output.startswith(f"runs/coco_{pair.teacher}_{pair.student}_kd")
-    assert config.data._target_ == "rlkd.data.coco.coco"
+    assert config.data._target_ == "rlkd.data.detection.coco.coco"
     assert config.data.keep_ids
     assert config.task.student_pretrained == "imagenet"
     assert config.task.teacher_pretrained is None

@@ -14,8 +14,8 @@ from PIL import Image
 from tests.conftest import RealData
 from torch import Tensor, nn
 
-from rlkd.data.coco import read_coco
-from rlkd.data.coco_set import CocoSet
+from rlkd.data.detection.coco import read_coco
+from rlkd.data.detection.coco_set import CocoSet
 from rlkd.errors import UserError
 from rlkd.tasks.detection.evaluate import (
     CocoResult,

@@ -13,7 +13,7 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor, nn
 
-from rlkd.data.coco import read_coco
+from rlkd.data.detection.coco import read_coco
 from rlkd.errors import UserError
 from rlkd.reporting.prediction_page import DrawnBox, write_predictions
 from rlkd.tasks.detection.predict import predict_images, prediction_rows

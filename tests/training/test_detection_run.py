@@ -28,7 +28,7 @@ from torchvision.transforms.functional import to_tensor
 from rlkd.cli import main
 from rlkd.commands import compare as comparing
 from rlkd.config.compose import configure
-from rlkd.data.coco import coco
+from rlkd.data.detection.coco import coco
 from rlkd.engine.run import distill, score_checkpoints
 from rlkd.engine.run_folder import RunFolder
 from rlkd.models import create_detector
@@ -274,4 +274,4 @@ def test_the_verbs_know_detection(command: Command) -> None:
         assert {"fasterrcnn_tiny", "fasterrcnn_small", "fasterrcnn_resnet101"} <= set(listed)
     shown = command("show", "task=detection")
     assert "  name: fasterrcnn_tiny" in shown
-    assert "  _target_: rlkd.data.shapes.shapes" in shown
+    assert "  _target_: rlkd.data.detection.shapes.shapes" in shown

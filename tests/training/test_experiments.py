@@ -95,7 +95,7 @@ def test_the_light_students_and_only_they_start_at_a_rate_of_a_hundredth() -> No
 def test_a_pair_has_its_networks_its_rate_and_its_published_beta(pair: Pair) -> None:
     config = composed(pair, "dkd")
     assert (config.teacher.name, config.student.name) == (pair.teacher, pair.student)
-    assert config.data._target_ == "rlkd.data.sets.cifar100"
+    assert config.data._target_ == "rlkd.data.datasets.cifar100"
     assert config.optimizer.lr == pair.rate
     assert config.method.terms.dkd.loss.beta == pair.beta
     assert config.method.terms.dkd.weight == 1

@@ -22,7 +22,7 @@ from rlkd import models
 from rlkd.cli import main
 from rlkd.commands import export as exporting
 from rlkd.data import digits as handwritten
-from rlkd.data.shapes import shapes
+from rlkd.data.detection.shapes import shapes
 from rlkd.engine.run_folder import RunFolder
 from rlkd.models import create_detector
 from rlkd.tasks.classification.export import _aligned

@@ -18,7 +18,7 @@ from rlkd import models
 from rlkd.cli import main
 from rlkd.config.compose import configure
 from rlkd.data import Dataset, StreamSet, in_memory
-from rlkd.data.views import Views, fitted, pixel_size
+from rlkd.data.transforms.resized_crop import Views, fitted, pixel_size
 from rlkd.engine.build import network, trainer_options
 from rlkd.engine.run import distill, score_checkpoints
 from rlkd.engine.run_folder import RunFolder

@@ -354,7 +354,7 @@ def test_paths_in_ones_own_files_are_read_alike(here: Path) -> None:
     numbers = configure(["configs=groups", "data=numbers", "trust=tests"]).data
     assert (numbers.test_images, numbers.test) == (20, 0.5)
     assert numbers.root == str(here.parent / "home" / "a")
-    for target in ("rlkd.data.sets.folder", f"{__name__}.read_from"):
+    for target in ("rlkd.data.datasets.folder", f"{__name__}.read_from"):
         data.write_text(f"_target_: {target}\nroot: 2024\n")
         own_data = configure(["configs=groups", "data=numbers", "trust=tests"]).data
         assert own_data.root == "2024"

@@ -17,7 +17,7 @@ from torch import Tensor
 from rlkd import models
 from rlkd.cli import main
 from rlkd.data import digits as handwritten
-from rlkd.data.shapes import shapes
+from rlkd.data.detection.shapes import shapes
 from rlkd.models import create_detector
 from rlkd.tasks.detection.task import Detection
 from rlkd.tasks.prediction_folder import claim

@@ -15,7 +15,7 @@ import rlkd
 from rlkd import models
 from rlkd.cli import main
 from rlkd.config.compose import as_yaml, configure, options
-from rlkd.data.sets import digits
+from rlkd.data.datasets import digits
 from rlkd.engine.run_folder import RunFolder
 from rlkd.reporting import Result
 

@@ -9,7 +9,7 @@ from tests.training.runs import silent, tiny
 
 from rlkd.commands.compare import multirun
 from rlkd.config.compose import configure
-from rlkd.data import sets
+from rlkd.data import datasets as sets
 from rlkd.engine.shared_data import loaded_once
 from rlkd.tasks.classification.data import load_dataset
 from rlkd.tasks.detection.data import detection_sets

@@ -44,7 +44,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         "from os import system\n"
         "from subprocess import run\n"
         "from torch.optim import SGD\n"
-        "from rlkd.data.sets import digits\n"
+        "from rlkd.data.datasets import digits\n"
         "from rlkd import models\n"
         f"open({str(tmp_path / 'imported')!r}, 'w').close()\n"
         "def data(**options): return digits(**options)\n"
@@ -151,8 +151,8 @@ NOT_FOR_IT = {
     "optimizer._target_=torch.optim.swa_utils.update_bn": "optimizer is made of what torch.optim",
     "scheduler._target_=torch.optim.lr_scheduler.LRScheduler": "scheduler is made of what torch",
     "scheduler._target_=timm.scheduler.CosineLRScheduler": "wrap it in .*add trust=that_package",
-    "data._target_=rlkd.data.sets.Dataset": "data is made of what rlkd.data",
-    "data._target_=rlkd.data.coco.DetectionSets": "data is made of what rlkd.data",
+    "data._target_=rlkd.data.datasets.Dataset": "data is made of what rlkd.data",
+    "data._target_=rlkd.data.detection.coco.DetectionSets": "data is made of what rlkd.data",
     "method.terms.kd.loss._target_=torch.nn.functional.cross_entropy": "wrap it in a function",
     "optimizer._target_=torch.nn.Linear": "optimizer is made of what torch.optim",
     "scheduler._target_=torch.optim.SGD": "scheduler is made of what torch.optim",
@@ -161,8 +161,8 @@ NOT_FOR_IT = {
     "method.terms.kd.loss._target_=rlkd.errors.notice": "method is made of what rlkd.losses",
     "method._target_=rlkd.losses.Term": "method does not build",
     "task._target_=rlkd.engine.run.distill": "task is made of what rlkd.tasks.classification.task",
-    "data._target_=rlkd.data.memory.ImageSet": "data is made of what rlkd.data",
-    "data._target_=rlkd.data.listing": "data is made of what rlkd.data|rlkd.data has no",
+    "data._target_=rlkd.data.loaders.memory.ImageSet": "data is made of what rlkd.data",
+    "data._target_=rlkd.data.sources.listing": "data is made of what rlkd.data|rlkd.data has no",
     "data._target_=torch.testing._internal.common_utils.shell": "no part of a run is made of",
     "data._target_=5": "data._target_=5: give a name in a module",
     "student.name=os:system": "student.name=os:system: no part of a run is made of that",
@@ -246,7 +246,7 @@ def test_what_a_trusted_package_imported_is_not_trusted(
     _put(run, "data", {"_target_": f"{mine}.{name}", "command": "x", "args": ["x"]})
     told = refuse("evaluate", f"run={run.path}", "probe.size=0", "trust=mine")
     assert_told(told, f"data._target_=mine.{name}: data is made of")
-    _put(run, "data", {"_target_": "rlkd.data.sets.digits", "limit": 48})
+    _put(run, "data", {"_target_": "rlkd.data.datasets.digits", "limit": 48})
     _put(run, "student.name", f"{mine}:{name}")
     told = refuse("evaluate", f"run={run.path}", "probe.size=0", "trust=mine")
     assert_told(told, f"'mine:{name}' is no factory of")

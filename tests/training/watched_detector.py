@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rlkd import losses
 from rlkd.agent import TemperatureAgent
-from rlkd.data.detection_loader import DetectionLoader
+from rlkd.data.detection.loader import DetectionLoader
 from rlkd.losses import LossInputs, Objective, Term
 from rlkd.models import Teacher
 from rlkd.tasks.detection.forward import ObservedRegions, Regions

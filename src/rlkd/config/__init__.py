@@ -1,1 +1,1 @@
-"""Settings: the grammar of overrides, their composition by Hydra, and the typed options of a run."""
+"""Settings: the grammar of overrides, their composition, and typed options."""

@@ -12,6 +12,9 @@ from rlkd.config.compose import unresolved
 from rlkd.errors import UserError
 from rlkd.exploration import Bands
 
+LOCK_CHOICES = ("refuse", "wait")
+"""What to do about a folder that another process writes in: the setting `lock`."""
+
 _PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 """Torch's, by how much compiling time they trade for speed."""

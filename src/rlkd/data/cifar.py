@@ -12,9 +12,9 @@ from torchvision import datasets
 
 from rlkd.data import cifar_names
 from rlkd.data.folder import load_folder
-from rlkd.data.listing import is_hidden, require_text
-from rlkd.data.memory import ImageSet
+from rlkd.data.loaders.memory import ImageSet
 from rlkd.data.parquet import read_parquet
+from rlkd.data.sources.listing import is_hidden, require_text
 from rlkd.errors import UserError
 
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)

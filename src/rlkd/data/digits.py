@@ -2,7 +2,7 @@
 
 import torch
 
-from rlkd.data.memory import ImageSet
+from rlkd.data.loaders.memory import ImageSet
 from rlkd.data.splits import hold_out
 
 MEAN = (0.3058,)

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from rlkd import arguments
 from rlkd.data.images import ImageReader
-from rlkd.data.listing import is_hidden, require_text
-from rlkd.data.memory import ImageSet
-from rlkd.data.sources import FolderSource, list_folder
+from rlkd.data.loaders.memory import ImageSet
+from rlkd.data.sources.folder import FolderSource, list_folder
+from rlkd.data.sources.listing import is_hidden, require_text
 from rlkd.data.splits import check_limit, choose_rows
-from rlkd.data.views import fitted, pixel_size
+from rlkd.data.transforms.resized_crop import fitted, pixel_size
 from rlkd.errors import UserError
 
 _Rows = Int64[Tensor, " _"]

@@ -14,7 +14,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from rlkd.data.images import ImageReader
-from rlkd.data.memory import ImageSet
+from rlkd.data.loaders.memory import ImageSet
 from rlkd.errors import UserError
 from rlkd.regular_files import open_regular
 

@@ -1,1 +1,1 @@
-"""Runs of any task: building the parts, training, checkpoints, and what a run leaves in its folder."""
+"""Runs of any task: building the parts, training, and the run folder."""

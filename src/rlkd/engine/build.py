@@ -18,7 +18,7 @@ from rlkd.config.options import (
     probe_options,
     trainer_options,
 )
-from rlkd.data.sets import Dataset
+from rlkd.data.datasets import Dataset
 from rlkd.engine.class_names import check_order, taught_rows
 from rlkd.engine.finished_run import refuse_new_head
 from rlkd.engine.module import Schedule, ScheduleBy

@@ -8,10 +8,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rlkd.config.compose import configure, require_whole, unresolved
+from rlkd.config.options import LOCK_CHOICES
 from rlkd.config.overrides import PATHS, parse, parted, path_value
 from rlkd.config.settings import apply, expand_paths, trust
 from rlkd.engine.identity import flat
-from rlkd.config.options import LOCK_CHOICES
 from rlkd.engine.run_folder import RunFolder
 from rlkd.errors import UserError
 from rlkd.text_files import read_config

@@ -4,9 +4,9 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from rlkd.data.normaliser import per_channel
-from rlkd.data.sets import Dataset
-from rlkd.data.views import pixel_size
+from rlkd.data.datasets import Dataset
+from rlkd.data.loaders.normaliser import per_channel
+from rlkd.data.transforms.resized_crop import pixel_size
 
 
 def renormalisation(config: DictConfig, dataset: Dataset) -> tuple[Tensor, Tensor] | None:

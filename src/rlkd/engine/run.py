@@ -12,8 +12,8 @@ from rich.console import Console
 
 from rlkd import models, ranks
 from rlkd.config.compose import as_yaml, configure
+from rlkd.data.loaders.workers import dead_worker
 from rlkd.data.seeding import generator_of
-from rlkd.data.stream_making import dead_worker
 from rlkd.engine import build
 from rlkd.engine.callbacks.checkpoint import KeepLast, StoredCheckpointIO, check_finite
 from rlkd.engine.callbacks.metrics import EventsLogger, LogEpochs, WriteMetrics

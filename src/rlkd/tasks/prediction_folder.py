@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rlkd.atomic import remove_unfinished, whole
 from rlkd.data.images import ImageReader, UndecodableError, image_bytes
-from rlkd.data.listing import ENDINGS, list_images, require_text
+from rlkd.data.sources.listing import ENDINGS, list_images, require_text
 from rlkd.engine.lock import LOCK
 from rlkd.errors import UserError
 from rlkd.reporting.files import write_text

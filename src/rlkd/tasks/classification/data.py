@@ -18,9 +18,9 @@ from rlkd.data import (
     hold_out,
     in_memory,
 )
+from rlkd.data.datasets import Dataset
 from rlkd.data.fingerprint import Split, fingerprint
-from rlkd.data.plan import ALONE, leaves_one
-from rlkd.data.sets import Dataset
+from rlkd.data.loaders.batch_plan import ALONE, leaves_one
 from rlkd.engine.run_folder import RunFolder
 from rlkd.engine.shared_data import load
 from rlkd.errors import UserError

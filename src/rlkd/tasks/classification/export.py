@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from rlkd.config.options import TrainerOptions
 from rlkd.data import first_readable
-from rlkd.data.coco_set import CocoSet
+from rlkd.data.datasets import Dataset
+from rlkd.data.detection.coco_set import CocoSet
 from rlkd.data.imagenet_names import readable
-from rlkd.data.sets import Dataset
 from rlkd.engine.task import Answer, Exportable
 from rlkd.export.formats import (
     write_detector_onnx,

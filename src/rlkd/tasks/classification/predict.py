@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from rlkd.config.options import TrainerOptions
 from rlkd.data import ImageSet
+from rlkd.data.datasets import Dataset
 from rlkd.data.imagenet_names import readable
-from rlkd.data.sets import Dataset
 from rlkd.engine.task import Asked
 from rlkd.errors import UserError
 from rlkd.models.modes import at_rest

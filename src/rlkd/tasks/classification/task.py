@@ -11,7 +11,7 @@ from torch import nn
 from rlkd import arguments, models, ranks
 from rlkd.config.settings import trusted_by
 from rlkd.data import Images
-from rlkd.data.sets import Dataset
+from rlkd.data.datasets import Dataset
 from rlkd.engine import build
 from rlkd.engine.class_names import check_run_order, keep_order
 from rlkd.engine.compile import compiled

@@ -8,9 +8,9 @@ from omegaconf import DictConfig
 from torchvision.models.detection import FasterRCNN
 
 from rlkd.config.options import TrainerOptions, probe_options
-from rlkd.data.coco import DetectionSets
-from rlkd.data.coco_set import CocoSet
-from rlkd.data.detection_loader import DetectionLoader
+from rlkd.data.detection.coco import DetectionSets
+from rlkd.data.detection.coco_set import CocoSet
+from rlkd.data.detection.loader import DetectionLoader
 from rlkd.data.fingerprint import Split, fingerprint
 from rlkd.engine.shared_data import load
 from rlkd.errors import UserError, notice

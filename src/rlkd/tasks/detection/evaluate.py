@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
-from rlkd.data.coco_set import CocoSet
+from rlkd.data.detection.coco_set import CocoSet
 from rlkd.errors import UserError
 from rlkd.models.modes import evaluating
 from rlkd.reporting import DetectionScores

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import draw_bounding_boxes
 
-from rlkd.data.coco_set import CocoSet
+from rlkd.data.detection.coco_set import CocoSet
 from rlkd.errors import UserError
 from rlkd.reporting.escaping import say
 from rlkd.reporting.files import write_text

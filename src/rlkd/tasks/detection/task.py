@@ -12,8 +12,8 @@ from torchvision.models.detection import FasterRCNN
 from rlkd import models
 from rlkd.config.options import TrainerOptions
 from rlkd.config.settings import trusted_by
-from rlkd.data.coco_set import CocoSet
-from rlkd.data.detection_loader import DetectionLoader
+from rlkd.data.detection.coco_set import CocoSet
+from rlkd.data.detection.loader import DetectionLoader
 from rlkd.engine import build
 from rlkd.engine.class_names import check_order, check_run_order, keep_order
 from rlkd.engine.finished_run import require_student, with_weights

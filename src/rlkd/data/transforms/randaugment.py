@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 from torchvision.transforms.v2 import functional as vision
 
-from rlkd.data.augment import Augmentation, crop_and_flip
+from rlkd.data.transforms.crop_flip import Augmentation, crop_and_flip
 
 _STEPS = 2
 _CUTOUT_SIDE = 0.5

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from rlkd import arguments
-from rlkd.data.coco_set import CocoSet
+from rlkd.data.detection.coco_set import CocoSet
 from rlkd.data.seeding import generator_of
 from rlkd.errors import UserError
 from rlkd.types import Boxes, DetectionBatch

@@ -8,12 +8,12 @@ from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
 from rlkd import arguments
-from rlkd.data.augment import Augmentation, crop_and_flip
-from rlkd.data.loader import check_partners, check_start, check_strong_view
-from rlkd.data.normaliser import Normaliser
-from rlkd.data.plan import ALONE, Plan
+from rlkd.data.loaders.batch_plan import ALONE, Plan
+from rlkd.data.loaders.normaliser import Normaliser
+from rlkd.data.loaders.protocol import check_partners, check_start, check_strong_view
 from rlkd.data.seeding import generator_of
-from rlkd.data.strong import StrongAugmentation, strong_view
+from rlkd.data.transforms.crop_flip import Augmentation, crop_and_flip
+from rlkd.data.transforms.randaugment import StrongAugmentation, strong_view
 from rlkd.errors import UserError
 from rlkd.ranks import Part
 from rlkd.types import Batch

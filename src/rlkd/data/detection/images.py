@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import UInt8
 from torch import Tensor
 
-from rlkd.data.coco_checks import ImageTable
+from rlkd.data.detection.annotation_checks import ImageTable
 from rlkd.data.images import ImageReader, image_bytes, orientation
 from rlkd.errors import UserError
 

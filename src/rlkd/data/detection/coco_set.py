@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
-from rlkd.data.coco_checks import AnnotationTable, ImageTable
-from rlkd.data.coco_images import ImageSource
+from rlkd.data.detection.annotation_checks import AnnotationTable, ImageTable
+from rlkd.data.detection.images import ImageSource
 from rlkd.errors import UserError
 from rlkd.types import Boxes
 

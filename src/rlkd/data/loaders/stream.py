@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from rlkd.data.loader import check_partners, check_start, check_strong_view
-from rlkd.data.memory import ImageSet
-from rlkd.data.normaliser import Normaliser
-from rlkd.data.plan import ALONE, Plan
-from rlkd.data.stream_making import Made, Maker, Request, Requests, made
-from rlkd.data.stream_set import StreamSet
+from rlkd.data.loaders.batch_plan import ALONE, Plan
+from rlkd.data.loaders.memory import ImageSet
+from rlkd.data.loaders.normaliser import Normaliser
+from rlkd.data.loaders.protocol import check_partners, check_start, check_strong_view
+from rlkd.data.loaders.stream_set import StreamSet
+from rlkd.data.loaders.workers import Made, Maker, Request, Requests, made
 from rlkd.errors import UserError
 from rlkd.ranks import Part
 from rlkd.types import Batch

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from rlkd import arguments
 from rlkd.data.images import ImageReader
-from rlkd.data.memory import check_single_class
+from rlkd.data.loaders.memory import check_single_class
 from rlkd.data.seeding import generator_of
-from rlkd.data.sources import Source
-from rlkd.data.unreadable import Unreadable
-from rlkd.data.views import Views
+from rlkd.data.sources.folder import Source
+from rlkd.data.sources.unreadable import Unreadable
+from rlkd.data.transforms.resized_crop import Views
 from rlkd.errors import UserError
 
 

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
-from rlkd.data.coco_checks import read_tables
-from rlkd.data.coco_images import FolderImages, check_files
-from rlkd.data.coco_set import CocoSet
+from rlkd.data.detection.annotation_checks import read_tables
+from rlkd.data.detection.coco_set import CocoSet
+from rlkd.data.detection.images import FolderImages, check_files
 from rlkd.errors import UserError
 
 

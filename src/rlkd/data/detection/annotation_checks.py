@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from rlkd.data.listing import is_text
+from rlkd.data.sources.listing import is_text
 from rlkd.errors import UserError
 from rlkd.regular_files import read_regular
 from rlkd.text_files import parse_json, shown

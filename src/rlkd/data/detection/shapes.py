@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rlkd import arguments
-from rlkd.data.coco import DetectionSets
-from rlkd.data.coco_checks import AnnotationTable, ImageTable
-from rlkd.data.coco_images import MemoryImages
-from rlkd.data.coco_set import CocoSet
+from rlkd.data.detection.annotation_checks import AnnotationTable, ImageTable
+from rlkd.data.detection.coco import DetectionSets
+from rlkd.data.detection.coco_set import CocoSet
+from rlkd.data.detection.images import MemoryImages
 
 CLASS_NAMES = ("circle", "square", "triangle", "cross", "star")
 """The kinds of shapes, in the order of their category ids, 1 to 5."""

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rlkd.data.images import MAX_BYTES
-from rlkd.data.listing import ENDINGS, is_hidden
-from rlkd.data.process_cache import ProcessCache
-from rlkd.data.tar_headers import members
+from rlkd.data.sources.listing import ENDINGS, is_hidden
+from rlkd.data.sources.process_cache import ProcessCache
+from rlkd.data.sources.tar_headers import members
 from rlkd.errors import UserError
 from rlkd.regular_files import open_regular
 from rlkd.text_files import parse_json

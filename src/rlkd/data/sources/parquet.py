@@ -13,7 +13,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from rlkd.data.parquet import IMAGES_AT_ONCE, MAX_BYTES, one_line, parquet_file, read_columns
-from rlkd.data.process_cache import ProcessCache
+from rlkd.data.sources.process_cache import ProcessCache
 from rlkd.errors import UserError
 from rlkd.text_files import parse_json
 

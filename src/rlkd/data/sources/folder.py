@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rlkd.data.images import image_bytes
-from rlkd.data.listing import ENDINGS, list_images
+from rlkd.data.sources.listing import ENDINGS, list_images
 from rlkd.errors import UserError, notice
 
 _SHOWN = 3

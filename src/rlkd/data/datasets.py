@@ -14,12 +14,12 @@ from rlkd.data import digits as handwritten
 from rlkd.data.cifar import load_cifar
 from rlkd.data.folder import load_folder
 from rlkd.data.images import ImageReader
-from rlkd.data.memory import ImageSet
-from rlkd.data.normaliser import per_channel
+from rlkd.data.loaders.memory import ImageSet
+from rlkd.data.loaders.normaliser import per_channel
+from rlkd.data.loaders.stream_set import StreamSet
+from rlkd.data.sources.unreadable import Unreadable
 from rlkd.data.splits import limited
-from rlkd.data.stream_set import StreamSet
-from rlkd.data.unreadable import Unreadable
-from rlkd.data.views import fitted, frame, pixel_size
+from rlkd.data.transforms.resized_crop import fitted, frame, pixel_size
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

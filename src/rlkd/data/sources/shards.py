@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from rlkd.data.imagenet_names import WNIDS
-from rlkd.data.listing import is_hidden, require_text
 from rlkd.data.parquet import check_shards
+from rlkd.data.sources.listing import is_hidden, require_text
 from rlkd.errors import UserError
 from rlkd.text_files import read_text
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from rlkd.data.images import UndecodableError
+from rlkd.data.loaders.stream_set import StreamSet
 from rlkd.data.seeding import generator_of
-from rlkd.data.stream_set import StreamSet
-from rlkd.data.strong import StrongAugmentation, cut_out, rand_augment
+from rlkd.data.transforms.randaugment import StrongAugmentation, cut_out, rand_augment
 from rlkd.errors import UserError
 
 _VIEW, _PARTNER, _STRONG = 0, 1, 2

@@ -9,17 +9,17 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from rlkd import arguments
+from rlkd.data.datasets import Dataset, imagenet_normalisation, own_normalisation
 from rlkd.data.folder import check_same_classes, class_folders
 from rlkd.data.images import ImageReader
-from rlkd.data.parquet_shards import ParquetSource
-from rlkd.data.sets import Dataset, imagenet_normalisation, own_normalisation
-from rlkd.data.shards import find_shards, given_names
-from rlkd.data.sources import Source, list_folder
+from rlkd.data.loaders.stream_set import Reading, StreamSet
+from rlkd.data.sources.folder import Source, list_folder
+from rlkd.data.sources.parquet import ParquetSource
+from rlkd.data.sources.shards import find_shards, given_names
+from rlkd.data.sources.tar import TarSource
+from rlkd.data.sources.unreadable import Unreadable
 from rlkd.data.splits import limited
-from rlkd.data.stream_set import Reading, StreamSet
-from rlkd.data.tar_shards import TarSource
-from rlkd.data.unreadable import Unreadable
-from rlkd.data.views import Views, pixel_size
+from rlkd.data.transforms.resized_crop import Views, pixel_size
 from rlkd.errors import UserError
 
 _Labelled = tuple[Source, Int64[Tensor, " _"]]

@@ -1,0 +1,1 @@
+"""COCO annotations, their images, and loaders of both."""

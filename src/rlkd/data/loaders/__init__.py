@@ -1,0 +1,1 @@
+"""Training batches that depend on the seed, the epoch and their number alone."""

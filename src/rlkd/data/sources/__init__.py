@@ -1,0 +1,1 @@
+"""Encoded images by row: folders, Parquet and tar shards."""
