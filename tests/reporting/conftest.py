@@ -9,6 +9,13 @@ Arms = dict[str, list[RunRecord]]
 SHIFTS = {"p05": -2.0, "p25": -1.0, "p50": 0.0, "p75": 1.0, "p95": 2.0}
 
 
+def fetches(page: str) -> list[str]:
+    """What of a page would be fetched from elsewhere, or run."""
+    rest = page.replace('xmlns="http://www.w3.org/2000/svg"', "").replace("url(#", "")
+    wrong = ("http://", "https://", "<script", "<link", "<img", "@import", "url(", "src=")
+    return [each for each in wrong if each in rest]
+
+
 @pytest.fixture
 def make_result() -> Callable[..., Result]:
     def make(top1: float = 0.7, *, seed: int = 0, images_per_second: float = 1000.0) -> Result:

@@ -12,14 +12,15 @@ from tests.reporting.conftest import Arms
 
 from rlkd.errors import UserError
 from rlkd.reporting import DetectionScores, Result, Scores, compare_arms, write_report
-from rlkd.reporting.by_class import class_by_class, networks_of
 from rlkd.reporting.compare import compare_cells
 from rlkd.reporting.comparison import Cell
-from rlkd.reporting.comparison_page import (
+from rlkd.reporting.pages import (
+    class_by_class,
     comparison_csv,
     comparison_html,
     comparison_markdown,
     comparison_runs_csv,
+    networks_of,
 )
 
 MakeResult = Callable[..., Result]

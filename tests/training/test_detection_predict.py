@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rlkd.data.detection.coco import read_coco
 from rlkd.errors import UserError
-from rlkd.reporting.prediction_page import DrawnBox, write_predictions
+from rlkd.reporting.predictions import DrawnBox, write_predictions
 from rlkd.tasks.detection.predict import predict_images, prediction_rows
 
 BOX = [20.0, 40.0, 60.0, 80.0]

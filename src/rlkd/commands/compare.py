@@ -22,8 +22,8 @@ from rlkd.errors import UserError
 from rlkd.reporting import Result
 from rlkd.reporting.compare import compare_cells
 from rlkd.reporting.comparison import Cell, Comparison
-from rlkd.reporting.comparison_page import comparison_table, write_comparison
 from rlkd.reporting.escaping import printable, say
+from rlkd.reporting.pages import comparison_table, write_comparison
 from rlkd.sweep.plan import (
     LauncherOptions,
     Planned,

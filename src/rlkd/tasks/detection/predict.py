@@ -18,7 +18,7 @@ from rlkd.data.detection.coco_set import CocoSet
 from rlkd.errors import UserError
 from rlkd.reporting.escaping import say
 from rlkd.reporting.files import write_text
-from rlkd.reporting.prediction_page import DrawnBox, PredictionRow
+from rlkd.reporting.predictions import DrawnBox, PredictionRow
 from rlkd.reporting.provenance import counted
 from rlkd.tasks.detection.evaluate import Found, as_input, find
 from rlkd.tasks.prediction_folder import (

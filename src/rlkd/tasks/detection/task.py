@@ -24,7 +24,7 @@ from rlkd.errors import UserError, notice
 from rlkd.models import Teacher, create_detector
 from rlkd.reporting import AnyScores, ImageCounts, class_by_class, in_full, print_cells
 from rlkd.reporting.escaping import say
-from rlkd.reporting.prediction_page import write_predictions
+from rlkd.reporting.predictions import write_predictions
 from rlkd.tasks.classification.export import exportable_detector
 from rlkd.tasks.detection.data import (
     Held,
