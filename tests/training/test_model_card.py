@@ -24,7 +24,6 @@ from rlkd.config.compose import configure
 from rlkd.data.imagenet_names import WNIDS
 from rlkd.engine.run import distill
 from rlkd.engine.run_folder import RunFolder
-from rlkd.export.loading_lines import loading_lines
 from rlkd.export.model_card import Training, card
 from rlkd.reporting import Result
 from rlkd.reporting.files import write_text
@@ -160,14 +159,16 @@ def test_weights_of_a_librarys_network_load_without_rlkd(
         "task": "classification",
         "architecture": name,
         "class_names": list("abcd"),
-        "input": {"shape": ["batch", 3, 64, 64]},
+        "input": {"shape": ["batch", 3, 64, 64], "values": "float32"},
+        "output": "logits",
+        "sha256": "0",
     }
-    lines = loading_lines("s.safetensors", facts)
-    assert len(lines) == 3
+    (lines,) = blocks(card({"s.safetensors": facts}, None))
+    assert len(lines.splitlines()) == 3
     monkeypatch.chdir(tmp_path)
     without_rlkd()
     held: dict[str, Any] = {}
-    exec("\n".join(lines), held)
+    exec(lines, held)
     with torch.no_grad():
         torch.testing.assert_close(held["student"](images), expected)
 

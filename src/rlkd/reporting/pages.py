@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
@@ -23,6 +23,9 @@ from rlkd.reporting.scores import AnyScores
 from rlkd.reporting.table import Cells, terminal_table, to_markdown
 from rlkd.reporting.words import UNKNOWN, percent, sentence
 
+if TYPE_CHECKING:
+    import jinja2
+
 COLUMNS = 8
 
 
@@ -33,17 +36,27 @@ def page(template: str, **values: object) -> str:
         template: A file among the templates.
         **values: What it shows; it escapes every text.
     """
+    html = environment(Path(__file__).parent, autoescape=True).get_template(template).render(values)
+    return "\n".join(map(printable, html.split("\n")))
+
+
+def environment(folder: Path, *, autoescape: bool) -> "jinja2.Environment":
+    """Return Jinja2's environment for the templates of a package.
+
+    Args:
+        folder: The package's; the templates are in a folder of that name.
+        autoescape: Whether texts are escaped for HTML.
+    """
     import jinja2
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
-        autoescape=True,
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder / "templates"),
+        autoescape=autoescape,
         trim_blocks=True,
         lstrip_blocks=True,
+        keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
     )
-    html = environment.get_template(template).render(values)
-    return "\n".join(map(printable, html.split("\n"))) + "\n"
 
 
 def write_report(
