@@ -75,7 +75,7 @@ def calls(mark: str) -> tuple[dict[str, Any], ...]:
         },
         {"_target_": "torch.save", "obj": [], "f": mark},
         {"_target_": "torch.utils.cpp_extension.load", "name": "x", "sources": []},
-        {"_target_": "rlkd.reporting.files.write_text", "path": mark, "text": "x"},
+        {"_target_": "rlkd.text_files.write_text", "path": mark, "text": "x"},
         {"_target_": "rlkd.engine.run.os.mkdir", "path": mark},
         {"_target_": "torch.os.mkdir", "path": mark},
         {"_target_": "torch.serialization.os.system", "command": f"touch {mark}"},

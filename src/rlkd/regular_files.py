@@ -1,10 +1,13 @@
 """The one door to files that somebody else made: regular ones alone, and no more than is asked."""
 
 import errno
+import hashlib
 import os
 import stat
 from io import FileIO
 from pathlib import Path
+
+from rlkd.errors import UserError
 
 _KINDS = {
     stat.S_IFIFO: "a FIFO",
@@ -49,6 +52,19 @@ def read_regular(path: str | Path, most: int) -> bytes:
             told = f"it has {size:,} bytes, above {most:,}"
             raise OSError(errno.EFBIG, told, str(path))
         return file.read(size)
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a regular file's content.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    try:
+        with open_regular(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
 
 
 def _check(found: os.stat_result, path: str | Path) -> None:

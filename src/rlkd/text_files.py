@@ -1,4 +1,4 @@
-"""The one door for text, JSON and YAML from a disk: regular files of bounded size and depth."""
+"""The one door for text, JSON and YAML on a disk: regular files of bounded size and depth."""
 
 import json
 from collections.abc import Callable
@@ -9,6 +9,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rlkd.atomic import whole
 from rlkd.errors import UserError
 from rlkd.regular_files import read_regular
 
@@ -75,6 +76,18 @@ def read_config(path: str | Path, remedy: str) -> DictConfig:
         return parse_config(text)
     except ValueError as error:
         raise UserError(f"{path} cannot be read: {error}; {remedy}") from None
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a file in one step: a reader sees the old text or the new one, never a part.
+
+    It is UTF-8; what is half a character, of a name that is none, has an escape in its place.
+
+    Raises:
+        UserError: if the folder cannot be made or written to, or is full.
+    """
+    with whole(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
 
 
 def parse_json(text: str | bytes, *, pairs: Callable[[Pairs], Any] | None = None) -> Any:

@@ -16,8 +16,6 @@ from tests.reporting.conftest import Arms
 
 from rlkd.reporting import PolicyMap, Result, RunRecord, charts
 from rlkd.reporting.charts import over_seeds
-from rlkd.reporting.compare import compare_cells
-from rlkd.reporting.comparison import Cell
 from rlkd.reporting.escaping import printable
 from rlkd.reporting.plotting import (
     PALETTE,
@@ -31,7 +29,8 @@ from rlkd.reporting.plotting import (
     spread,
     svg,
 )
-from rlkd.reporting.scores import Scores
+from rlkd.reporting.results.scores import Scores
+from rlkd.reporting.statistics.comparison import Cell, compare_cells
 
 SVG = "{http://www.w3.org/2000/svg}"
 

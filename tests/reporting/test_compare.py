@@ -7,9 +7,8 @@ from scipy import stats
 
 from rlkd.errors import UserError
 from rlkd.reporting import Result
-from rlkd.reporting.compare import compare_cells
-from rlkd.reporting.comparison import Cell, Comparison
-from rlkd.reporting.paired import PairedDifference, holm, paired_difference
+from rlkd.reporting.statistics.comparison import Cell, Comparison, compare_cells
+from rlkd.reporting.statistics.paired_test import PairedDifference, holm, paired_difference
 
 MakeResult = Callable[..., Result]
 BASE = [0.7012, 0.6987, 0.7105, 0.7040]

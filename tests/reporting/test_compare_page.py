@@ -12,9 +12,6 @@ from tests.reporting.conftest import fetches
 
 from rlkd.errors import UserError
 from rlkd.reporting import Result
-from rlkd.reporting.compare import compare_cells
-from rlkd.reporting.comparison import Cell, Comparison
-from rlkd.reporting.comparison_words import caption, notes
 from rlkd.reporting.pages import (
     comparison_csv,
     comparison_html,
@@ -23,6 +20,8 @@ from rlkd.reporting.pages import (
     comparison_table,
     write_comparison,
 )
+from rlkd.reporting.statistics.comparison import Cell, Comparison, compare_cells
+from rlkd.reporting.tables import caption, notes
 
 MakeResult = Callable[..., Result]
 

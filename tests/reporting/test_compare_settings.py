@@ -3,8 +3,7 @@ from collections.abc import Mapping
 import pytest
 
 from rlkd.errors import UserError
-from rlkd.reporting.compare import compare_cells
-from rlkd.reporting.comparison import Cell
+from rlkd.reporting.statistics.comparison import Cell, compare_cells
 
 Settings = dict[str, object]
 

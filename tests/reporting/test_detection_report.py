@@ -12,8 +12,6 @@ from tests.reporting.conftest import Arms
 
 from rlkd.errors import UserError
 from rlkd.reporting import DetectionScores, Result, Scores, compare_arms, write_report
-from rlkd.reporting.compare import compare_cells
-from rlkd.reporting.comparison import Cell
 from rlkd.reporting.pages import (
     class_by_class,
     comparison_csv,
@@ -22,6 +20,7 @@ from rlkd.reporting.pages import (
     comparison_runs_csv,
     networks_of,
 )
+from rlkd.reporting.statistics.comparison import Cell, compare_cells
 
 MakeResult = Callable[..., Result]
 

@@ -3,7 +3,7 @@ import platform
 import torch
 
 from rlkd.reporting import hardware, versions
-from rlkd.reporting.environment import PACKAGES
+from rlkd.reporting.results.environment import PACKAGES
 
 
 def test_versions_name_python_and_the_packages() -> None:

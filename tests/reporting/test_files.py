@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from rlkd.errors import UserError
-from rlkd.reporting.files import write_text
+from rlkd.text_files import write_text
 
 
 def test_a_write_that_breaks_off_leaves_the_old_file(

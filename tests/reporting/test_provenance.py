@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 from tests.reporting.conftest import Arms
 
-from rlkd.reporting import provenance
-from rlkd.reporting.result import ImageCounts, Scores
+from rlkd.reporting.results import provenance
+from rlkd.reporting.results.result import ImageCounts, Scores
 
 
 @pytest.mark.parametrize(("sha256", "told"), [("feed", False), ("cafe", True), (None, False)])

@@ -9,8 +9,8 @@ from tests.reporting.conftest import fetches
 
 from rlkd.errors import UserError
 from rlkd.reporting import PolicyMap, RunRecord, Scores, compare_arms, write_report
-from rlkd.reporting.comparison_words import at_a_glance
 from rlkd.reporting.pages import duration
+from rlkd.reporting.tables import at_a_glance
 
 Arms = dict[str, list[RunRecord]]
 VOID = {"meta"}

@@ -7,7 +7,7 @@ import pytest
 
 from rlkd.errors import UserError
 from rlkd.reporting import AnyScores, DetectionScores, Result, Scores
-from rlkd.reporting.scores import kind_of
+from rlkd.reporting.results.scores import kind_of
 
 MakeResult = Callable[..., Result]
 FOUND = DetectionScores(0.4, 0.6, 0.45, math.nan, 0.3, 0.5, {"circle": 0.5, "square": 0.3})

@@ -8,7 +8,7 @@ from rlkd import models
 from rlkd.config.compose import as_yaml, configure
 from rlkd.engine.run_folder import RunFolder
 from rlkd.models import create_detector
-from rlkd.reporting.files import write_text
+from rlkd.text_files import write_text
 
 DIGITS = ("data=digits", "data.limit=48", "trainer.accelerator=cpu", "trainer.threads=1")
 SHAPES = (

@@ -26,7 +26,7 @@ from rlkd.engine.run import distill
 from rlkd.engine.run_folder import RunFolder
 from rlkd.export.model_card import Training, card
 from rlkd.reporting import Result
-from rlkd.reporting.files import write_text
+from rlkd.text_files import write_text
 
 pytestmark = pytest.mark.usefixtures("plainly")
 

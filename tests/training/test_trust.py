@@ -91,7 +91,7 @@ HOSTILE: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "hub": ("data", _calls("torch.hub.download_url_to_file", url=f"file://{__file__}", dst="AT")),
     "a function of rlkd that writes": (
         "data",
-        _calls("rlkd.reporting.files.write_text", path="AT", text=""),
+        _calls("rlkd.text_files.write_text", path="AT", text=""),
     ),
     "the command line": ("data", _calls("rlkd.cli.main", arguments=["demo", "output=AT"])),
     "in an argument": ("data.limit", _calls("builtins.open", file="AT", mode="w")),

@@ -20,10 +20,9 @@ from rlkd.engine.run_folder import RunFolder
 from rlkd.engine.shared_data import loaded_once
 from rlkd.errors import UserError
 from rlkd.reporting import Result
-from rlkd.reporting.compare import compare_cells
-from rlkd.reporting.comparison import Cell, Comparison
 from rlkd.reporting.escaping import printable, say
 from rlkd.reporting.pages import comparison_table, write_comparison
+from rlkd.reporting.statistics.comparison import Cell, Comparison, compare_cells
 from rlkd.sweep.plan import (
     LauncherOptions,
     Planned,

@@ -13,8 +13,8 @@ from rlkd.engine.finished_run import own_words
 from rlkd.engine.lock import locked
 from rlkd.errors import UserError
 from rlkd.reporting import RunRecord, compare_arms, comparison_table, read_run, write_report
-from rlkd.reporting.comparison_words import at_a_glance
 from rlkd.reporting.escaping import say
+from rlkd.reporting.tables import at_a_glance
 
 _SEEDS = "seeds="
 COMMON = (

@@ -18,9 +18,10 @@ from rlkd.engine.task import Answer, Exportable
 from rlkd.errors import UserError
 from rlkd.export.formats import SUFFIXES
 from rlkd.export.model_card import Training, exported_beside, write_card
+from rlkd.regular_files import file_sha256
 from rlkd.reporting import Result, versions
 from rlkd.reporting.escaping import say
-from rlkd.reporting.files import file_sha256, write_text
+from rlkd.text_files import write_text
 
 WORDS = ("run", "format", "to")
 """What is `export`'s own among what is given."""

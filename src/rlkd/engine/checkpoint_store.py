@@ -19,8 +19,8 @@ import torch
 
 from rlkd.atomic import remove_unfinished, rename, sync, window
 from rlkd.errors import UserError
-from rlkd.regular_files import read_regular
-from rlkd.reporting.files import file_sha256, write_text
+from rlkd.regular_files import file_sha256, read_regular
+from rlkd.text_files import write_text
 
 SUMS = "SHA256SUMS"
 """In the format of coreutils: `sha256sum -c SHA256SUMS` checks the folder."""

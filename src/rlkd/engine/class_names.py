@@ -9,8 +9,7 @@ from typing import Any
 from rlkd.data.imagenet_names import WNIDS
 from rlkd.engine.run_folder import RunFolder
 from rlkd.errors import UserError
-from rlkd.reporting.files import write_text
-from rlkd.text_files import parse_json, read_json, read_text
+from rlkd.text_files import parse_json, read_json, read_text, write_text
 
 FILE = "class_names.json"
 """In a run's folder: the names of the data's classes, in the order of the student's logits."""

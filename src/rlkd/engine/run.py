@@ -28,6 +28,7 @@ from rlkd.engine.quiet import quiet_lightning
 from rlkd.engine.run_folder import RunFolder, config_sha256
 from rlkd.engine.task import Prepared
 from rlkd.models import Teacher
+from rlkd.regular_files import file_sha256
 from rlkd.reporting import (
     AnyScores,
     PolicyMap,
@@ -39,7 +40,6 @@ from rlkd.reporting import (
     write_report,
 )
 from rlkd.reporting.escaping import say
-from rlkd.reporting.files import file_sha256
 
 ALONE = ("method=alone", "teacher=none", "temperature=constant")
 """The overrides that make a plain supervised run of a distillation."""

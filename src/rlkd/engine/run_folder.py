@@ -16,9 +16,9 @@ from rlkd.engine.checkpoint_store import CheckpointStore
 from rlkd.engine.identity import difference
 from rlkd.engine.lock import LOCK
 from rlkd.errors import UserError
+from rlkd.regular_files import file_sha256
 from rlkd.reporting import ImageCounts, Result
-from rlkd.reporting.files import file_sha256, write_text
-from rlkd.text_files import read_config, read_json
+from rlkd.text_files import read_config, read_json, write_text
 
 _RESTORE = "restore it, or remove the folder to begin again"
 

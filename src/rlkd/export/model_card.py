@@ -17,10 +17,9 @@ from rlkd.engine import build
 from rlkd.errors import UserError
 from rlkd.reporting import Result
 from rlkd.reporting.escaping import markdown, markdown_code
-from rlkd.reporting.files import write_text
 from rlkd.reporting.pages import environment
-from rlkd.reporting.table import Cells, to_markdown
-from rlkd.text_files import read_json, read_text
+from rlkd.reporting.tables import Cells, to_markdown
+from rlkd.text_files import read_json, read_text, write_text
 
 _MARK = "<!-- written by rlkd export -->"
 _TASKS = {"classification": "image-classification", "detection": "object-detection"}

@@ -1,8 +1,5 @@
 """What a run leaves behind and how it is told: results, tables, pictures, the report."""
 
-from rlkd.reporting.compare import compare_arms
-from rlkd.reporting.environment import hardware, versions
-from rlkd.reporting.metrics import read_metrics, write_metrics
 from rlkd.reporting.pages import (
     class_by_class,
     comparison_markdown,
@@ -10,12 +7,15 @@ from rlkd.reporting.pages import (
     in_full,
     write_report,
 )
-from rlkd.reporting.policy import PolicyMap, pool
 from rlkd.reporting.predictions import DrawnBox, PredictionRow, write_predictions
-from rlkd.reporting.record import RunRecord, read_run
-from rlkd.reporting.result import ImageCounts, Result
-from rlkd.reporting.scores import AnyScores, DetectionScores, Scores
-from rlkd.reporting.table import print_cells
+from rlkd.reporting.results.environment import hardware, versions
+from rlkd.reporting.results.metrics import read_metrics, write_metrics
+from rlkd.reporting.results.policy import PolicyMap, pool
+from rlkd.reporting.results.record import RunRecord, read_run
+from rlkd.reporting.results.result import ImageCounts, Result
+from rlkd.reporting.results.scores import AnyScores, DetectionScores, Scores
+from rlkd.reporting.statistics.comparison import compare_arms
+from rlkd.reporting.tables import print_cells
 
 __all__ = [
     "AnyScores",

@@ -18,13 +18,12 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from rlkd.errors import UserError
 from rlkd.reporting import plotting
-from rlkd.reporting.comparison import Comparison
 from rlkd.reporting.escaping import printable
 from rlkd.reporting.plotting import INK, PALETTE, SOFT, WIDTH, Curve, Line
-from rlkd.reporting.policy import PolicyMap, pool
-from rlkd.reporting.record import RunRecord
-from rlkd.reporting.scores import Kind
-from rlkd.reporting.words import percent, sentence
+from rlkd.reporting.results.policy import PolicyMap, pool
+from rlkd.reporting.results.record import RunRecord
+from rlkd.reporting.results.scores import Kind, percent, sentence
+from rlkd.reporting.statistics.comparison import Comparison
 
 Arms = Mapping[str, Sequence[RunRecord]]
 """A label to the runs that share it."""

@@ -10,18 +10,23 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from rlkd.reporting import provenance
-from rlkd.reporting.compare import compare_arms
-from rlkd.reporting.comparison import DONE, Cell, Comparison
-from rlkd.reporting.comparison_words import arms as arms_of
-from rlkd.reporting.comparison_words import caption, notes, table_words, words_columns
 from rlkd.reporting.escaping import csv_text, markdown, markdown_code, printable
-from rlkd.reporting.files import write_text
-from rlkd.reporting.provenance import Arms, counted
-from rlkd.reporting.result import ImageCounts, Result
-from rlkd.reporting.scores import AnyScores
-from rlkd.reporting.table import Cells, terminal_table, to_markdown
-from rlkd.reporting.words import UNKNOWN, percent, sentence
+from rlkd.reporting.results import provenance
+from rlkd.reporting.results.provenance import Arms, counted
+from rlkd.reporting.results.result import ImageCounts, Result
+from rlkd.reporting.results.scores import UNKNOWN, AnyScores, percent, sentence
+from rlkd.reporting.statistics.comparison import DONE, Cell, Comparison, compare_arms
+from rlkd.reporting.tables import (
+    Cells,
+    caption,
+    notes,
+    table_words,
+    terminal_table,
+    to_markdown,
+    words_columns,
+)
+from rlkd.reporting.tables import arms as arms_of
+from rlkd.text_files import write_text
 
 if TYPE_CHECKING:
     import jinja2

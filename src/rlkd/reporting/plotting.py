@@ -24,7 +24,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator
 from matplotlib.transforms import Transform
 
 from rlkd.reporting.escaping import printable
-from rlkd.reporting.policy import PolicyMap
+from rlkd.reporting.results.policy import PolicyMap
 
 INK, SOFT, GRID = "#1f2937", "#6b7280", "#e5e7eb"
 # Okabe and Ito's colours, which stay apart under colour blindness, in an order that keeps the

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlkd.errors import UserError
-from rlkd.reporting.files import write_text
 from rlkd.reporting.pages import page
-from rlkd.reporting.provenance import counted
+from rlkd.reporting.results.provenance import counted
+from rlkd.text_files import write_text
 
 SIGNATURES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
 

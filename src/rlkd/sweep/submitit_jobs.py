@@ -27,9 +27,8 @@ from rlkd.engine.signals import Interrupted
 from rlkd.errors import UserError
 from rlkd.regular_files import open_regular
 from rlkd.reporting.escaping import say, say_trace
-from rlkd.reporting.files import write_text
 from rlkd.sweep.plan import LauncherOptions, Planned, attempt, told
-from rlkd.text_files import read_json
+from rlkd.text_files import read_json, write_text
 
 _POLL_SECONDS = 1.0
 _SIGNAL_VARIABLE = "SUBMITIT_PREEMPT_SIGNAL"

@@ -16,9 +16,8 @@ from rlkd.data.images import ImageReader, UndecodableError, image_bytes
 from rlkd.data.sources.listing import ENDINGS, list_images, require_text
 from rlkd.engine.lock import LOCK
 from rlkd.errors import UserError
-from rlkd.reporting.files import write_text
-from rlkd.reporting.provenance import counted
-from rlkd.text_files import read_json
+from rlkd.reporting.results.provenance import counted
+from rlkd.text_files import read_json, write_text
 
 RESULTS = "predictions.json"
 PICTURES = "pictures"

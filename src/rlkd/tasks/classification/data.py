@@ -25,8 +25,7 @@ from rlkd.engine.run_folder import RunFolder
 from rlkd.engine.shared_data import load
 from rlkd.errors import UserError
 from rlkd.ranks import Part
-from rlkd.reporting.files import write_text
-from rlkd.text_files import read_json
+from rlkd.text_files import read_json, write_text
 from rlkd.types import Batch
 
 UNREADABLE = "unreadable.json"

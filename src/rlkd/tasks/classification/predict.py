@@ -18,8 +18,7 @@ from rlkd.engine.task import Asked
 from rlkd.errors import UserError
 from rlkd.models.modes import at_rest
 from rlkd.reporting.escaping import csv_text, say
-from rlkd.reporting.files import write_text
-from rlkd.reporting.provenance import counted
+from rlkd.reporting.results.provenance import counted
 from rlkd.tasks.classification.data import plain_loader
 from rlkd.tasks.prediction_folder import (
     RESULTS,
@@ -28,6 +27,7 @@ from rlkd.tasks.prediction_folder import (
     image_files,
     left_out_words,
 )
+from rlkd.text_files import write_text
 
 TABLE = "predictions.csv"
 _TOP = 5

@@ -14,7 +14,7 @@ from rlkd.data.detection.loader import DetectionLoader
 from rlkd.data.fingerprint import Split, fingerprint
 from rlkd.engine.shared_data import load
 from rlkd.errors import UserError, notice
-from rlkd.reporting.provenance import counted
+from rlkd.reporting.results.provenance import counted
 from rlkd.types import DetectionBatch
 
 

@@ -18,7 +18,7 @@ from rlkd.data.detection.coco_set import CocoSet
 from rlkd.errors import UserError
 from rlkd.models.modes import evaluating
 from rlkd.reporting import DetectionScores
-from rlkd.reporting.files import write_text
+from rlkd.text_files import write_text
 
 
 class CocoResult(TypedDict):

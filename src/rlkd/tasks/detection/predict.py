@@ -17,9 +17,8 @@ from torchvision.utils import draw_bounding_boxes
 from rlkd.data.detection.coco_set import CocoSet
 from rlkd.errors import UserError
 from rlkd.reporting.escaping import say
-from rlkd.reporting.files import write_text
 from rlkd.reporting.predictions import DrawnBox, PredictionRow
-from rlkd.reporting.provenance import counted
+from rlkd.reporting.results.provenance import counted
 from rlkd.tasks.detection.evaluate import Found, as_input, find
 from rlkd.tasks.prediction_folder import (
     RESULTS,
@@ -30,6 +29,7 @@ from rlkd.tasks.prediction_folder import (
     picture_path,
     save_picture,
 )
+from rlkd.text_files import write_text
 
 _COLORS = (
     "#e6194b", "#3cb44b", "#ffe119", "#4363d8", "#f58231", "#911eb4",

@@ -7,8 +7,19 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from rlkd.errors import UserError
-from rlkd.reporting.files import Fields
-from rlkd.reporting.words import UNKNOWN, percent
+from rlkd.reporting.results.files import Fields
+
+UNKNOWN = "n/a"
+
+
+def percent(fraction: float) -> str:
+    """Write a fraction in per cent, two decimals."""
+    return f"{100 * fraction:.2f}" if math.isfinite(fraction) else UNKNOWN
+
+
+def sentence(words: str) -> str:
+    """Begin words with a capital letter; all other letters stay as they are."""
+    return words[:1].upper() + words[1:]
 
 
 class SplitScores(ABC):

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from rlkd.reporting.record import RunRecord
-from rlkd.reporting.result import Result
-from rlkd.reporting.scores import AnyScores
+from rlkd.reporting.results.record import RunRecord
+from rlkd.reporting.results.result import Result
+from rlkd.reporting.results.scores import AnyScores
 
 Arms = Mapping[str, Sequence[RunRecord]]
 

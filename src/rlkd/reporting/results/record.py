@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlkd.errors import UserError
-from rlkd.reporting.metrics import read_metrics
-from rlkd.reporting.policy import PolicyMap
-from rlkd.reporting.result import Result
+from rlkd.reporting.results.metrics import read_metrics
+from rlkd.reporting.results.policy import PolicyMap
+from rlkd.reporting.results.result import Result
 
 RESULT_FILE = "result.json"
 METRICS_FILE = "metrics.csv"

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import cast
 
 from rlkd.errors import UserError
-from rlkd.reporting.files import Fields, parse_object, write_text
-from rlkd.reporting.scores import DetectionScores, Scores, kind_of, read_scores
-from rlkd.text_files import read_text
+from rlkd.reporting.results.files import Fields, parse_object
+from rlkd.reporting.results.scores import DetectionScores, Scores, kind_of, read_scores
+from rlkd.text_files import read_text, write_text
 
 
 @dataclass(frozen=True, slots=True)

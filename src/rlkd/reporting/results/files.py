@@ -1,39 +1,10 @@
-"""Files that are either whole or absent, and the reading of JSON that a person may have edited."""
+"""The reading of JSON that a person may have edited, field by field."""
 
-import hashlib
 import math
-from pathlib import Path
 from typing import cast
 
-from rlkd.atomic import whole
 from rlkd.errors import UserError
-from rlkd.regular_files import open_regular
 from rlkd.text_files import parse_json, shown
-
-
-def write_text(path: str | Path, text: str) -> None:
-    """Write a file in one step: a reader sees the old text or the new one, never a part.
-
-    It is UTF-8; what is half a character, of a name that is none, has an escape in its place.
-
-    Raises:
-        UserError: The folder cannot be made or written to, or is full.
-    """
-    with whole(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a regular file's content.
-
-    Raises:
-        UserError: The file cannot be read.
-    """
-    try:
-        with open_regular(path) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
 
 
 def parse_object(text: str, source: str) -> dict[str, object]:

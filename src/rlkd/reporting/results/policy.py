@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import cast
 
 from rlkd.errors import UserError
-from rlkd.reporting.files import Fields, as_number, parse_object, write_text
-from rlkd.text_files import read_text
+from rlkd.reporting.results.files import Fields, as_number, parse_object
+from rlkd.text_files import read_text, write_text
 
 Means = list[list[float | None]]
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from rlkd.errors import UserError
 from rlkd.reporting.escaping import csv_text
-from rlkd.reporting.files import write_text
-from rlkd.text_files import read_text, shown
+from rlkd.text_files import read_text, shown, write_text
 
 
 def write_metrics(path: str | Path, rows: Sequence[Mapping[str, float | int]]) -> None:
