@@ -3,15 +3,14 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
-
-import yaml
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from typing import TYPE_CHECKING, Any, cast
 
 from rlkd.atomic import whole
 from rlkd.errors import UserError
 from rlkd.regular_files import read_regular
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 MAX_BYTES = 64 * 2**20
 """Of a text file that nothing else is said of."""
@@ -61,7 +60,7 @@ def read_json(path: str | Path, remedy: str, *, limit: int = MAX_BYTES) -> Any:
         raise UserError(f"{path} is not valid JSON ({error}); {remedy}") from None
 
 
-def read_config(path: str | Path, remedy: str) -> DictConfig:
+def read_config(path: str | Path, remedy: str) -> "DictConfig":
     """Read a configuration that a run wrote; see `parse_config`.
 
     Args:
@@ -118,13 +117,17 @@ def parse_json(text: str | bytes, *, pairs: Callable[[Pairs], Any] | None = None
     return value
 
 
-def parse_config(text: str) -> DictConfig:
+def parse_config(text: str) -> "DictConfig":
     """Parse the YAML of a configuration, as `OmegaConf.create` does.
 
     Raises:
         ValueError: in one line, if it is none, is too long or nested too deeply, or has an alias,
             with which a short text can stand for an endless one.
     """
+    import yaml  # whoever reads no configuration needs neither
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
     try:
         depth = nodes = 0
         for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # pyright: ignore[reportUnknownMemberType]

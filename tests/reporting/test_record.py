@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,3 +31,10 @@ def test_a_missing_part_is_named(tmp_path: Path, make_result: Callable[..., Resu
     make_result().write(tmp_path / "result.json")
     with pytest.raises(UserError, match=r"metrics\.csv does not exist"):
         read_run(tmp_path)
+
+
+def test_figures_are_read_without_the_packages_that_draw_test_or_configure() -> None:
+    heavy = {"rich", "scipy", "omegaconf", "yaml", "matplotlib", "jinja2", "lightning", "hydra"}
+    code = f"import sys, rlkd.reporting; print({heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

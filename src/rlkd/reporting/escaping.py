@@ -7,9 +7,10 @@ and YAML have writers of their own.
 import re
 import traceback
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.text import Text
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 """What breaks a line, steers a terminal, turns the order of letters, or is half a character."""
@@ -37,13 +38,15 @@ def one_line(message: str) -> str:
     return printable(_BREAKS.sub(" ", message.strip()))
 
 
-def say(console: Console, line: str) -> None:
-    """Print one line as it stands, whatever it spells and whatever the terminal can show."""
+def say(console: "Console", line: str) -> None:
+    """Print one line as it stands, with escapes for what the terminal cannot show."""
+    from rich.text import Text  # not needed by whoever reads figures
+
     shown = printable(line).encode(console.encoding, "backslashreplace").decode(console.encoding)
     console.print(Text(shown), soft_wrap=True)
 
 
-def say_trace(console: Console, error: BaseException) -> None:
+def say_trace(console: "Console", error: BaseException) -> None:
     """Print an error as Python does, with where it was raised."""
     for line in "".join(traceback.format_exception(error)).splitlines():
         say(console, line)
