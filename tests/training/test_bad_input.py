@@ -119,26 +119,6 @@ def test_checkpoints_that_are_all_damaged_are_named_and_kept(
     assert_told(refuse("distill", *settings), "SHA256SUMS is missing, so that no checkpoint")
 
 
-def test_a_damaged_checkpoint_of_an_earlier_release_is_named_and_kept(
-    teacher_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    settings = tiny(teacher_file, tmp_path / "run", *SOURCES["constant"], "trainer.epochs=1")
-    assert main(["distill", *settings]) == 0
-    (tmp_path / "run" / "result.json").unlink()
-    store = RunFolder(tmp_path / "run").checkpoints
-    damaged = store.place(3).read_bytes()[:5000]
-    shutil.rmtree(store.folder)
-    store.folder.mkdir()
-    (store.folder / "last.ckpt").write_bytes(damaged)
-    capsys.readouterr()
-    assert main(["distill", *settings]) == 2
-    told = capsys.readouterr().err
-    assert len(told.splitlines()) == 1
-    assert f"no checkpoint in {store.folder} is sound (last.ckpt cannot be read (" in told
-    assert [each.name for each in store.folder.iterdir()] == ["last.ckpt"]
-    assert (store.folder / "last.ckpt").read_bytes() == damaged
-
-
 def test_no_space_is_told_before_training(
     teacher_file: Path,
     tmp_path: Path,

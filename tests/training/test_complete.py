@@ -1,6 +1,5 @@
 """A run is complete with the student that it left, wherever its folder lies."""
 
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -125,13 +124,6 @@ def test_a_student_that_the_run_did_not_leave_is_not_used_for_it(
     }[verb]
     line = refuse(verb, f"run={run.path}", *more)
     assert_told(line, "student.safetensors is .*the command that trained it writes it again")
-
-
-def test_a_run_of_an_earlier_release_is_complete(teacher_file: Path, run: RunFolder) -> None:
-    held = json.loads(run.result.read_text())
-    del held["student_sha256"]
-    run.result.write_text(json.dumps(held))
-    assert again(teacher_file, run)[1] == [f"{run.path} is complete already"]
 
 
 def test_a_report_that_a_kill_at_the_very_end_prevented_is_written(

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from tests.training.stored import (
     assert_listed_as_coreutils_do,
     filled,
@@ -228,20 +227,6 @@ def test_a_run_begins_where_there_is_nothing(tmp_path: Path) -> None:
     assert store.sound(silent) is None
     assert store.newest is None
     assert not store.folder.exists()
-
-
-def test_the_one_checkpoint_of_an_earlier_release_counts_where_there_is_no_other(
-    tmp_path: Path,
-) -> None:
-    store, told = CheckpointStore(tmp_path), list[str]()
-    torch.save(taken_after(1), tmp_path / "last.ckpt")
-    assert store.sound(silent) == store.newest == tmp_path / "last.ckpt"
-    filled(tmp_path, keep=1)
-    assert step_of(store.sound(silent)) == 9
-    flipped(store.place(9))
-    assert store.sound(told.append) == store.newest == tmp_path / "last.ckpt"
-    assert len(told) == 1
-    assert told[0].endswith("set aside as step-9.ckpt.damaged: going on from last.ckpt")
 
 
 def test_a_folder_that_may_not_be_written_to_is_told(

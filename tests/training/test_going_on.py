@@ -1,38 +1,17 @@
-"""Checkpoints that other ranks, or an earlier release, have taken."""
+"""Checkpoints that other ranks have taken."""
 
 import multiprocessing
-import shutil
 import signal
 from pathlib import Path
 
 import pytest
 import torch
-from tests.training.runs import SOURCES, metrics_but_time, silent, tiny_config
 from tests.training.test_interruption import PRELOADED
 
-from rlkd.engine import run as running
 from rlkd.engine.callbacks.checkpoint import KeepLast
 from rlkd.engine.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("plainly")
-
-
-def test_the_one_checkpoint_of_an_earlier_release_goes_on(
-    teacher_file: Path, tmp_path: Path
-) -> None:
-    config = tiny_config(teacher_file, tmp_path / "run", *SOURCES["constant"])
-    folder = RunFolder(tmp_path / "run")
-    running.run(config, console=silent())
-    whole, rows = folder.student.read_bytes(), metrics_but_time(folder.metrics)
-    held = torch.load(folder.checkpoints.place(6), weights_only=True)
-    held["callbacks"]["KeepLast"] = {"cpu": torch.get_rng_state(), "cuda": []}
-    shutil.rmtree(folder.checkpoints.folder)
-    folder.checkpoints.folder.mkdir()
-    torch.save(held, folder.checkpoints.folder / "last.ckpt")
-    folder.result.unlink()
-    running.run(config, console=silent())
-    assert folder.student.read_bytes() == whole
-    assert metrics_but_time(folder.metrics) == rows
 
 
 def test_generators_of_other_ranks_are_not_taken_and_this_is_told(tmp_path: Path) -> None:

@@ -98,12 +98,6 @@ def test_less_than_a_second_an_epoch_binds_nothing(hours: Hours) -> None:
     assert (clock.epoch_data_share, clock.loading_binds) == (0.2, False)
 
 
-def test_an_earlier_releases_counts_are_taken_up() -> None:
-    clock = Clock()
-    clock.load_state_dict({"images": 10, "seconds": 2.0})
-    assert (clock.images_per_second, clock.data_share) == (5, 0)
-
-
 def test_images_are_those_of_all_ranks(hours: Hours, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "ranks", SimpleNamespace(here=lambda: Part(1, 4)))
     clock = Clock()

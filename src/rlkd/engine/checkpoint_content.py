@@ -18,7 +18,7 @@ from packaging.version import Version
 from torch import Tensor
 
 from rlkd.agent.restoring import check_optimizer, require
-from rlkd.engine.callbacks.checkpoint import KeepLast, rank_states
+from rlkd.engine.callbacks.checkpoint import KeepLast
 from rlkd.engine.callbacks.progress import Clock
 from rlkd.engine.checkpoint_store import one_line
 from rlkd.engine.module import StudentModule
@@ -150,11 +150,9 @@ def _check_callbacks(held: Mapping[str, Any], trainer: L.Trainer) -> None:
         require(each.state_key in held, f"{each.state_key} is missing")
         state = held[each.state_key]
         if isinstance(each, Clock):
-            own = each.state_dict()
-            require({"images", "seconds"} <= state.keys(), "the clock lacks a count")
-            _check_alike({name: own[name] for name in state}, state, "the clock")
+            _check_alike(each.state_dict(), state, "the clock")
             continue
-        for rank in rank_states(state):
+        for rank in state["ranks"]:
             torch.Generator().set_state(rank["cpu"])
             cuda = rank["cuda"]
             require(cuda is None or (cuda.dtype == torch.uint8 and cuda.dim() == 1), "CUDA's")

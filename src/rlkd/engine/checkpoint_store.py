@@ -24,8 +24,6 @@ from rlkd.text_files import write_text
 
 SUMS = "SHA256SUMS"
 """In the format of coreutils: `sha256sum -c SHA256SUMS` checks the folder."""
-EARLIER = "last.ckpt"
-"""The one checkpoint that earlier releases kept, without a checksum."""
 _MAX_SUMS = 2**20
 _STEP = r"step-(0|[1-9][0-9]{0,17})\.ckpt"
 _PLACE = re.compile(_STEP)
@@ -56,8 +54,7 @@ class CheckpointStore:
     def newest(self) -> Path | None:
         """The newest checkpoint that is listed and there, unread; None where there is none."""
         steps = [step for step, _ in self._listed() if self.place(step).is_file()]
-        newest = self.place(max(steps)) if steps else self.folder / EARLIER
-        return newest if newest.is_file() else None
+        return self.place(max(steps)) if steps else None
 
     def place(self, step: int) -> Path:
         """Return where the checkpoint of a step belongs."""
@@ -107,7 +104,7 @@ class CheckpointStore:
         """Return the newest checkpoint that is as it was written; None where a run begins.
 
         First finishes what a kill left unfinished. Each checkpoint that is newer and not sound is
-        told and set aside as NAME.damaged. `last.ckpt`, which has no checksum, comes last.
+        reported and set aside as NAME.damaged.
 
         Args:
             tell: shows a line.
@@ -127,13 +124,6 @@ class CheckpointStore:
                     found = place
                     break
                 faults[place] = fault
-            earlier = self.folder / EARLIER
-            if found is None and earlier.is_file():
-                fault = content_fault(earlier)
-                if fault is None:
-                    found = earlier
-                else:
-                    faults[earlier] = fault
             if found is None:
                 self._refuse(faults)
                 return None

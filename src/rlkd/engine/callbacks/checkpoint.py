@@ -138,9 +138,9 @@ class KeepLast(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the states of this rank's generators for the start of training.
 
-        Where the number of ranks has changed none of them fits, which is told.
+        Where the number of ranks has changed none of them fits, which is reported.
         """
-        held, here = rank_states(state_dict), ranks.here()
+        held, here = state_dict["ranks"], ranks.here()
         if len(held) == here.world:
             self._random = held[here.rank]
         elif here.rank == 0:
@@ -194,14 +194,6 @@ class KeepLast(Checkpoint):
         if newest is not None:
             return f"the same command goes on from {newest}"
         return f"there is no checkpoint in {self.folder.path} yet, the same command begins again"
-
-
-def rank_states(state: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return where the generators of each rank stood, of what `KeepLast.state_dict` returned."""
-    if "ranks" in state:
-        return state["ranks"]
-    # Of an earlier release, which had one rank and one device.
-    return [{"cpu": state["cpu"], "cuda": state["cuda"][0] if state["cuda"] else None}]
 
 
 def check_finite(module: StudentModule, folder: RunFolder) -> None:

@@ -122,8 +122,8 @@ class Clock(L.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the counts."""
         self.images, self.seconds = state_dict["images"], state_dict["seconds"]
-        self.data_seconds = state_dict.get("data_seconds", 0.0)  # an earlier release did not count
-        self._epoch_seconds, self._epoch_data_seconds = state_dict.get("epoch", (0.0, 0.0))
+        self.data_seconds = state_dict["data_seconds"]
+        self._epoch_seconds, self._epoch_data_seconds = state_dict["epoch"]
         self.seconds_before = self.seconds + self.data_seconds
 
     def _trained(self, seconds: float) -> None:

@@ -70,7 +70,7 @@ class Result:
     validation: Scores | DetectionScores | None = None
     """The student on a validation split; None where none was held out."""
     student_sha256: str | None = None
-    """SHA-256 of the file of the student's weights; None in results of earlier releases."""
+    """SHA-256 of the file of the student's weights; None before it is written."""
 
     def to_json(self) -> str:
         """Return the result as JSON; a figure that is NaN or infinite is written as null."""
