@@ -8,7 +8,12 @@ from scipy import stats
 from rlkd.errors import UserError
 from rlkd.reporting import Result
 from rlkd.reporting.statistics.comparison import Cell, Comparison, compare_cells
-from rlkd.reporting.statistics.paired_test import PairedDifference, holm, paired_difference
+from rlkd.reporting.statistics.paired_test import (
+    PairedDifference,
+    holm,
+    paired_difference,
+    t_quantile,
+)
 
 MakeResult = Callable[..., Result]
 BASE = [0.7012, 0.6987, 0.7105, 0.7040]
@@ -56,12 +61,25 @@ def test_two_seeds_are_worked_by_hand() -> None:
     assert found.half_width == pytest.approx(0.01 * math.tan(0.475 * math.pi), rel=1e-9)
 
 
-def test_one_seed_has_a_difference_and_no_interval(make_result: MakeResult) -> None:
+def test_three_seeds_are_worked_by_hand() -> None:
+    found = paired_difference([0.71, 0.73, 0.75], [0.70, 0.71, 0.72], [0, 1, 2])
+    # Differences 0.01, 0.02, 0.03: mean 0.02, sd 0.01, standard error 0.01 / sqrt(3), t = sqrt(12).
+    # With two degrees of freedom F(t) = 1 / 2 + t / (2 sqrt(2 + t^2)), so p = 1 - sqrt(12 / 14),
+    # and the 97.5 % point is 0.95 sqrt(2 / (1 - 0.95^2)) = 4.303.
+    point = 0.95 * math.sqrt(2 / (1 - 0.95**2))
+    assert found.value == pytest.approx(0.02, rel=1e-9)
+    assert found.p == pytest.approx(1 - math.sqrt(12 / 14), rel=1e-9)
+    assert found.low == pytest.approx(0.02 - point * 0.01 / math.sqrt(3), rel=1e-9)
+    assert found.high == pytest.approx(0.02 + point * 0.01 / math.sqrt(3), rel=1e-9)
+    assert t_quantile(0.975, 2) == pytest.approx(point, rel=1e-9)
+
+
+def test_one_seed_has_a_difference_and_no_verdict(make_result: MakeResult) -> None:
     comparison = compare_cells(sweep(make_result, constant=[0.70], ctkd=[0.72]))
     found = gap(comparison, 1)
     assert found.value == pytest.approx(0.02)
     assert (found.low, found.high, found.half_width, found.p) == (None, None, None, None)
-    assert comparison.rows[1].verdict == "one shared seed, no interval"
+    assert comparison.rows[1].verdict == "no verdict, one shared seed"
     assert comparison.rows[1].std is None
 
 

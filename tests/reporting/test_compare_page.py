@@ -53,7 +53,7 @@ def test_markdown_shows_points_and_verdicts(comparison: Comparison) -> None:
         "| a | 2 | 70.00 | 0.00 |  |  |  | baseline | 1,000 | 1.00 |",
         "| b | 2 | 73.00 | 1.41 | +3.00 | -9.71 to +15.71 | 0.205 | inside the noise | 1,000 "
         "| 1.00 |",
-        "| c\\|[red] | 1 | 65.00 | n/a | -5.00 | n/a | n/a | one shared seed, no interval; 1 of 2 "
+        "| c\\|[red] | 1 | 65.00 | n/a | -5.00 | n/a | n/a | no verdict, one shared seed; 1 of 2 "
         "failed | 1,000 | 1.00 |",
         "| d | 0 | n/a | n/a | n/a | n/a | n/a | not run | n/a | n/a |",
     ]
@@ -81,7 +81,7 @@ def test_the_caption_counts_the_correction(make_result: MakeResult) -> None:
 
 def test_the_caption_admits_that_nothing_was_tested(make_result: MakeResult) -> None:
     found = [Cell({"method": name}, 0, make_result(seed=0)) for name in ("a", "b")]
-    assert "no interval and no test" in caption(compare_cells(found))
+    assert "no interval, no test and no verdict" in caption(compare_cells(found))
 
 
 def test_the_caption_names_a_baseline_of_each_method(make_result: MakeResult) -> None:

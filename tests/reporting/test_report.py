@@ -106,7 +106,7 @@ def test_the_verdict_is_that_of_the_paired_test(tmp_path: Path, arms: Arms) -> N
     assert told == f"rlkd against kd, n = 3: +2.00 points, {interval}, inside the noise."
     alone = {label: runs[:1] for label, runs in three.items()}
     told = at_a_glance(compare_arms(alone), "rlkd")
-    assert told == "rlkd against kd, n = 1: +2.00 points, one shared seed, no interval."
+    assert told == "rlkd against kd, n = 1: +2.00 points, no verdict, one shared seed."
 
 
 def test_a_picture_without_data_is_told_in_words(tmp_path: Path, arms: Arms) -> None:

@@ -36,7 +36,7 @@ def terminal_table(
     """Return a table for a terminal.
 
     Args:
-        words: What it shows.
+        words: Its cells.
         title: Plain words; none where empty.
         left: Names of the columns that hold words, not figures: they are set to the left.
         under: Plain words below it, a line each.
@@ -65,7 +65,7 @@ def print_cells(
     """Print a table on a terminal; see `terminal_table`.
 
     Args:
-        words: What it shows.
+        words: Its cells.
         title: Plain words.
         left: Names of the columns that hold words.
         console: Where to print; None for standard output.
@@ -222,25 +222,27 @@ def _baseline(comparison: Comparison) -> str:
 def _tests(comparison: Comparison) -> str:
     tested = comparison.tested
     if not tested:
-        return "There is no interval and no test: they need two seeds that vary on both sides."
+        return (
+            "There is no interval, no test and no verdict: they need two shared seeds that differ."
+        )
     halves = [100 * each.half_width for each in tested if each.half_width is not None]
     low, high = f"{min(halves):.2f}", f"{max(halves):.2f}"
     smallest = low if low == high else f"{low} to {high}"
     fewest = min(each.n for each in tested)
-    told = (
+    words = (
         "The interval is of 95 %, from the t distribution; p is that of a paired t-test over the "
         f"shared seeds, corrected for {provenance.counted(len(tested), 'test')} (Holm). Inside the "
         f"noise: the corrected p is not below {LEVEL}. "
     )
     if fewest <= FEW_SEEDS:
-        told += f"With {fewest} shared seeds only large effects can be seen: the"
+        words += f"With {fewest} shared seeds only large effects can be seen: the"
     else:
-        told += "The"
-    told += f" smallest difference that one test alone could have shown here is {smallest} points"
+        words += "The"
+    words += f" smallest difference that one test alone could have shown here is {smallest} points"
     if len(tested) > 1:
         strict = t_quantile(1 - LEVEL / 2 / len(tested), fewest - 1)
         factor = strict / t_quantile(1 - LEVEL / 2, fewest - 1)
-        told += f" (half an interval), up to {factor:,.1f} times that after the correction."
+        words += f" (half an interval), up to {factor:,.1f} times that after the correction."
     else:
-        told += " (half an interval)."
-    return told
+        words += " (half an interval)."
+    return words

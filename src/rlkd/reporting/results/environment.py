@@ -1,4 +1,4 @@
-"""What a run ran on: the machine and the packages, in words."""
+"""The machine and the packages that a run used, in words."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""A finished run as its folder tells it."""
+"""A finished run, read from its folder."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -29,7 +29,7 @@ class Cell:
     seed: int
     """The run's seed, by which it is paired."""
     result: Result | None = None
-    """What the run came to; None where it was not run or failed."""
+    """Its figures; None where it was not run or failed."""
     failure: str | None = None
     """Why there is no result; None where there is one, and where the run was not made."""
     config: Mapping[str, object] | None = None
@@ -63,7 +63,7 @@ class Cell:
 
     @property
     def state(self) -> str:
-        """Whether the run is done, not run, or failed and why."""
+        """Done, not run, or failed and why."""
         if self.reason is not None:
             return f"failed: {self.reason}"
         return NOT_RUN if self.result is None else DONE
@@ -78,7 +78,7 @@ class Combination:
     cells: tuple[Cell, ...]
     """Its runs and the places of those that are missing, in the order given."""
     is_baseline: bool
-    """Whether others are compared with this one."""
+    """Others are compared with this one."""
     n: int
     """Number of runs that have a headline; the figures below are theirs."""
     mean: float | None
@@ -111,7 +111,7 @@ class Combination:
 
     @property
     def verdict(self) -> str:
-        """What may be said of the combination against the baseline."""
+        """The verdict on the combination against its baseline, and how many runs are missing."""
         if self.n == 0:
             return f"baseline, {self.missing}" if self.is_baseline else self.missing
         if self.is_baseline:
@@ -127,7 +127,7 @@ class Combination:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What a sweep came to."""
+    """A sweep, each combination compared with its baseline."""
 
     keys: tuple[str, ...]
     """The swept keys, without the seed."""

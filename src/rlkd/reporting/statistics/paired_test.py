@@ -39,14 +39,14 @@ class PairedDifference:
 
     @property
     def outside_noise(self) -> bool:
-        """Whether the corrected p is below the level; not where nothing was tested."""
+        """The corrected p is below the level; False where nothing was tested."""
         return self.p_corrected is not None and self.p_corrected < LEVEL
 
     @property
     def verdict(self) -> str:
-        """What may be said of the difference."""
+        """The verdict in words; there is none for one seed."""
         if self.n < 2:
-            return "one shared seed, no interval"
+            return "no verdict, one shared seed"
         if self.p_corrected is None:
             if abs(self.value) <= SAME:
                 return "inside the noise: equal in every seed"

@@ -1,4 +1,4 @@
-"""Whether runs may be compared: what differs in their settings besides what was swept."""
+"""The settings of compared runs: they may differ in what was swept, and in nothing else."""
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
