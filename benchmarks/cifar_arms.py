@@ -121,7 +121,7 @@ def report(arguments: argparse.Namespace, console: Console) -> None:
         "overrides": {"common": COMMON, **{arm: ARMS[arm] for arm in arms}},
         "table": comparison_markdown(comparison).splitlines(),
         "results": {
-            arm: [json.loads(each.result.to_json()) for each in records]
+            arm: [json.loads((each.folder / "result.json").read_text()) for each in records]
             for arm, records in arms.items()
         },
         "metrics": {arm: [each.metrics for each in records] for arm, records in arms.items()},

@@ -37,6 +37,7 @@ from kills_folders import State, faults_after_a_kill, state_of
 from rlkd.atomic import GATE
 from rlkd.cli import main as command_line
 from rlkd.reporting import hardware, versions
+from rlkd.text_files import write_object
 
 PRELOADED = ["rlkd.cli", "rlkd.commands.verbs", "sklearn.datasets", "torch.utils.tensorboard"]
 PATIENCE = 120.0
@@ -226,7 +227,7 @@ def commands(lives: Lives, folder: Path, only: Sequence[str]) -> dict[str, Comma
         (older / name).write_bytes(b"an older one of the same name")
     (predicted / "pictures").mkdir(parents=True)
     (predicted / "pictures" / "0.png").write_bytes(b"an older one of the same name")
-    (predicted / "predictions.json").write_text("[]")
+    write_object(predicted / "predictions.json", {"predictions": []})
     images = folder / "images"
     images.mkdir()
     _draw(images)

@@ -1,7 +1,7 @@
 """The one door for text, JSON and YAML on a disk: regular files of bounded size and depth."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,6 +16,8 @@ MAX_BYTES = 64 * 2**20
 """Of a text file that nothing else is said of."""
 MAX_DEPTH = 50
 """How deeply JSON and YAML may be nested, so that whatever walks through them comes to an end."""
+FORMAT = 1
+"""Of all that a run or a comparison leaves; whoever changes the shape of a file of it adds one."""
 _MAX_CONFIG_BYTES = 2**20
 _MAX_CONFIG_NODES = 50_000
 """A configuration of that many settings takes three seconds to read."""
@@ -75,6 +77,44 @@ def read_config(path: str | Path, remedy: str) -> "DictConfig":
         return parse_config(text)
     except ValueError as error:
         raise UserError(f"{path} cannot be read: {error}; {remedy}") from None
+
+
+def read_object(path: str | Path, remedy: str, *, limit: int = MAX_BYTES) -> dict[str, Any]:
+    """Read an object that `write_object` wrote, without its format number; see `read_json`.
+
+    Raises:
+        UserError: as `read_json`, or if it is no object, or of another format.
+    """
+    held = read_json(path, remedy, limit=limit)
+    if not isinstance(held, dict):
+        raise UserError(f"{path} holds no JSON object; {remedy}")
+    values = cast("dict[str, Any]", held)
+    require_format(values.pop("format", None), path)
+    return values
+
+
+def write_object(path: str | Path, values: Mapping[str, Any], *, indent: int = 1) -> None:
+    """Write a JSON object with the format number, whole or not at all; see `write_text`."""
+    held = {"format": FORMAT, **values}
+    write_text(path, json.dumps(held, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def require_format(found: object, what: str | Path) -> None:
+    """Refuse what was written in another format than this release reads.
+
+    Args:
+        found: the format number there; None where there is none.
+        what: the file or the part of it that has the number.
+
+    Raises:
+        UserError: if it is another.
+    """
+    if type(found) is not int or found != FORMAT:
+        number = "no format number" if found is None else f"format {shown(found)}"
+        raise UserError(
+            f"{what} has {number}, this release of rlkd reads {FORMAT}: use the release "
+            "that wrote it, or begin again in another folder"
+        )
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -39,18 +39,30 @@ def test_grids_must_be_as_large_as_the_edges_say() -> None:
 
 
 @pytest.mark.parametrize(
-    "grids",
-    ['"mean_temperature": [[4]], "count": [[1, 2]]', '"mean_temperature": [4], "count": [[1]]',
-     '"mean_temperature": [["hot"]], "count": [[1]]', '"count": [[1]]',
-     '"mean_temperature": [[1e999]], "count": [[1]]', '"mean_temperature": [[4]], "count": [[-1]]',
-     f'"mean_temperature": [[4]], "count": [[{"9" * 400}]]'],
-)  # fmt: skip
-def test_a_damaged_file_is_the_users_to_mend(tmp_path: Path, grids: str) -> None:
+    ("grids", "told"),
+    [
+        ('"mean_temperature": [[4]], "count": [[1, 2]]', "count must have 1 rows of 1 cells"),
+        (
+            '"mean_temperature": [4], "count": [[1]]',
+            r"'mean_temperature\[0\]' is 4, expected a",
+        ),
+        (
+            '"mean_temperature": [["hot"]], "count": [[1]]',
+            r"\[0\]\[0\]' is \"hot\", expected a number",
+        ),
+        ('"count": [[1]]', "'mean_temperature' is missing"),
+        ('"mean_temperature": [[1e999]], "count": [[1]]', "is Infinity, expected a number"),
+        ('"mean_temperature": [[4]], "count": [[-1]]', "is -1, expected a whole number from 0"),
+        (f'"mean_temperature": [[4]], "count": [[{"9" * 400}]]', "expected a whole number from 0"),
+    ],
+)
+def test_a_damaged_file_is_the_users_to_fix(tmp_path: Path, grids: str, told: str) -> None:
     edges = '"teacher_confidence_edges": [0, 1], "student_confidence_edges": [0, 1]'
     path = tmp_path / "policy.json"
-    path.write_text(f"{{{edges}, {grids}}}")
-    with pytest.raises(UserError, match=r"policy\.json"):
+    path.write_text(f'{{"format": 1, {edges}, {grids}}}')
+    with pytest.raises(UserError, match=rf"policy\.json: .*{told}") as caught:
         PolicyMap.read(path)
+    assert "\n" not in str(caught.value)
 
 
 def test_edges_that_do_not_ascend_are_no_bins() -> None:

@@ -2,6 +2,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -42,19 +43,24 @@ def test_figures_are_told_in_their_units() -> None:
     assert FOUND.summary == "AP 40.00 %, AP50 60.00 %, AP75 45.00 %"
 
 
-def test_a_detection_result_comes_back_from_its_json(make_result: MakeResult) -> None:
+def test_a_detection_result_comes_back_from_its_file(
+    tmp_path: Path, make_result: MakeResult
+) -> None:
     known = replace(FOUND, ap_small=0.1)
     result = replace(make_result(), test=known, teacher=known, validation=known)
-    assert Result.from_json(result.to_json()) == result
+    result.write(tmp_path / "result.json")
+    assert Result.read(tmp_path / "result.json") == result
 
 
-def test_sizes_without_objects_are_null_and_come_back_as_nan(make_result: MakeResult) -> None:
+def test_sizes_without_objects_are_null_and_come_back_as_nan(
+    tmp_path: Path, make_result: MakeResult
+) -> None:
     scores = replace(FOUND, per_class={"circle": 0.5, "square": math.nan})
-    text = replace(make_result(), test=scores, teacher=None).to_json()
-    told = json.loads(text)["test"]
+    replace(make_result(), test=scores, teacher=None).write(tmp_path / "result.json")
+    told = json.loads((tmp_path / "result.json").read_text())["test"]
     assert told["ap_small"] is None
     assert told["per_class"] == {"circle": 0.5, "square": None}
-    back = Result.from_json(text).test
+    back = Result.read(tmp_path / "result.json").test
     assert isinstance(back, DetectionScores)
     assert math.isnan(back.ap_small)
     assert math.isnan(back.per_class["square"])
@@ -64,29 +70,31 @@ def test_sizes_without_objects_are_null_and_come_back_as_nan(make_result: MakeRe
 @pytest.mark.parametrize(
     ("test", "told"),
     [
-        ({"f1": 0.5}, r"there: test: field 'top1' or 'ap' is missing; repeat the run"),
-        ({"ap": 0.5}, r"there: test: field 'ap50' is missing"),
-        ({"top1": 0.5}, r"there: test: field 'top5' is missing"),
+        ({"f1": 0.5}, r"there: field 'test\.top1' or 'test\.ap' is missing; .* repeat the run"),
+        ({"ap": 0.5}, r"there: field 'test\.ap50' is missing"),
+        ({"top1": 0.5}, r"there: field 'test\.top5' is missing"),
         (
             dict.fromkeys(DetectionScores.headings, 0.5) | {"per_class": None},
-            r"there: test: field 'per_class' is null, expected an object",
+            r"there: field 'test\.per_class' is null, expected an object",
         ),
         (
             dict.fromkeys(DetectionScores.headings, 0.5) | {"per_class": {"circle": "good"}},
-            r"there: test: per_class: field 'circle' is \"good\", expected a number",
+            r"there: field 'test\.per_class\.circle' is \"good\", expected a number from 0 to 1",
         ),
         (
             dict.fromkeys(DetectionScores.headings, 0.5) | {"per_class": {}},
-            r"'there: test' is scored by AP and 'there: teacher' by top-1, which do not compare",
+            r"there: test' is scored by AP and '.*there: teacher' by top-1, which do not compare",
         ),
     ],
 )
-def test_scores_of_no_kind_are_the_users_to_mend(
-    make_result: MakeResult, test: dict[str, object], told: str
+def test_scores_of_no_kind_are_the_users_to_fix(
+    tmp_path: Path, make_result: MakeResult, test: dict[str, object], told: str
 ) -> None:
-    text = json.dumps(json.loads(make_result().to_json()) | {"test": test})
+    path = tmp_path / "there"
+    make_result().write(path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"test": test}))
     with pytest.raises(UserError, match=told) as caught:
-        Result.from_json(text, source="there")
+        Result.read(path)
     assert "\n" not in str(caught.value)
 
 

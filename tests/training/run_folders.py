@@ -6,7 +6,7 @@ import torch
 
 from rlkd import models
 from rlkd.config.compose import as_yaml, configure
-from rlkd.engine.run_folder import RunFolder
+from rlkd.engine.run_folder import RunFolder, as_stored
 from rlkd.models import create_detector
 from rlkd.text_files import write_text
 
@@ -48,5 +48,5 @@ def detector_run(path: Path, *overrides: str) -> RunFolder:
 
 def _run(path: Path, overrides: list[str]) -> RunFolder:
     folder = RunFolder(path)
-    write_text(folder.config, as_yaml(configure([*overrides, f"output='{path}'"])))
+    write_text(folder.config, as_stored(as_yaml(configure([*overrides, f"output='{path}'"]))))
     return folder

@@ -13,6 +13,7 @@ from rlkd.data.imagenet_names import WNIDS, readable
 from rlkd.engine.class_names import check_order, keep_order
 from rlkd.engine.run_folder import RunFolder
 from rlkd.errors import UserError
+from rlkd.text_files import write_object
 
 
 def test_a_class_order_is_found_beside_a_file_and_others_are_not_refused(tmp_path: Path) -> None:
@@ -34,9 +35,10 @@ def test_a_class_order_is_found_beside_a_file_and_others_are_not_refused(tmp_pat
         check_order(exported, names[::-1])
     check_order(tmp_path / "foreign.pth", ["anything"])
     (tmp_path / "class_names.json").write_text("{")
-    with pytest.raises(UserError, match=r"class_names\.json .* cannot be read: fix or remove"):
+    with pytest.raises(UserError, match=r"class_names\.json is not valid JSON .*; fix or"):
         check_order(tmp_path / "foreign.pth", ["anything"])
-    with pytest.raises(UserError, match=r"class_names\.json is to name the classes of the run and"):
+    write_object(tmp_path / "class_names.json", {"class_names": "cat"})
+    with pytest.raises(UserError, match=r"class_names\.json does not name the classes of the run:"):
         keep_order(RunFolder(tmp_path), ["anything"])
 
 
@@ -56,7 +58,7 @@ def test_a_detector_of_another_class_order_is_refused_as_teacher_as_student_and_
 ) -> None:
     def order(*names: str) -> None:
         path = tmp_path / "earlier" / "class_names.json"
-        path.write_text(json.dumps(["background", *names]))
+        write_object(path, {"class_names": ["background", *names]})
 
     own = write_own(tmp_path / "own")
     (tmp_path / "earlier").mkdir()

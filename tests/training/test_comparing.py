@@ -10,7 +10,7 @@ from tests.training.runs import fingerprint, silent, tiny
 from rlkd.cli import main
 from rlkd.commands import compare as comparing
 from rlkd.commands.compare import compare, multirun
-from rlkd.engine.run_folder import RunFolder
+from rlkd.engine.run_folder import RunFolder, as_stored
 from rlkd.errors import UserError
 from rlkd.sweep import plan as planning
 
@@ -87,7 +87,7 @@ def test_a_folder_of_another_run_is_refused_before_the_table_is_touched(
     out = tmp_path / "out"
     other = RunFolder(out / "temperature=ctkd,seed=0")
     other.path.mkdir(parents=True)
-    other.config.write_text("trainer: {epochs: 1}\n")
+    other.config.write_text(as_stored("trainer: {epochs: 1}\n"))
     other.result.write_text("{}")
     (out / "compare.md").write_text("an earlier table")
     swept = grid(teacher_file, out, "temperature=constant,ctkd", "seed=0")

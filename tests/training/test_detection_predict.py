@@ -17,6 +17,7 @@ from rlkd.data.detection.coco import read_coco
 from rlkd.errors import UserError
 from rlkd.reporting.predictions import DrawnBox, write_predictions
 from rlkd.tasks.detection.predict import predict_images, prediction_rows
+from rlkd.text_files import read_object
 
 BOX = [20.0, 40.0, 60.0, 80.0]
 GREY = (128, 128, 128)
@@ -81,7 +82,7 @@ def test_the_file_tells_what_was_found_in_every_image(folder: Path, tmp_path: Pa
         {"box": BOX, "class": "car", "category_id": 7, "score": 0.75},
         {"box": [0, 0, 9, 9], "class": "ball", "category_id": 3, "score": 0.5},
     ]
-    assert made == json.loads((output / "predictions.json").read_text())
+    assert made == read_object(output / "predictions.json", "")["predictions"]
     assert made == [
         {"file": "a.JPG", "width": 120, "height": 100, "detections": objects},
         {"file": "b.png", "width": 100, "height": 120, "detections": objects},
@@ -132,19 +133,29 @@ def test_an_earlier_prediction_is_replaced_and_its_pictures_are_no_images(folder
     predict(Fixed([(BOX, 1, 0.75)]), folder, output)
     made = predict(Fixed([]), folder, output)
     assert [each["file"] for each in made] == ["a.JPG", "b.png", "inner/c.bmp"]
-    assert json.loads((output / "predictions.json").read_text()) == made
+    assert read_object(output / "predictions.json", "")["predictions"] == made
     assert not changed(folder / "b.png", output / "pictures" / "b.png").any()
 
 
-@pytest.mark.parametrize("name", ["letter.txt", "predictions.json"])
-def test_a_folder_of_something_else_is_left_alone(folder: Path, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("letter.txt", "mine"),
+        ("predictions.json", "[]"),
+        ("predictions.json", '{"format": 1, "predictions": [{"mine": 1}]}'),
+        ("predictions.json", '{"format": 2, "predictions": []}'),
+    ],
+)
+def test_a_folder_of_something_else_is_left_alone(
+    folder: Path, tmp_path: Path, name: str, text: str
+) -> None:
     output = tmp_path / "out"
     output.mkdir()
-    (output / name).write_text('[{"mine": 1}]')
+    (output / name).write_text(text)
     with pytest.raises(UserError, match="no predictions: name a new or empty output folder"):
         predict(Fixed([]), folder, output)
     assert [path.name for path in output.iterdir()] == [name]
-    assert (output / name).read_text() == '[{"mine": 1}]'
+    assert (output / name).read_text() == text
 
 
 def test_images_are_never_written_over(folder: Path) -> None:

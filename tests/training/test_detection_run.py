@@ -35,6 +35,7 @@ from rlkd.models import create_detector
 from rlkd.reporting import DetectionScores, Result
 from rlkd.sweep import plan as planning
 from rlkd.tasks.detection.evaluate import detect
+from rlkd.text_files import read_object
 
 pytestmark = pytest.mark.usefixtures("plainly")
 
@@ -100,8 +101,8 @@ def test_a_run_leaves_its_folder_complete_and_its_detections_score_as_it_says(
     assert [float(row["test/ap"]) for row in rows][1] == result.test.ap
     assert all(math.isfinite(float(row["train/loss"])) for row in rows)
     test = tiny_test_set()
-    names_kept = json.loads((folder.path / "class_names.json").read_text())
-    assert names_kept == ["background", *test.class_names]
+    names_kept = read_object(folder.path / "class_names.json", "")
+    assert names_kept == {"class_names": ["background", *test.class_names]}
     found = by_pycocotools(as_coco(test), folder.path / "detections.json")
     assert found == pytest.approx(figures(result.test), abs=1e-6)
     page = (folder.path / "predictions.html").read_text()

@@ -205,6 +205,17 @@ CHANGES: dict[str, tuple[Change, str]] = {
 }
 
 
+@pytest.mark.parametrize(("number", "told"), [(2, "format 2"), (None, "no format number")])
+def test_a_checkpoint_of_another_format_is_named(
+    begun: Begun, number: int | None, told: str, tmp_path: Path
+) -> None:
+    fault = begun.fault_after(put(("rlkd", "format"), number), tmp_path / "step-6.ckpt")
+    assert fault == (
+        f"cannot be read (it has {told}, this release of rlkd reads 1: use the release that wrote "
+        "it, or begin again in another folder)"
+    )
+
+
 def test_a_checkpoint_of_the_run_is_one(begun: Begun) -> None:
     before = {name: each for name, each in begun.module.state_dict().items() if "student" in name}
     before = {name: each.clone() for name, each in before.items()}

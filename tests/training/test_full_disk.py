@@ -1,6 +1,5 @@
 """Verbs that write to a disk that is full: one line, and the older files as they were."""
 
-import json
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from tests.training.run_folders import classifier_run, detector_run
 from tests.training.test_exporting import onnx_is_here
 
 from rlkd.engine.run_folder import RunFolder
+from rlkd.text_files import write_object
 
 pytestmark = pytest.mark.usefixtures("plainly")
 ROOM = 1000
@@ -73,7 +73,7 @@ def test_a_prediction_leaves_the_older_pictures(
     picture = output / "pictures" / "a.png"
     picture.parent.mkdir(parents=True)
     picture.write_text("an older one")
-    (output / "predictions.json").write_text("[]")
+    write_object(output / "predictions.json", {"predictions": []})
     words = (f"run={runs['detector'].path}", f"images={images}", f"output={output}")
     with no_larger_file():
         told = refuse("predict", *words)
@@ -88,7 +88,7 @@ def test_a_prediction_that_cannot_even_begin_leaves_the_older_one(
         folder.mkdir()
     Image.new("L", (8, 8)).save(images / "a.png")
     older = [{"file": "b.png", "width": 8, "height": 8, "classes": []}]
-    (output / "predictions.json").write_text(json.dumps(older))
+    write_object(output / "predictions.json", {"predictions": older})
     words = (f"run={runs['classifier'].path}", f"images={images}", f"output={output}")
     with no_larger_file(1):
         told = refuse("predict", *words)

@@ -18,7 +18,7 @@ from tests.training.runs import fingerprint
 from rlkd.config.compose import as_yaml, configure, options
 from rlkd.engine import run as running
 from rlkd.engine.identity import NO_PART, flat
-from rlkd.engine.run_folder import RunFolder
+from rlkd.engine.run_folder import RunFolder, as_stored
 from rlkd.errors import UserError
 from rlkd.reporting import ImageCounts
 
@@ -43,9 +43,9 @@ def begun(path: Path, *overrides: str) -> RunFolder:
 def test_where_and_how_a_run_reads_and_saves_is_no_part_of_it(tmp_path: Path, changed: str) -> None:
     folder = begun(tmp_path / "run")
     now = as_yaml(configure([*BEGUN, changed]))
-    assert now != folder.config.read_text()
+    assert as_stored(now) != folder.config.read_text()
     folder.claim(now, IMAGES, "a")
-    assert folder.config.read_text() == now
+    assert folder.config.read_text() == as_stored(now)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from rlkd.engine.run import distill, score_checkpoints
 from rlkd.engine.run_folder import RunFolder
 from rlkd.reporting import Result
 from rlkd.tasks.classification.data import load_dataset, plain_loader
+from rlkd.text_files import read_object
 
 pytestmark = pytest.mark.usefixtures("plainly")
 
@@ -96,7 +97,7 @@ def test_size_channels_and_normalisation_go_through_all_that_a_run_leads_to(
 
     capsys.readouterr()
     assert main(["predict", f"run={run.path}", f"images={root / 'test'}"]) == 0
-    answers = json.loads((run.path / "predictions" / "predictions.json").read_text())
+    answers = read_object(run.path / "predictions" / "predictions.json", "")["predictions"]
     expected = expected_probabilities(run, dataset)
     assert [each["file"] for each in answers] == [
         "cat/0.png",

@@ -32,6 +32,7 @@ from rlkd.tasks.classification.data import (
     train_loader,
 )
 from rlkd.tasks.classification.export import exportable_classifier
+from rlkd.text_files import read_object
 
 pytestmark = pytest.mark.usefixtures("plainly")
 
@@ -95,7 +96,8 @@ def test_a_run_is_the_same_with_workers_and_without(tmp_path: Path, teacher: Pat
     one, other = (load_file(run.student) for run in runs)
     assert all(torch.equal(each, other[name]) for name, each in one.items())
     assert runs[0].policy.read_text() == runs[1].policy.read_text()
-    assert json.loads((runs[0].path / "class_names.json").read_text()) == list(CLASSES)
+    names = read_object(runs[0].path / "class_names.json", "")
+    assert names == {"class_names": list(CLASSES)}
     assert not (runs[0].path / "unreadable.json").exists()
 
 
@@ -188,7 +190,7 @@ def test_skipped_images_are_written_at_each_scoring_and_taken_up_by_what_resumes
     told = json.loads((run.path / "unreadable.json").read_text())
     assert [Path(each).name for each in told["places"]] == ["05.png", "00.png"]
     (run.path / "unreadable.json").write_text("[]")
-    with pytest.raises(UserError, match=r"unreadable\.json .*: fix or remove it"):
+    with pytest.raises(UserError, match=r"unreadable\.json .*; fix or remove it"):
         prepared.enter(run)
 
 
@@ -257,7 +259,7 @@ def test_a_student_of_imagenets_classes_names_them_as_people_do(
     root = as_imagenet(tmp_path / "data")
     run = distilled("imagenet", root, teacher, tmp_path / "run", "trainer.epochs=1")
     assert main(["predict", f"run={run.path}", f"images={root / 'val'}"]) == 0
-    answers = json.loads((run.path / "predictions" / "predictions.json").read_text())
+    answers = read_object(run.path / "predictions" / "predictions.json", "")["predictions"]
     called = {each["class"] for one in answers for each in one["classes"]}
     assert called == {"tench", "goldfish", "great white shark"}
     file = tmp_path / "student.safetensors"

@@ -1,6 +1,5 @@
 """Runs as jobs of this machine, and what a job does when it is stopped."""
 
-import json
 import os
 import re
 import signal
@@ -23,6 +22,7 @@ from rlkd.reporting import Result
 from rlkd.sweep import submitit_jobs as jobs
 from rlkd.sweep.plan import launcher_and_others, plan
 from rlkd.sweep.submitit_jobs import RunCells, make_executor
+from rlkd.text_files import read_object, write_object
 
 pytestmark = pytest.mark.usefixtures("plainly")
 submitit = pytest.importorskip("submitit")
@@ -91,7 +91,7 @@ def test_a_job_of_this_machine_does_two_runs_and_one_that_fails_is_told_with_its
     (submitted,) = log.parent.glob("*_submitted.pkl")
     assert submitit.core.utils.DelayedSubmission.load(submitted).args[1] == "5"
     (outcome,) = log.parent.glob("*_0_result.json")
-    assert [each is None for each in json.loads(outcome.read_text())] == [True, False]
+    assert [each is None for each in read_object(outcome, "")["outcomes"]] == [True, False]
 
     # what a job has done is complete to the process that asked for it, and gets no job again
     first, _ = plan(swept)
@@ -155,7 +155,7 @@ def test_jobs_that_run_at_once_are_submitted_with_gpus_of_their_own(
             return [Job() for _ in settings]
 
     submitted: list[list[str]] = []
-    (tmp_path / "1_0_result.json").write_text("[null]")
+    write_object(tmp_path / "1_0_result.json", {"outcomes": [None]})
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
     monkeypatch.setattr(jobs, "make_executor", lambda *_: Executor())
     planned = plan(grid(teacher_file, tmp_path / "out", "seed=0,1,2,3,4"))

@@ -1,7 +1,6 @@
 """`rlkd predict`: what a run's student, or a checkpoint's, says of somebody's images."""
 
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from rlkd.data.detection.shapes import shapes
 from rlkd.models import create_detector
 from rlkd.tasks.detection.task import Detection
 from rlkd.tasks.prediction_folder import claim
+from rlkd.text_files import read_object
 
 pytestmark = pytest.mark.usefixtures("plainly")
 
@@ -30,7 +30,7 @@ def predict(*words: str | Path) -> int:
 
 
 def answers(folder: Path) -> list[dict[str, Any]]:
-    return json.loads((folder / "predictions.json").read_text())
+    return read_object(folder / "predictions.json", "")["predictions"]
 
 
 def probabilities(weights: Path, image: Tensor, classes: int) -> Tensor:

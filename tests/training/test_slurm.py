@@ -1,7 +1,6 @@
 """Jobs of a SLURM cluster, by what its programs are given and say."""
 
 import io
-import json
 import os
 import pickle
 import sys
@@ -20,6 +19,7 @@ from rlkd.errors import UserError
 from rlkd.sweep import submitit_jobs as jobs
 from rlkd.sweep.plan import plan
 from rlkd.sweep.submitit_jobs import make_executor
+from rlkd.text_files import read_object, write_object
 
 pytestmark = pytest.mark.usefixtures("plainly")
 submitit = pytest.importorskip("submitit")
@@ -101,7 +101,7 @@ def test_jobs_that_slurm_still_has_are_waited_for_and_not_submitted_again(
     table = "".join(f"\\n{name}|{state}" for name, state in states.items())
     programs(sacct=f"print('JobID|State{table}')", srun="")
     kept = tmp_path / "jobs.json"
-    kept.write_text(json.dumps({each: [f"of {each}"] for each in (*states, "8")}))
+    write_object(kept, {"jobs": {each: [f"of {each}"] for each in (*states, "8")}})
     chosen = launcher("launcher=submitit_slurm")
 
     def still() -> dict[str, list[str]]:
@@ -124,15 +124,15 @@ def test_a_sweep_that_changes_keeps_the_jobs_of_the_earlier_one(
     names = [each.path.name for each in planned]
     # 20 has done a run that nobody asks for any more; 21 has broken; 22 was killed; 23 is not ours
     before = {"20": ["old", names[0]], "21": [names[1]], "22": [names[2]], "23": ["other"]}
-    (folder / "jobs.json").write_text(json.dumps(before))
+    write_object(folder / "jobs.json", {"jobs": before})
 
     for job in ("20", "21"):
         (folder / f"{job}_0_result.pkl").write_bytes(b"is not read")
-    (folder / "20_0_result.json").write_text('["of the old", null]')
+    write_object(folder / "20_0_result.json", {"outcomes": ["of the old", None]})
     (folder / "21_0_log.out").write_text("Traceback:\n  somewhere\nValueError: no\n")
     (folder / "22_0_log.out").write_text("epoch 1\nslurmstepd: error: oom_kill event\n\n")
     done = {"20": "RUNNING", "21": "RUNNING", "22": "OUT_OF_MEMORY", "23": "RUNNING"}
-    first = tmp_path / "asked"
+    first, answer = tmp_path / "asked", '{"format": 1, "outcomes": [null]}'
     programs(
         srun="",
         # 22 ends when 24 is submitted
@@ -144,13 +144,13 @@ def test_a_sweep_that_changes_keeps_the_jobs_of_the_earlier_one(
         f"pathlib.Path({str(first)!r}).touch()\n"
         f"folder = pathlib.Path({str(folder)!r})\n"
         "(folder / '24_0_result.pkl').touch()\n"
-        "(folder / '24_0_result.json').write_text('[null]')\n"
+        f"(folder / '24_0_result.json').write_text({answer!r})\n"
         "print('Submitted batch job 24')",
     )
     said = io.StringIO()
     console = Console(file=said, width=1000)
     outcomes = dict(jobs.in_jobs(planned, launcher("launcher=submitit_slurm"), folder, console))
-    assert json.loads((folder / "jobs.json").read_text()) == {**before, "24": [names[3]]}
+    assert read_object(folder / "jobs.json", "") == {"jobs": {**before, "24": [names[3]]}}
     log = str(folder / "{}_0_log.out")
     assert outcomes == {
         0: None,
@@ -193,7 +193,7 @@ def test_what_somebody_left_in_the_folder_of_jobs_is_never_run(
     folder, ran = tmp_path / "jobs", tmp_path / "ran"
     folder.mkdir()
     planned = plan(grid(teacher_file, tmp_path / "out", "seed=0,1"))
-    (folder / "jobs.json").write_text(json.dumps({"123": [planned[0].path.name]}))
+    write_object(folder / "jobs.json", {"jobs": {"123": [planned[0].path.name]}})
     code = pickle.dumps(Planted(ran))
     for name in ("123_0_result.pkl", "124_submitted.pkl", "124_0_result.pkl"):
         (folder / name).write_bytes(code)
@@ -220,13 +220,13 @@ def test_a_list_of_jobs_from_the_future_keeps_no_job_that_slurm_does_not_know(
 ) -> None:
     programs(sacct="print('JobID|State')", srun="")
     kept = tmp_path / "jobs.json"
-    kept.write_text('{"8": ["a"]}')
+    write_object(kept, {"jobs": {"8": ["a"]}})
     os.utime(kept, (0, time.time() + 10**6))
     assert jobs._still_queued(launcher("launcher=submitit_slurm"), tmp_path) == []
 
 
 @pytest.mark.parametrize("held", [{"../8": ["a"]}, {"8": [[]]}, {"8": "a"}, []])
 def test_what_lists_no_jobs_is_refused(held: object, tmp_path: Path) -> None:
-    (tmp_path / "jobs.json").write_text(json.dumps(held))
+    write_object(tmp_path / "jobs.json", {"jobs": held})
     with pytest.raises(UserError, match=r"lists no jobs: remove it once squeue shows"):
         jobs._still_queued(launcher("launcher=submitit_slurm"), tmp_path)

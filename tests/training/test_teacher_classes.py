@@ -17,6 +17,7 @@ from rlkd.engine.class_names import taught_rows
 from rlkd.engine.run_folder import RunFolder
 from rlkd.errors import Notice, UserError
 from rlkd.tasks.classification.data import load_dataset
+from rlkd.text_files import write_object
 
 pytestmark = pytest.mark.usefixtures("plainly")
 
@@ -85,7 +86,7 @@ def test_losses_of_embeddings_and_heads_work_with_a_bigger_teacher(
 def test_names_are_looked_up_beside_the_teacher_or_in_the_list(tmp_path: Path) -> None:
     beside, alone = tmp_path / "run" / "student.safetensors", tmp_path / "alone.pth"
     beside.parent.mkdir()
-    (beside.parent / "class_names.json").write_text(json.dumps(["ant", "cat", "dog", "eel"]))
+    write_object(beside.parent / "class_names.json", {"class_names": ["ant", "cat", "dog", "eel"]})
     assert taught_rows([3, 0], alone, ["x", "y"]) == [3, 0]
     assert taught_rows(["dog", "cat"], beside, ["hound", "puss"]) == [2, 1]
     assert taught_rows(["ant", "cat", "dog", "eel"], alone, ["eel", "cat"]) == [3, 1]
@@ -100,7 +101,7 @@ def test_names_are_looked_up_beside_the_teacher_or_in_the_list(tmp_path: Path) -
 
 def test_the_teachers_own_order_is_no_order_of_the_datas(tmp_path: Path) -> None:
     weights, own, data = tmp_path / "file.pth", ["ant", "bee", "cat"], ["cat", "ant", "bee"]
-    (tmp_path / "class_names.json").write_text(json.dumps(own))
+    write_object(tmp_path / "class_names.json", {"class_names": own})
     for given in (own, str(tmp_path / "class_names.json"), data):
         assert taught_rows(given, weights, data) == [2, 0, 1]
     with pytest.raises(UserError, match=r"neither theirs nor the teacher's \(see .*\): give them"):
@@ -126,7 +127,7 @@ def test_the_teachers_own_order_is_no_order_of_the_datas(tmp_path: Path) -> None
     ],
 )
 def test_classes_that_do_not_fit_are_named(tmp_path: Path, given: object, told: str) -> None:
-    (tmp_path / "class_names.json").write_text(json.dumps(["ant", "cat", "dog", "eel"]))
+    write_object(tmp_path / "class_names.json", {"class_names": ["ant", "cat", "dog", "eel"]})
     with pytest.raises(UserError, match=told):
         taught_rows(given, tmp_path / "file.pth", ["cat", "dog"])
 
@@ -159,7 +160,7 @@ def test_a_head_is_new_where_its_classes_are_called_otherwise(tmp_path: Path) ->
     network = models.create("convnet_small", num_classes=10, in_channels=1)
     folder = RunFolder(tmp_path)
     models.save_weights(network, folder.student)
-    (tmp_path / "class_names.json").write_text(json.dumps(NAMES[:10]))
+    write_object(tmp_path / "class_names.json", {"class_names": NAMES[:10]})
     config, dataset = _digits(folder.student, "student=convnet_small")
     config.student.checkpoint = str(folder.student)
     with pytest.raises(UserError, match="another class order than the data: class 0 is class 0"):
@@ -176,7 +177,7 @@ def test_a_head_is_new_where_its_classes_are_called_otherwise(tmp_path: Path) ->
 def test_a_teacher_of_other_class_names_is_refused_with_the_remedy(
     bigger: Path, classes: int
 ) -> None:
-    (bigger.parent / "class_names.json").write_text(json.dumps(NAMES[:classes]))
+    write_object(bigger.parent / "class_names.json", {"class_names": NAMES[:classes]})
     config, dataset = _digits(bigger)
     with pytest.raises(UserError, match=r"it was trained on, or teacher\.classes=\[\.\.\.\] for"):
         build.teacher(config.teacher, dataset, build.trainer_options(config))

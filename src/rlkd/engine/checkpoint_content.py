@@ -25,6 +25,7 @@ from rlkd.engine.module import StudentModule
 from rlkd.errors import UserError
 from rlkd.models.matching import is_plain
 from rlkd.models.weight_files import read_weights
+from rlkd.text_files import require_format
 
 _DEPTH = 20
 _PARTS_AT_MOST = 4_000_000
@@ -50,6 +51,7 @@ def content_fault(place: Path, trainer: L.Trainer, module: StudentModule) -> str
         held = read_weights(place)
         _check_size(held)
         require(held.keys() >= _PARTS, f"it lacks {', '.join(sorted(_PARTS - held.keys()))}")
+        require_format(held["rlkd"].get("format"), "it")
         Version(held["pytorch-lightning_version"])  # Lightning brings older ones up to date by it
         _check_weights(held["state_dict"], module)
         _check_progress(held, trainer, module)

@@ -1,7 +1,6 @@
 """The order of the classes: left with a run, and held against the data that weights meet again."""
 
 import difflib
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 from rlkd.data.imagenet_names import WNIDS
 from rlkd.engine.run_folder import RunFolder
 from rlkd.errors import UserError
-from rlkd.text_files import parse_json, read_json, read_text, write_text
+from rlkd.text_files import parse_json, read_json, read_object, read_text, write_object
 
 FILE = "class_names.json"
 """In a run's folder: the names of the data's classes, in the order of the student's logits."""
@@ -25,7 +24,7 @@ def keep_order(folder: RunFolder, class_names: Sequence[str]) -> None:
     if path.is_file():
         check_run_order(folder, class_names)
     else:
-        write_text(path, json.dumps(list(class_names), indent=0, ensure_ascii=False))
+        write_object(path, {"class_names": list(class_names)})
 
 
 def check_run_order(folder: RunFolder, class_names: Sequence[str]) -> None:
@@ -161,14 +160,11 @@ def _check(subject: Path, told: Path, class_names: Sequence[str], further: str =
 
 
 def _names(told: Path, subject: Path) -> list[str]:
-    try:
-        found = read_json(told, "")
-        names = found["class_names"] if isinstance(found, dict) else found
-        if not isinstance(names, list) or not all(isinstance(each, str | int) for each in names):
-            raise TypeError
-        return list(map(str, names))
-    except (UserError, KeyError, TypeError):
+    """Return the names in the file of a run, or in the one beside an export."""
+    remedy = "fix or remove it"
+    held = read_object(told, remedy) if told.name == FILE else read_json(told, remedy)
+    names = held.get("class_names") if isinstance(held, dict) else None
+    if not isinstance(names, list) or not all(isinstance(each, str | int) for each in names):
         whose = "the run" if subject == told else subject.name
-        raise UserError(
-            f"{told} is to name the classes of {whose} and cannot be read: fix or remove it"
-        ) from None
+        raise UserError(f"{told} does not name the classes of {whose}: {remedy}")
+    return list(map(str, names))

@@ -14,7 +14,6 @@ from rlkd.config.settings import apply, expand_paths, trust
 from rlkd.engine.identity import flat
 from rlkd.engine.run_folder import RunFolder
 from rlkd.errors import UserError
-from rlkd.text_files import read_config
 
 
 def own_words(overrides: Iterable[str], words: Collection[str]) -> tuple[dict[str, str], list[str]]:
@@ -67,7 +66,7 @@ def configured(overrides: Iterable[str], *, run: str | None = None) -> DictConfi
     folder = RunFolder(Path(run))
     if not folder.config.is_file():
         raise UserError(f"{folder.path} has no config.yaml: give run=FOLDER of a run of rlkd")
-    config = read_config(folder.config, "restore the file or repeat the run")
+    config = folder.settings
     if not isinstance(config.get("student"), DictConfig):
         raise UserError(
             f"{folder.config} is not the configuration of a run of rlkd: it has no section student"

@@ -20,6 +20,7 @@ from rlkd.errors import notice
 from rlkd.exploration import Explorer
 from rlkd.losses import LossInputs, Objective
 from rlkd.temperature import TemperatureSource
+from rlkd.text_files import FORMAT
 from rlkd.types import Temperatures
 
 Schedule = Callable[[Optimizer], LRScheduler]
@@ -138,7 +139,8 @@ class StudentModule(L.LightningModule):
             own = ranks.said({name: each.cpu() for name, each in self.meters.named_buffers()})
         loop = self.trainer.fit_loop.epoch_loop
         done = 0 if loop.batch_progress.is_last_batch else loop.batch_idx + 1
-        checkpoint["rlkd"] = {"batches_done": done, "history": self.history, "meters": own}
+        stand = {"batches_done": done, "history": self.history, "meters": own}
+        checkpoint["rlkd"] = {"format": FORMAT, **stand}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up where the run stood.

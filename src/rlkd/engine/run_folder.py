@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from rlkd.atomic import is_unfinished
 from rlkd.engine.checkpoint_store import CheckpointStore
@@ -18,7 +18,14 @@ from rlkd.engine.lock import LOCK
 from rlkd.errors import UserError
 from rlkd.regular_files import file_sha256
 from rlkd.reporting import ImageCounts, Result
-from rlkd.text_files import read_config, read_json, write_text
+from rlkd.text_files import (
+    FORMAT,
+    read_config,
+    read_object,
+    require_format,
+    write_object,
+    write_text,
+)
 
 _RESTORE = "restore it, or remove the folder to begin again"
 
@@ -134,8 +141,8 @@ class RunFolder:
                 "output=DIR"
             )
         self._repair(tell)
-        write_text(self.config, config)
-        write_text(self.images, json.dumps(_counts(images, sha256)))
+        write_text(self.config, as_stored(config))
+        write_object(self.images, _counts(images, sha256))
 
     def _refuse_links(self) -> None:
         for each in (self.checkpoints.folder, self.events):
@@ -169,7 +176,7 @@ class RunFolder:
         """
         if not self.config.is_file():
             return
-        found = difference(self._held, _settings(config))
+        found = difference(_as_dict(self.settings), _settings(config))
         if found is not None:
             other, held, wanted = found
             raise UserError(
@@ -184,7 +191,7 @@ class RunFolder:
             UserError: if they are others.
         """
         counts = _counts(images, sha256)
-        before = read_json(self.images, _RESTORE) if self.images.is_file() else counts
+        before = read_object(self.images, _RESTORE) if self.images.is_file() else counts
         if before != counts:
             raise UserError(
                 f"{self.path} was begun on other images ({json.dumps(before)[:300]}, these are "
@@ -193,12 +200,21 @@ class RunFolder:
 
     def moved(self, config: str) -> bool:
         """Return whether the run is to read its data elsewhere than it did."""
-        before, now = (each.get("data", {}).get("root") for each in (self._held, _settings(config)))
+        settings = (_as_dict(self.settings), _settings(config))
+        before, now = (each.get("data", {}).get("root") for each in settings)
         return before != now
 
     @property
-    def _held(self) -> dict[str, Any]:
-        return _as_dict(read_config(self.config, _RESTORE))
+    def settings(self) -> DictConfig:
+        """The configuration that the last process to train in the folder was given.
+
+        Raises:
+            UserError: if it is missing, damaged, or of another format.
+        """
+        config = read_config(self.config, _RESTORE)
+        require_format(_as_dict(config).get("format"), self.config)  # read as it stands
+        del config["format"]
+        return config
 
     def require_space(self, mib: int = 64) -> None:
         """Refuse to begin where there is no room for a checkpoint.
@@ -219,9 +235,14 @@ def _as_dict(config: Any) -> dict[str, Any]:
     return cast("dict[str, Any]", OmegaConf.to_container(config))
 
 
+def as_stored(config: str) -> str:
+    """Return a configuration, YAML, as `config.yaml` has it: with the format of the run's files."""
+    return f"format: {FORMAT}\n{config}"
+
+
 def config_sha256(config: str) -> str:
-    """Return the fingerprint of a configuration."""
-    return hashlib.sha256(config.encode()).hexdigest()
+    """Return the fingerprint of a configuration: that of its `config.yaml`."""
+    return hashlib.sha256(as_stored(config).encode()).hexdigest()
 
 
 def _counts(images: ImageCounts, sha256: str) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import importlib
 import io
-import json
 import os
 import re
 import signal
@@ -28,7 +27,7 @@ from rlkd.errors import UserError
 from rlkd.regular_files import open_regular
 from rlkd.reporting.escaping import say, say_trace
 from rlkd.sweep.plan import LauncherOptions, Planned, attempt, told
-from rlkd.text_files import read_json, write_text
+from rlkd.text_files import read_object, write_object
 
 _POLL_SECONDS = 1.0
 _SIGNAL_VARIABLE = "SUBMITIT_PREEMPT_SIGNAL"
@@ -78,7 +77,7 @@ class RunCells:
             outcomes = [self._outcome(each) for each in settings]
         if "SUBMITIT_FOLDER" in os.environ:
             paths = _submitit().JobEnvironment().paths
-            write_text(_outcome_file(paths), json.dumps(outcomes))
+            write_object(_outcome_file(paths), {"outcomes": outcomes})
         return outcomes
 
     def checkpoint(self, settings: Sequence[str], gpus: str | None) -> Any:
@@ -328,7 +327,7 @@ def _read_outcomes(path: Path, count: int) -> list[str | None]:
     deadline = time.monotonic() + _UNTIL_SEEN
     while not path.exists() and time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)
-    held = read_json(path, "see the job's log")
+    held = read_object(path, "see the job's log").get("outcomes")
     if not isinstance(held, list) or [type(each) in (str, NoneType) for each in held] != (
         [True] * count
     ):
@@ -351,7 +350,7 @@ def _reason(job: Any, log: Path) -> str:
 
 def _remember(jobs: Sequence[_Submitted], folder: Path) -> None:
     names = {each.job.job_id: each.names for each in jobs}
-    write_text(folder / "jobs.json", json.dumps(names, indent=1))
+    write_object(folder / "jobs.json", {"jobs": names})
 
 
 def _still_queued(options: LauncherOptions, folder: Path) -> list[_Submitted]:
@@ -362,7 +361,7 @@ def _still_queued(options: LauncherOptions, folder: Path) -> list[_Submitted]:
     young = 0 <= time.time() - kept.stat().st_mtime < _UNTIL_KNOWN
     going_on = (*_GOING_ON, "UNKNOWN") if young else _GOING_ON
     found: list[_Submitted] = []
-    held = read_json(kept, "remove it once squeue shows no job of this comparison")
+    held = read_object(kept, "remove it once squeue shows no job of this comparison").get("jobs")
     if not isinstance(held, dict) or not all(
         _JOB_ID.fullmatch(job_id)
         and isinstance(names, list)

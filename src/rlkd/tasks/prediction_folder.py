@@ -2,10 +2,10 @@
 
 import io
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from jaxtyping import UInt8
 from PIL import Image
@@ -17,7 +17,7 @@ from rlkd.data.sources.listing import ENDINGS, list_images, require_text
 from rlkd.engine.lock import LOCK
 from rlkd.errors import UserError
 from rlkd.reporting.results.provenance import counted
-from rlkd.text_files import read_json, write_text
+from rlkd.text_files import read_object, write_object
 
 RESULTS = "predictions.json"
 PICTURES = "pictures"
@@ -93,12 +93,21 @@ def claim(output: Path, *, keys: Collection[str]) -> None:
         raise UserError(
             f"{output} holds files that are no predictions: name a new or empty output folder"
         )
-    write_text(marker, "[]")
+    write_results(output, [])
+
+
+def write_results(output: Path, predictions: Sequence[Mapping[str, Any]]) -> None:
+    """Write `predictions.json`: what was said of each image, in the order of the paths.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    write_object(output / RESULTS, {"predictions": predictions})
 
 
 def _is_prediction(marker: Path, keys: Collection[str]) -> bool:
     try:
-        found: object = read_json(marker, "", limit=_MAX_RESULTS)
+        found: object = read_object(marker, "", limit=_MAX_RESULTS).get("predictions")
     except UserError:
         return False
     return isinstance(found, list) and all(

@@ -1,119 +1,114 @@
-"""The reading of JSON that a person may have edited, field by field."""
+"""Files of results: dataclasses as JSON, each field checked by its type when it is read."""
 
 import math
-from typing import cast
+import sys
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from rlkd.errors import UserError
-from rlkd.text_files import parse_json, shown
+from rlkd.text_files import read_object, shown, write_object
+
+Count = Annotated[int, 0]
+"""A whole number from 0."""
+Fraction = Annotated[float, 0, 1]
+"""A number in [0, 1], or NaN where it is not known."""
+_BOUNDS: Any = {
+    int: (-(2**63), 2**63 - 1),
+    float: (-sys.float_info.max, sys.float_info.max),
+}
+_NUMBERS: Any = {int: (int,), float: (int, float)}
+_WORDS: Any = {
+    int: "a whole number",
+    float: "a number",
+    str: "a string",
+    list: "a list",
+    dict: "an object",
+}
+
+T = TypeVar("T")
 
 
-def parse_object(text: str, source: str) -> dict[str, object]:
-    """Parse a JSON object.
-
-    Args:
-        text: The JSON.
-        source: What the text is called in an error, usually a path.
+def write_fields(path: str | Path, value: Any) -> None:
+    """Write a dataclass as JSON, whole or not at all; figures that are not finite become null.
 
     Raises:
-        UserError: The text is not JSON, or not an object.
+        UserError: The file cannot be written.
     """
+    write_object(path, _finite(asdict(value)), indent=2)
+
+
+def read_fields(kind: type[T], path: str | Path, remedy: str) -> T:
+    """Read a dataclass that `write_fields` wrote.
+
+    Fields may be strings, numbers, lists, dictionaries, other dataclasses, and unions of those with
+    None or of two dataclasses, which their first field tells apart. A null for a number is NaN.
+
+    Args:
+        kind: The dataclass.
+        path: The file.
+        remedy: How to fix a file that is missing or no JSON.
+
+    Raises:
+        UserError: The file is missing, no JSON or of another format, or a field is missing, of
+            another type or out of its range.
+    """
+    values = read_object(path, remedy)
     try:
-        parsed: object = parse_json(text)
+        return _decoded(kind, values, "")
     except ValueError as error:
-        raise UserError(
-            f"{source} is not valid JSON ({error}); restore the file or repeat the run"
-        ) from None
-    if not isinstance(parsed, dict):
-        raise UserError(f"{source} holds no JSON object; restore the file or repeat the run")
-    return cast(dict[str, object], parsed)
+        raise UserError(f"{path}: {error}; correct it or repeat the run") from None
 
 
-class Fields:
-    """The fields of a JSON object, each read with its type checked."""
-
-    def __init__(self, values: dict[str, object], source: str) -> None:
-        self.values = values
-        self.source = source
-
-    def get(self, key: str) -> object:
-        """Return a field as it stands.
-
-        Raises:
-            UserError: The field is missing.
-        """
-        if key not in self.values:
-            raise UserError(f"{self.source}: field {key!r} is missing; repeat the run")
-        return self.values[key]
-
-    def fault(self, key: str, wanted: str) -> UserError:
-        """Return the error for a field that is not what it should be."""
-        found = shown(self.values[key])
-        return UserError(
-            f"{self.source}: field {key!r} is {found}, expected {wanted}; correct it or repeat "
-            "the run"
-        )
-
-    def number(self, key: str) -> float:
-        """Return a finite number; null stands for one that is not known, and is read as NaN."""
-        value = self.get(key)
-        if value is None:
-            return float("nan")
-        number = as_number(value)
-        if number is None:
-            raise self.fault(key, "a number")
-        return number
-
-    def fraction(self, key: str) -> float:
-        """Return a number in [0, 1]; null is read as NaN."""
-        number = self.number(key)
-        if number < 0 or number > 1:
-            raise self.fault(key, "a number from 0 to 1")
-        return number
-
-    def integer(self, key: str) -> int:
-        """Return a whole number of 64 bits."""
-        value = self.get(key)
-        if isinstance(value, bool) or not isinstance(value, int) or not -(2**63) <= value < 2**63:
-            raise self.fault(key, "a whole number")
-        return value
-
-    def count(self, key: str) -> int:
-        """Return a whole number, from 0."""
-        value = self.integer(key)
-        if value < 0:
-            raise self.fault(key, "a whole number from 0")
-        return value
-
-    def string(self, key: str) -> str:
-        """Return a string."""
-        value = self.get(key)
-        if not isinstance(value, str):
-            raise self.fault(key, "a string")
-        return value
-
-    def section(self, key: str) -> "Fields | None":
-        """Return an object's fields, or None where the file says null."""
-        value = self.get(key)
-        if value is None:
-            return None
-        if not isinstance(value, dict):
-            raise self.fault(key, "an object or null")
-        return Fields(cast(dict[str, object], value), f"{self.source}: {key}")
-
-    def items(self, key: str) -> list[object]:
-        """Return a list."""
-        value = self.get(key)
-        if not isinstance(value, list):
-            raise self.fault(key, "a list")
-        return cast(list[object], value)
-
-
-def as_number(value: object) -> float | None:
-    """Return a number of JSON; None where it is none, or too large for a float."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+def _decoded(kind: Any, value: Any, key: str) -> Any:
+    """Return a value of JSON as a type says; raise a ValueError that names its field."""
+    kinds = get_args(kind) if get_origin(kind) in (UnionType, Union) else (kind,)
+    if value is None and NoneType in kinds:
         return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
+    if is_dataclass(kinds[0]):
+        return _object([each for each in kinds if each is not NoneType], value, key)
+    origin, inner = get_origin(kinds[0]), get_args(kinds[0])
+    plain: Any = inner[0] if origin is Annotated else origin or kinds[0]
+    bounds = inner[1:] if origin is Annotated else ()
+    if plain is list and type(value) is list:
+        return [_decoded(inner[0], each, f"{key}[{i}]") for i, each in enumerate(value)]
+    if plain is dict and type(value) is dict:
+        return {name: _decoded(inner[1], each, f"{key}.{name}") for name, each in value.items()}
+    if plain is str and type(value) is str:
+        return value
+    if plain is float and value is None:
+        return math.nan
+    if type(value) in _NUMBERS.get(plain, ()):
+        low, high = (*bounds, *_BOUNDS[plain][len(bounds) :])
+        if low <= value <= high:
+            return float(cast(Any, value)) if plain is float else value
+    ends = zip(("from", "to"), bounds, strict=False)
+    wanted = " ".join([_WORDS[plain], *(f"{word} {end}" for word, end in ends)])
+    raise ValueError(f"field {key!r} is {shown(value)}, expected {wanted}")
+
+
+def _object(kinds: list[Any], value: Any, key: str) -> Any:
+    """Return one of the dataclasses: the one whose first field is there."""
+    if type(value) is not dict:
+        raise ValueError(f"field {key!r} is {shown(value)}, expected an object")
+    prefix = f"{key}." if key else ""
+    firsts = {fields(each)[0].name: each for each in kinds}
+    kind = next((each for name, each in firsts.items() if name in value), None)
+    if kind is None:
+        raise ValueError(f"field {' or '.join(repr(prefix + name) for name in firsts)} is missing")
+    types, made = get_type_hints(kind, include_extras=True), dict[str, Any]()
+    for name in (each.name for each in fields(kind)):
+        if name not in value:
+            raise ValueError(f"field {prefix + name!r} is missing")
+        made[name] = _decoded(types[name], value[name], prefix + name)
+    return kind(**made)
+
+
+def _finite(value: Any) -> Any:
+    """Put None, as JSON has no NaN, in the place of figures that are not finite."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in cast("dict[str, Any]", value).items()}
+    if isinstance(value, list):
+        return [_finite(each) for each in cast("list[Any]", value)]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,16 +1,12 @@
 """The policy as a map: the mean temperature over teacher confidence and student confidence."""
 
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import cast
 
-from rlkd.errors import UserError
-from rlkd.reporting.results.files import Fields, as_number, parse_object
-from rlkd.text_files import read_text, write_text
+from rlkd.reporting.results.files import Count, read_fields, write_fields
 
 Means = list[list[float | None]]
 
@@ -30,7 +26,7 @@ class PolicyMap:
     """Bounds of the m columns, m + 1 ascending values in [0, 1]."""
     mean_temperature: Means
     """k rows of m means; None where no instance fell."""
-    count: list[list[int]]
+    count: list[list[Count]]
     """k rows of m numbers of instances."""
 
     def __post_init__(self) -> None:
@@ -42,8 +38,6 @@ class PolicyMap:
             widths = {len(row) for row in grid}
             if len(grid) != rows or widths != {columns}:
                 raise ValueError(f"{name} must have {rows} rows of {columns} cells, as the edges")
-        if any(cell < 0 for row in self.count for cell in row):
-            raise ValueError("count must hold numbers of instances, from 0")
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -64,26 +58,16 @@ class PolicyMap:
         """
         rows, columns = self.shape
         cells = [[self.cell(row, column) for column in range(columns)] for row in range(rows)]
-        write_text(path, json.dumps(asdict(self) | {"mean_temperature": cells}) + "\n")
+        write_fields(path, replace(self, mean_temperature=cells))
 
     @classmethod
     def read(cls, path: str | Path) -> "PolicyMap":
         """Read a map from a file.
 
         Raises:
-            UserError: The file is missing or is not a policy map.
+            UserError: The file is missing, damaged, of another format, or no policy map.
         """
-        text = read_text(path, "name the folder of a run with a learning temperature")
-        fields = Fields(parse_object(text, str(path)), str(path))
-        try:
-            return cls(
-                teacher_confidence_edges=_floats(fields, "teacher_confidence_edges"),
-                student_confidence_edges=_floats(fields, "student_confidence_edges"),
-                mean_temperature=_means(fields, "mean_temperature"),
-                count=_counts(fields, "count"),
-            )
-        except ValueError as error:
-            raise UserError(f"{path}: {error}; remove the file or repeat the run") from None
+        return read_fields(cls, path, "name the folder of a run with a learning temperature")
 
 
 def pool(maps: Sequence[PolicyMap]) -> PolicyMap:
@@ -118,32 +102,3 @@ def _pool_cell(maps: Sequence[PolicyMap], row: int, column: int) -> tuple[float 
     if total == 0:
         return None, 0
     return sum(mean * count for mean, count in weighted) / total, total
-
-
-def _floats(fields: Fields, key: str) -> list[float]:
-    return [_float(fields, key, item) for item in fields.items(key)]
-
-
-def _grid(fields: Fields, key: str) -> list[list[object]]:
-    rows = fields.items(key)
-    if not all(isinstance(row, list) for row in rows):
-        raise fields.fault(key, "a list of lists")
-    return cast(list[list[object]], rows)
-
-
-def _means(fields: Fields, key: str) -> Means:
-    return [
-        [None if item is None else _float(fields, key, item) for item in row]
-        for row in _grid(fields, key)
-    ]
-
-
-def _counts(fields: Fields, key: str) -> list[list[int]]:
-    return [[int(_float(fields, key, item)) for item in row] for row in _grid(fields, key)]
-
-
-def _float(fields: Fields, key: str, item: object) -> float:
-    number = as_number(item)
-    if number is None:
-        raise fields.fault(key, "numbers")
-    return number

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from rlkd.errors import UserError
-from rlkd.reporting.results.files import Fields
+from rlkd.reporting.results.files import Fraction
 
 UNKNOWN = "n/a"
 
@@ -63,15 +63,6 @@ class SplitScores(ABC):
     def summary(self) -> str:
         """The figures that tell one network from another, in a line."""
 
-    @classmethod
-    @abstractmethod
-    def from_fields(cls, fields: Fields) -> "AnyScores":
-        """Read the scores from JSON.
-
-        Raises:
-            UserError: A field is missing or of the wrong type.
-        """
-
 
 @dataclass(frozen=True, slots=True)
 class Scores(SplitScores):
@@ -88,9 +79,9 @@ class Scores(SplitScores):
     noun: ClassVar[str] = "accuracy"
     curves: ClassVar[tuple[str, ...]] = ()
 
-    top1: float
+    top1: Fraction
     """Accuracy, a fraction in [0, 1]."""
-    top5: float
+    top5: Fraction
     """Share of instances whose class is among the five likeliest, in [0, 1]."""
     loss: float
     """Mean cross-entropy, nats."""
@@ -106,11 +97,6 @@ class Scores(SplitScores):
     def summary(self) -> str:
         """Both accuracies."""
         return f"top-1 {percent(self.top1)} %, top-5 {percent(self.top5)} %"
-
-    @classmethod
-    def from_fields(cls, fields: Fields) -> "Scores":
-        """Read the scores from JSON. See `SplitScores.from_fields`."""
-        return cls(fields.fraction("top1"), fields.fraction("top5"), fields.number("loss"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,19 +126,19 @@ class DetectionScores(SplitScores):
     noun: ClassVar[str] = "AP"
     curves: ClassVar[tuple[str, ...]] = ("ap50", "ap75")
 
-    ap: float
+    ap: Fraction
     """AP averaged over the IoU bounds 0.50, 0.55, ..., 0.95."""
-    ap50: float
+    ap50: Fraction
     """AP at IoU 0.50."""
-    ap75: float
+    ap75: Fraction
     """AP at IoU 0.75."""
-    ap_small: float
+    ap_small: Fraction
     """`ap` of objects of less than 32^2 pixels in area."""
-    ap_medium: float
+    ap_medium: Fraction
     """`ap` of objects of 32^2 to 96^2 pixels in area."""
-    ap_large: float
+    ap_large: Fraction
     """`ap` of objects of more than 96^2 pixels in area."""
-    per_class: dict[str, float] = field(default_factory=dict[str, float])
+    per_class: dict[str, Fraction] = field(default_factory=dict[str, float])
     """The class's name to its `ap`, in the order of the labels; without the background."""
 
     def by_class(self) -> dict[str, float]:
@@ -170,32 +156,10 @@ class DetectionScores(SplitScores):
         told = {"AP": self.ap, "AP50": self.ap50, "AP75": self.ap75}
         return ", ".join(f"{name} {percent(value)} %" for name, value in told.items())
 
-    @classmethod
-    def from_fields(cls, fields: Fields) -> "DetectionScores":
-        """Read the scores from JSON. See `SplitScores.from_fields`."""
-        figures = [fields.fraction(column) for column in cls.headings]
-        classes = fields.section("per_class")
-        if classes is None:
-            raise fields.fault("per_class", "an object")
-        return cls(*figures, per_class={name: classes.fraction(name) for name in classes.values})
-
 
 AnyScores = Scores | DetectionScores
 Kind = type[Scores] | type[DetectionScores]
 KINDS: tuple[Kind, ...] = (Scores, DetectionScores)
-
-
-def read_scores(fields: Fields) -> AnyScores:
-    """Read scores of any kind from JSON: the headline's key tells the kind.
-
-    Raises:
-        UserError: There is the headline of no kind, or a field is missing or of the wrong type.
-    """
-    for kind in KINDS:
-        if kind.column in fields.values:
-            return kind.from_fields(fields)
-    keys = " or ".join(repr(kind.column) for kind in KINDS)
-    raise UserError(f"{fields.source}: field {keys} is missing; repeat the run")
 
 
 def kind_of(named: Iterable[tuple[str, AnyScores]]) -> Kind:

@@ -1,6 +1,5 @@
 """The images of a classification run, by their part in it, and the loaders over them."""
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +24,7 @@ from rlkd.engine.run_folder import RunFolder
 from rlkd.engine.shared_data import load
 from rlkd.errors import UserError
 from rlkd.ranks import Part
-from rlkd.text_files import read_json, write_text
+from rlkd.text_files import read_object, write_object
 from rlkd.types import Batch
 
 UNREADABLE = "unreadable.json"
@@ -183,7 +182,7 @@ def leave_unreadable(folder: RunFolder, dataset: Dataset) -> None:
     if dataset.unreadable is not None and dataset.unreadable.places:
         places = dataset.unreadable.places
         told = {"count": len(places), "places": list(places)}
-        write_text(folder.path / UNREADABLE, json.dumps(told, indent=1))
+        write_object(folder.path / UNREADABLE, told)
 
 
 def take_up_unreadable(folder: RunFolder, dataset: Dataset) -> None:
@@ -195,8 +194,7 @@ def take_up_unreadable(folder: RunFolder, dataset: Dataset) -> None:
     path = folder.path / UNREADABLE
     if dataset.unreadable is None or not path.is_file():
         return
-    held = read_json(path, "fix or remove it")
-    places = held.get("places") if isinstance(held, dict) else None
+    places = read_object(path, "fix or remove it").get("places")
     if not isinstance(places, list):
         raise UserError(f"{path} lists no places: fix or remove it")
     dataset.unreadable.add(map(str, places))

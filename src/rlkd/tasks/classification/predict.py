@@ -1,6 +1,5 @@
 """What a classifier says of somebody's images, as JSON and as a table."""
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypedDict
@@ -21,11 +20,11 @@ from rlkd.reporting.escaping import csv_text, say
 from rlkd.reporting.results.provenance import counted
 from rlkd.tasks.classification.data import plain_loader
 from rlkd.tasks.prediction_folder import (
-    RESULTS,
     batches,
     claim,
     image_files,
     left_out_words,
+    write_results,
 )
 from rlkd.text_files import write_text
 
@@ -98,7 +97,7 @@ def predict_classes(
             f"none of the {len(files)} images in {asked.images} can be decoded: replace them"
         )
     write_text(asked.output / TABLE, _table(predictions))
-    write_text(asked.output / RESULTS, json.dumps(predictions, indent=1))
+    write_results(asked.output, predictions)
     left_out = left_out_words(len(files) - len(predictions), others)
     _tell(predictions, left_out, asked.output, console)
     return predictions

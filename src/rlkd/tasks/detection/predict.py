@@ -1,7 +1,6 @@
 """What a detector finds in somebody's images, as JSON and as pictures with boxes."""
 
 import io
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypedDict, cast
@@ -21,15 +20,14 @@ from rlkd.reporting.predictions import DrawnBox, PredictionRow
 from rlkd.reporting.results.provenance import counted
 from rlkd.tasks.detection.evaluate import Found, as_input, find
 from rlkd.tasks.prediction_folder import (
-    RESULTS,
     batches,
     claim,
     image_files,
     left_out_words,
     picture_path,
     save_picture,
+    write_results,
 )
-from rlkd.text_files import write_text
 
 _COLORS = (
     "#e6194b", "#3cb44b", "#ffe119", "#4363d8", "#f58231", "#911eb4",
@@ -121,7 +119,7 @@ def predict_images(
             )
     if not predictions:
         raise UserError(f"none of the {len(files)} images in {source} can be decoded: replace them")
-    write_text(output / RESULTS, json.dumps(predictions, indent=1))
+    write_results(output, predictions)
     total = sum(len(each["detections"]) for each in predictions)
     told = f"{counted(total, 'object')} of score {threshold:g} or more in "
     told += counted(len(predictions), "image")
