@@ -11,8 +11,8 @@ import torch
 from rich.console import Console
 from tests.training.runs import silent, tiny
 
-from rlkd.engine.callbacks import checkpoint as checkpoints
-from rlkd.engine.callbacks import metrics as logging
+from rlkd.engine.callbacks import checkpoint
+from rlkd.engine.callbacks import metrics
 from rlkd.engine.callbacks import progress
 from rlkd.engine.callbacks.progress import Clock
 from rlkd.engine.meters import EpochMeters
@@ -149,14 +149,14 @@ def test_whoever_reads_the_device_lets_the_clock_settle_first(
 
     monkeypatch.setattr(Clock, "on_train_batch_start", step)
     monkeypatch.setattr(Clock, "settle", settle)
-    for where in (progress, checkpoints, logging):
+    for where in (progress, checkpoint, metrics):
         name = where.__name__.rpartition(".")[2]
         monkeypatch.setattr(where, "check_finite", reading(name, where.check_finite))
     monkeypatch.setattr(EpochMeters, "read", reading("meters", EpochMeters.read))
     settings = ("trainer.epochs=1", "trainer.log_every_steps=2", "trainer.checkpoint_every_steps=1")
     settings = ("temperature=constant", *settings)
     distill(tiny(teacher_file, tmp_path / "run", *settings), console=silent())
-    assert readers == {"progress": 1, "checkpoints": 3, "logging": 1, "meters": 2}
+    assert readers == {"progress": 1, "checkpoint": 3, "metrics": 1, "meters": 2}
 
 
 def distilled(teacher: Path, folder: RunFolder) -> list[str]:

@@ -68,6 +68,7 @@ def test_a_run_leaves_its_folder_complete_and_prints_what_it_came_to(
     }
     held = json.loads(folder.result.read_text())
     assert list(held) == [
+        "format",
         "test",
         "teacher",
         "teacher_sha256",

@@ -154,7 +154,7 @@ def dress(axes: Axes, name: str, heading: str, epochs: Sequence[float]) -> None:
     low, high = min(epochs), max(epochs)
     axes.set_xlim(*((low, high) if low < high else (low - 0.5, high + 0.5)))
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=(1, 2, 5, 10)))
-    if axes.get_yscale() == "linear":
+    if axes.get_yscale() != "log":
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=(1, 2, 5, 10)))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlabel("epoch")
