@@ -12,7 +12,6 @@ from rlkd.agent.action import BoundedGaussian, check_policy, raw_from_temperatur
 from rlkd.agent.random_stream import RandomStream
 from rlkd.checks import check_logits
 from rlkd.errors import UserError
-from rlkd.reporting import read_metrics
 from rlkd.temperature import EpochSource
 from rlkd.types import Temperatures
 
@@ -106,6 +105,8 @@ def _recorded_quantiles(folder: Path) -> list[list[float]]:
     path = folder / "metrics.csv"
     if not path.is_file():
         raise UserError(f"like={folder}: no metrics.csv there; give the folder of an agent's run")
+    from rlkd.reporting import read_metrics  # a loop of one's own needs no reports
+
     columns = [quantile_column(level) for level in QUANTILES]
     rows = read_metrics(path)
     if not rows or any(column not in row for row in rows for column in columns):

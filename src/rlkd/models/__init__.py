@@ -1,5 +1,8 @@
 """Networks: built by name, loaded from checkpoints, frozen as teachers."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from rlkd.models.checkpoint import (
     ClassCountError,
     as_safetensors,
@@ -9,9 +12,11 @@ from rlkd.models.checkpoint import (
     save_weights,
 )
 from rlkd.models.create import create, names
-from rlkd.models.detectors import create_detector, detector_names, fpn_levels, is_two_stage
 from rlkd.models.teacher import Teacher, weights_sha256
 from rlkd.models.trial import Settings, called_once, same_form
+
+if TYPE_CHECKING:
+    from rlkd.models.detectors import create_detector, detector_names, fpn_levels, is_two_stage
 
 __all__ = [
     "ClassCountError",
@@ -32,3 +37,10 @@ __all__ = [
     "save_weights",
     "weights_sha256",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import detectors when one is used: torchvision takes seconds, and a plain loop has none."""
+    if name in __all__:
+        return getattr(import_module("rlkd.models.detectors"), name)
+    raise AttributeError(f"module 'rlkd.models' has no attribute {name!r}")
