@@ -1,6 +1,9 @@
-"""What the user can fix or should know of, in one line."""
+"""Errors that the user can fix, and notices, each of one line."""
 
+import operator
 import warnings
+from collections.abc import Iterable
+from itertools import takewhile
 
 
 class UserError(Exception):
@@ -24,6 +27,25 @@ class Notice(UserWarning):
 
     The command line prints it without the place in the code that it comes from.
     """
+
+
+def nearest(name: str, known: Iterable[str]) -> list[str]:
+    """Return the up to three known names that are most like a name, the likeliest first.
+
+    Upper and lower case are the same. Of equally near ones that with the longest common start comes
+    first: resnet21 is closer to resnet20 than to resnet32.
+    """
+    from difflib import get_close_matches  # on the way to an error alone
+
+    by_lower_case, name = {each.lower(): each for each in known}, name.lower()
+    found = get_close_matches(name, by_lower_case, cutoff=0.5)
+    found.sort(key=lambda each: -sum(takewhile(bool, map(operator.eq, each, name))))
+    return [by_lower_case[each] for each in found]
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a question about the known name that is most like a name; nothing where none is."""
+    return "".join(f"did you mean {each}? " for each in nearest(name, known)[:1])
 
 
 def notice(line: str) -> None:

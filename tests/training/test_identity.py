@@ -16,8 +16,9 @@ from tests.training.refusal import Refuse
 from tests.training.runs import fingerprint
 
 from rlkd.config.compose import as_yaml, configure, options
+from rlkd.config.settings import flat
 from rlkd.engine import run as running
-from rlkd.engine.identity import NO_PART, flat
+from rlkd.engine.identity import NO_PART
 from rlkd.engine.run_folder import RunFolder, as_stored
 from rlkd.errors import UserError
 from rlkd.reporting import ImageCounts

@@ -13,8 +13,7 @@ from rich.text import Text
 
 from rlkd.config.compose import unresolved
 from rlkd.config.overrides import as_swept, parse
-from rlkd.config.settings import stored
-from rlkd.engine.identity import flat
+from rlkd.config.settings import flat, stored
 from rlkd.engine.lock import locked
 from rlkd.engine.run_folder import RunFolder
 from rlkd.engine.shared_data import loaded_once

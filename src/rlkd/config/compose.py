@@ -21,12 +21,11 @@ from rlkd.config.settings import (
     NETWORKS,
     apply,
     expand_paths,
-    nearest,
     require_allowed,
     stored,
     trust,
 )
-from rlkd.errors import UserError
+from rlkd.errors import UserError, did_you_mean
 from rlkd.models.detectors import backbone_detector_names
 
 GROUPS = (
@@ -293,5 +292,5 @@ def _check_choice(override: Override, known: Collection[str]) -> None:
     if value in known or override.is_delete():
         return
     further = backbone_detector_names() if override.key_or_group in NETWORKS else []
-    hint = nearest(value, [*known, *further]) if isinstance(value, str) else ""
+    hint = did_you_mean(value, [*known, *further]) if isinstance(value, str) else ""
     raise UserError(f"{override.input_line}: {hint}one of {', '.join(known)}")

@@ -1,10 +1,9 @@
 """Single settings of a configuration: which there are, what reads them, and setting them."""
 
-import difflib
 import inspect
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from inspect import Parameter
-from itertools import takewhile
+from itertools import accumulate, chain
 from typing import Any, get_args
 
 from hydra.core.override_parser.types import Override
@@ -12,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from rlkd.config.overrides import PATHS, path_value
-from rlkd.errors import UserError
+from rlkd.errors import UserError, did_you_mean
 from rlkd.trust import TRUST, found, require_trusted
 
 NETWORKS = {
@@ -125,14 +124,13 @@ def expand_paths(config: DictConfig) -> None:
             node[name] = made
 
 
-def nearest(value: str, known: Iterable[str]) -> str:
-    """Return a question about the nearest of what is known; nothing where none is near."""
-    by_lower_case = {each.lower(): each for each in known}
-    found = difflib.get_close_matches(value.lower(), by_lower_case, cutoff=0.5)
-    near = [by_lower_case[each] for each in found]
-    # Several are often equally near: resnet21 is to mean resnet20 rather than resnet32.
-    near.sort(key=lambda each: _common_start(each.lower(), value.lower()), reverse=True)
-    return f"did you mean {near[0]}? " if near else ""
+def flat(held: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the settings of a configuration, as a container, by their whole keys."""
+    for key, value in held.items():
+        if isinstance(value, dict) and value:
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _apply(config: DictConfig, override: Override, references: str) -> None:
@@ -194,8 +192,9 @@ def _absent(config: DictConfig, key: str) -> UserError:
 
 def _hint(config: DictConfig, key: str) -> str:
     above, parameters = _made_of(config, key)
-    known = {*_keys(config), *(f"{above}.{name}" for name in parameters or ())}
-    return f"{nearest(key, known)}see them all with `rlkd show`"
+    sections = (accumulate(each.split("."), "{}.{}".format) for each in _keys(config))
+    known = {*chain.from_iterable(sections), *(f"{above}.{name}" for name in parameters or ())}
+    return f"{did_you_mean(key, known)}see them all with `rlkd show`"
 
 
 def _section(config: DictConfig, key: str) -> DictConfig | None:
@@ -272,14 +271,6 @@ def _is_one_of(taker: Parameter | None, types: set[str], *, but: set[str]) -> bo
     return not kinds.isdisjoint(types) and kinds.isdisjoint(but)
 
 
-def _common_start(one: str, other: str) -> int:
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
-
-
-def _keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
-    for key in node:
-        path = f"{prefix}{key}"
-        yield path
-        child = _section(node, str(key))
-        if child is not None:
-            yield from _keys(child, f"{path}.")
+def _keys(config: DictConfig) -> Iterator[str]:
+    held: Any = OmegaConf.to_container(config)
+    return (key for key, _ in flat(held))

@@ -1,13 +1,12 @@
 """The order of the classes: left with a run, and held against the data that weights meet again."""
 
-import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from rlkd.data.imagenet_names import WNIDS
 from rlkd.engine.run_folder import RunFolder
-from rlkd.errors import UserError
+from rlkd.errors import UserError, nearest
 from rlkd.text_files import parse_json, read_json, read_object, read_text, write_object
 
 FILE = "class_names.json"
@@ -126,8 +125,7 @@ def _listed(given: Any) -> list[Any]:
 def _place(name: str, names: list[str], where: str) -> int:
     if name in names:
         return names.index(name)
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    hint = "".join(f"; did you mean {each}?" for each in nearest(name, names)[:1])
     raise UserError(f"teacher.classes: there is no {name} {where}{hint}")
 
 

@@ -10,8 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rlkd.config.compose import configure, require_whole, unresolved
 from rlkd.config.options import LOCK_CHOICES
 from rlkd.config.overrides import PATHS, parse, parted, path_value
-from rlkd.config.settings import apply, expand_paths, trust
-from rlkd.engine.identity import flat
+from rlkd.config.settings import apply, expand_paths, flat, trust
 from rlkd.engine.run_folder import RunFolder
 from rlkd.errors import UserError
 

@@ -1,8 +1,9 @@
 """What makes a run the one it is: the settings that can change its figures, and no others."""
 
 import copy
-from collections.abc import Iterator
 from typing import Any
+
+from rlkd.config.settings import flat
 
 _WHERE = "where files lie; what is in the data is checked against images.json"
 _READ = "how data are read: any number of readers gives the same images in the same order"
@@ -46,12 +47,3 @@ def difference(one: dict[str, Any], other: dict[str, Any]) -> tuple[str, Any, An
         if before.get(key) != now.get(key):
             return key, before.get(key), now.get(key)
     return None
-
-
-def flat(held: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the settings of a configuration by their whole keys."""
-    for key, value in held.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

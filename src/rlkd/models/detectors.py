@@ -1,6 +1,5 @@
 """A name becomes a two-stage detector: of any backbone, torchvision's whole, or anybody's own."""
 
-import difflib
 import inspect
 from collections.abc import Callable, Collection
 from functools import partial
@@ -12,7 +11,7 @@ from torchvision import models
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.roi_heads import RoIHeads
 
-from rlkd.errors import UserError
+from rlkd.errors import UserError, nearest
 from rlkd.models.backbones import packaged_body, timm_body, torchvision_body
 from rlkd.models.factories import built, imported, unknown_name
 from rlkd.models.faster_rcnn import pyramid_detector, torchvision_detector
@@ -178,7 +177,7 @@ def _faster_rcnn(
     if build is torchvision_detector:
         known.append("trainable_backbone_layers")
     if unknown := [each for each in arguments if each not in known]:
-        near = difflib.get_close_matches(unknown[0], known, n=1)
+        near = nearest(unknown[0], known)
         hint = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(known)}"
         raise UserError(f"model '{name}' has no option '{unknown[0]}'; {hint}")
     return cast(FasterRCNN, built(name, partial(build, name, source), arguments))

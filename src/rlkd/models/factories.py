@@ -1,6 +1,5 @@
 """From a name to the callable that builds a network, and what is said where there is none."""
 
-import difflib
 import importlib
 import sys
 from collections.abc import Callable, Collection, Sequence
@@ -9,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from rlkd.errors import UserError
+from rlkd.errors import UserError, nearest
 from rlkd.trust import TRUST, found, is_defined_in
 
 
@@ -104,17 +103,7 @@ def imported(
 
 
 def unknown_name(name: str, known: Sequence[str], *, forms: str) -> UserError:
-    """Return the error that tells an unknown name's nearest, and the names that are allowed."""
-    by_lower_case = {each.lower(): each for each in known}
-    wanted = difflib.SequenceMatcher(b=name.lower())
-
-    def longest_common_run(candidate: str) -> int:
-        wanted.set_seq1(candidate)
-        return wanted.find_longest_match().size
-
-    near = difflib.get_close_matches(name.lower(), by_lower_case)
-    # Several are often equally near: resnet21 is to mean resnet20 rather than resnet32.
-    near.sort(key=longest_common_run, reverse=True)
-    nearest = " or ".join(f"'{by_lower_case[each]}'" for each in near)
-    hint = f"; did you mean {nearest}?" if near else "."
+    """Return the error that names the nearest of the known names, and the forms of a name."""
+    near = " or ".join(f"'{each}'" for each in nearest(name, known))
+    hint = f"; did you mean {near}?" if near else "."
     return UserError(f"model '{name}' is unknown{hint} Give {forms}")

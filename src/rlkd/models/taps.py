@@ -1,6 +1,5 @@
 """Features of any network by module path, without a change to it."""
 
-import difflib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -9,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rlkd.errors import UserError
+from rlkd.errors import UserError, nearest
 from rlkd.models.modes import evaluating
 
 _NO_MAPS = (nn.Linear, nn.LayerNorm, nn.Dropout, nn.Softmax, nn.Identity)
@@ -112,7 +111,7 @@ def module_at(network: nn.Module, path: str) -> nn.Module:
     if name and name in modules:
         return modules[name]
     known = [each for each in modules if each]
-    near = difflib.get_close_matches(name, known, n=4, cutoff=0.4) or known[:4]
+    near = nearest(name, known) or known[:3]
     raise UserError(
         f"there is no module '{name}' in {type(network).__name__}: the nearest are "
         f"{', '.join(near)}"
