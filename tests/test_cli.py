@@ -1,11 +1,19 @@
-"""What the command line answers: exit codes, one line for what the user can mend."""
+"""The command line: help, exit codes, and one line for what the user can fix."""
 
+import re
+import shlex
+import subprocess
+import sys
+from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 
 import pytest
 from tests.training.refusal import assert_told
 
-from rlkd.cli import HELP, main
+from rlkd.cli import main
+from rlkd.commands import VERBS
+from rlkd.config.overrides import parse
 
 
 @pytest.mark.parametrize(
@@ -13,6 +21,8 @@ from rlkd.cli import HELP, main
     [
         (["distil"], "there is no verb distil: .*distill"),
         (["ls", "networks"], "there is no group networks: use one of data, teacher"),
+        (["--loud", "show"], "No such option"),
+        (["show", "--loud"], "--loud: .*give overrides as key=value"),
         (["evaluate"], "nothing to evaluate: give teacher.checkpoint=FILE"),
     ],
 )
@@ -56,7 +66,7 @@ def test_what_is_printed_is_the_path_whatever_its_brackets_mean_to_a_terminal(
 def test_a_bug_is_told_from_what_the_user_can_mend(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr("rlkd.commands.verbs.show", broken)
@@ -69,7 +79,7 @@ def test_a_bug_is_told_from_what_the_user_can_mend(
 def test_ctrl_c_outside_of_training_ends_with_130(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("rlkd.commands.verbs.show", interrupted)
@@ -77,10 +87,67 @@ def test_ctrl_c_outside_of_training_ends_with_130(
     assert capsys.readouterr().err == "rlkd: interrupted\n"
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["help"], ["export", "--help"]])
-def test_help_names_every_verb(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["help"]])
+def test_help_has_a_line_for_each_verb(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(arguments) == 0
-    assert capsys.readouterr().out.strip() == HELP
-    verbs = {"compare", "demo", "distill", "evaluate", "export", "ls", "predict", "show", "train"}
-    for verb in verbs | {"validate"}:
-        assert f"rlkd {verb} " in HELP
+    shown = capsys.readouterr().out
+    _, _, listed = shown.partition("Commands:\n")
+    assert [line.split()[0] for line in listed.splitlines()[: len(VERBS)]] == list(VERBS)
+    assert "Exit codes: 0 done; 2 yours to fix" in shown
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verbs_help_has_its_arguments_and_two_examples(
+    verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([verb, "seed=1", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert main(["help", verb]) == 0
+    assert capsys.readouterr().out == shown
+    lines = [line.split() for line in shown.replace("\\\n", "").splitlines()]
+    examples = [words[2:] for words in lines if words[:2] == ["rlkd", verb]]
+    assert len(examples) >= 2
+    for word in () if verb == "ls" else chain.from_iterable(examples):
+        assert parse(word.removeprefix("baseline="))
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"rlkd {version('rlkd')}\n"
+
+
+def test_help_is_quick() -> None:
+    script = (
+        "import sys; from rlkd.cli import main; main(['--help']); main(['distill', '--help']); "
+        "assert {'torch', 'rich', 'hydra', 'lightning'}.isdisjoint(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize(
+    ("typed", "shell", "completed"),
+    [
+        (["di"], "zsh", ["distill"]),
+        (["distill", "task="], "zsh", ["task=classification", "task=detection"]),
+        (["train", "seed=1", "optimizer=a"], "fish", ["optimizer=adamw"]),
+        (["train", "optimizer", "=", "a"], "bash", ["adamw"]),
+        (["train", "optimizer", "="], "bash", ["adamw", "sgd"]),
+    ],
+)
+def test_verbs_and_choices_are_completed(
+    typed: list[str],
+    shell: str,
+    completed: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("_RLKD_COMPLETE", f"{shell}_complete")
+    monkeypatch.setenv("COMP_WORDS", shlex.join(["rlkd", *typed]))
+    monkeypatch.setenv("COMP_CWORD", typed[-1] if shell == "fish" else str(len(typed)))
+    assert main([]) == 0
+    shown = capsys.readouterr().out
+    for word in completed:
+        assert word in re.split(r"[\s,]+", shown)
+    assert len(re.findall(r"plain", shown)) == len(completed)

@@ -6,40 +6,36 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+from click.shell_completion import shell_complete
+
 from rlkd.atomic import FULL
-from rlkd.errors import Notice, UserError
+from rlkd.commands import VERBS
+from rlkd.errors import Notice, UserError, did_you_mean
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-HELP = """rlkd: knowledge distillation with a learnt temperature for every instance
+_HELP = """Knowledge distillation with a learnt temperature for every instance.
 
-  rlkd demo [seeds=0,1,2]         digits: student alone, KD, random temperature, RLKD; a report
-  rlkd distill [key=value ...]    distil a teacher into a student
-  rlkd train [key=value ...]      train on labels alone: a teacher or a baseline
-  rlkd compare key=a,b,c ...      every combination of the values given, compared seed by seed;
-                                  launcher=submitit_local or submitit_slurm: as jobs
-  rlkd evaluate run=DIR           score a run's student; or teacher.checkpoint=FILE, or both
-  rlkd predict run=DIR images=DIR what a run's student says of images; or student.checkpoint=FILE
-  rlkd export run=DIR to=FILE     that student in a file, format=safetensors, onnx, torch_export
-  rlkd ls [GROUP]                 what each setting may be
-  rlkd show [key=value ...]       the configuration that overrides make
-  rlkd validate                   build every packaged experiment
+Settings are Hydra's, KEY=VALUE: method=kd temperature.max_temperature=8. Paths are taken as the
+shell hands them over; ~ is the home folder. configs=DIR adds groups of your own, trust=mine allows
+code of the package mine.
 
-Settings are Hydra's: rlkd distill data=cifar100 data.root=DIR teacher=resnet56
-teacher.checkpoint=FILE student=resnet20 temperature=rlkd seed=0 trainer.epochs=240.
-Paths are taken as the shell hands them over, whatever characters they have; ~ is the home folder.
-trust=mine allows code of the package mine, named by a _target_ or student=mine.net:build.
-With --multirun, distill and train do every combination of the values given, launcher=... as above.
---debug shows tracebacks. Exit codes: 0 done; 2 yours to fix; 1 a bug; 130 interrupted,
-143 and 138 by SIGTERM and SIGUSR1."""
-
-Verb = Callable[[list[str], "Console"], None]
+`rlkd VERB --help` lists a verb's arguments, with examples."""
+_CODES = (
+    "Exit codes: 0 done; 2 yours to fix; 1 a bug; 130 interrupted, 143 and 138 by SIGTERM and "
+    "SIGUSR1."
+)
+_COMPLETION = "_RLKD_COMPLETE"
+"""The variable by which a shell asks for completions, as click spells it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,28 +46,102 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # what it cannot show has an escape
-    if not given or given[0] == "help" or not {"-h", "--help"}.isdisjoint(given):
-        print(HELP)
-        return 0
+    program = _program()
+    if instruction := os.environ.get(_COMPLETION):
+        return shell_complete(program, {}, "rlkd", _COMPLETION, instruction)
+    if given[:1] in ([], ["help"]):
+        given = [*given[1:2], "--help"]
+    try:
+        with program.make_context("rlkd", given) as context:
+            program.invoke(context)
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except (KeyboardInterrupt, Exception) as error:
+        return _report(error, debug=debug)
+    return 0
+
+
+class _Program(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in VERBS and not ctx.resilient_parsing:
+            hint = did_you_mean(args[0], VERBS)
+            raise UserError(f"there is no verb {args[0]}: {hint}use one of {', '.join(VERBS)}")
+        return super().resolve_command(ctx, args)
+
+
+def _program() -> click.Group:
+    """Return the command line, of which nothing is imported yet but its help."""
+    program = _Program(
+        "rlkd",
+        help=_HELP,
+        epilog=_CODES,
+        subcommand_metavar="VERB [KEY=VALUE]...",
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+        params=[click.Option(["--debug"], is_flag=True, help="Show tracebacks.")],
+    )
+    click.version_option(package_name="rlkd", message="rlkd %(version)s")(program)
+    for name, (home, text) in VERBS.items():
+        words = click.Argument(
+            ["words"],
+            nargs=-1,
+            metavar="[KEY=VALUE]...",
+            type=click.UNPROCESSED,
+            shell_complete=_completions,
+        )
+        verb = click.Command(
+            name,
+            callback=partial(_run, home),
+            params=[words],
+            help=text.replace("\n\n", "\n\n\b\n"),  # lines as they are
+            short_help=text.partition("\n")[0],
+            context_settings={"ignore_unknown_options": True},
+        )
+        program.add_command(verb)
+    return program
+
+
+def _completions(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    """Complete GROUP=NAME where NAME is a packaged file, as no network is."""
+    packaged = (Path(__file__).parent / "configs").glob("*/*.yaml")
+    choices = sorted(f"{path.parent.name}={path.stem}" for path in packaged)
+    # bash takes GROUP, = and NAME for three words.
+    before = [each for each in context.params.get("words") or () if each != "="]
+    group = f"{before[-1]}=" if before else "="
+    names = [each.removeprefix(group) for each in choices if each.startswith(group + incomplete)]
+    return names or [each for each in choices if each.startswith(incomplete)]
+
+
+def _run(home: str, words: Sequence[str]) -> None:
+    """Call the function of a verb, `module:function`."""
+    module, _, name = home.partition(":")
+    with _leaving_at_once():
+        function = getattr(import_module(module), name)  # with everything that takes seconds
+        from rich.console import Console
+
+        from rlkd import ranks
+    with _noticing(Console(stderr=True)):
+        function(list(words), console=Console(quiet=not ranks.tells()))
+
+
+def _report(error: BaseException, *, debug: bool) -> int:
+    """Print what ended a verb, in one line, and return its exit code."""
     with _leaving_at_once():
         from rich.console import Console
 
         from rlkd import ranks
         from rlkd.reporting.escaping import one_line, say, say_trace
-
-        import_module("rlkd.commands.verbs")  # with everything that takes seconds
-    errors = Console(stderr=True)
-    try:
-        with _noticing(errors):
-            _run(given[0], given[1:])
-    except (KeyboardInterrupt, Exception) as error:
-        code, line = _told(error)
-        if ranks.first_to_tell():
-            if debug or code == 1:
-                say_trace(errors, error)
-            say(errors, one_line(f"rlkd: {line}"))
-        return code
-    return 0
+    code, line = _code_and_line(error)
+    if ranks.first_to_tell():
+        errors = Console(stderr=True)
+        if debug or code == 1:
+            say_trace(errors, error)
+        say(errors, one_line(f"rlkd: {line}"))
+    return code
 
 
 @contextmanager
@@ -98,12 +168,14 @@ def _leave(*_: object) -> None:
     os._exit(130)
 
 
-def _told(error: BaseException) -> tuple[int, str]:
-    """Return the exit code of what ended a verb, and the line that tells of it."""
+def _code_and_line(error: BaseException) -> tuple[int, str]:
+    """Return the exit code of what ended a verb, and the line that reports it."""
     from rlkd.engine.signals import Interrupted
 
     if isinstance(error, UserError):
         return 2, str(error)
+    if isinstance(error, click.UsageError):
+        return 2, f"{error.format_message()} See `rlkd --help`."
     if isinstance(error, Interrupted):
         return error.exit_code, str(error)
     if isinstance(error, KeyboardInterrupt):
@@ -117,18 +189,18 @@ def _told(error: BaseException) -> tuple[int, str]:
 @contextmanager
 def _noticing(errors: "Console") -> Generator[None]:
     """Print each notice once, as a line of its own, and other warnings as Python does."""
-    said: set[str] = set()
+    printed: set[str] = set()
     with warnings.catch_warnings():
         otherwise = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
             if not issubclass(category, Notice):
                 # Of libraries, in as many lines as they wrote.
-                said_so = "\n".join(map(printable, str(message).split("\n")))
-                return otherwise(said_so, category, *where)
-            if str(message) not in said and ranks.tells():
+                lines = "\n".join(map(printable, str(message).split("\n")))
+                return otherwise(lines, category, *where)
+            if str(message) not in printed and ranks.tells():
                 say(errors, one_line(f"rlkd: note: {message}"))
-            return said.add(str(message))
+            return printed.add(str(message))
 
         from rlkd import ranks
         from rlkd.reporting.escaping import one_line, printable, say
@@ -138,29 +210,6 @@ def _noticing(errors: "Console") -> Generator[None]:
         warnings.simplefilter("always", Notice)
         warnings.showwarning = show
         yield
-
-
-def _run(verb: str, overrides: list[str]) -> None:
-    from rich.console import Console
-
-    from rlkd import ranks
-    from rlkd.commands import verbs
-
-    known: dict[str, Verb] = {
-        "compare": verbs.compare,
-        "demo": verbs.demo,
-        "distill": verbs.distill,
-        "evaluate": verbs.evaluate,
-        "export": verbs.export,
-        "ls": verbs.ls,
-        "predict": verbs.predict,
-        "show": verbs.show,
-        "train": verbs.train,
-        "validate": verbs.validate,
-    }
-    if verb not in known:
-        raise UserError(f"there is no verb {verb}: use one of {', '.join(known)}")
-    known[verb](overrides, Console(quiet=not ranks.tells()))
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ def test_a_prediction_that_cannot_even_begin_leaves_the_older_one(
 def test_whatever_meets_a_full_disk_is_the_users_to_solve(
     monkeypatch: pytest.MonkeyPatch, refuse: Callable[..., str], tmp_path: Path
 ) -> None:
-    def fill(*_: object) -> None:
+    def fill(*_: object, **__: object) -> None:
         with (tmp_path / "events").open("wb", buffering=0) as file:
             try:
                 file.write(bytes(ROOM + 1))

@@ -132,7 +132,9 @@ def test_a_class_or_an_image_that_is_no_text_is_refused_in_one_line(
 def test_a_note_is_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rlkd.commands.verbs.show", lambda *_: notice("a\nrlkd: fine \x1b[1m"))
+    monkeypatch.setattr(
+        "rlkd.commands.verbs.show", lambda *_, **__: notice("a\nrlkd: fine \x1b[1m")
+    )
     assert main(["show"]) == 0
     assert capsys.readouterr().err == "rlkd: note: a rlkd: fine \\x1b[1m\n"
 
@@ -140,7 +142,7 @@ def test_a_note_is_one_line(
 def test_a_bug_prints_no_escape_codes(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("\x1b[2J")
 
     monkeypatch.setattr("rlkd.commands.verbs.show", broken)

@@ -1,4 +1,4 @@
-"""The verbs of the command line, each a function of its overrides and a console."""
+"""The verbs that have no module of their own, each a function of its overrides and a console."""
 
 from pathlib import Path
 
@@ -6,9 +6,6 @@ from rich.console import Console
 from rich.text import Text
 
 from rlkd.commands import compare as comparing
-from rlkd.commands import demo as demonstration
-from rlkd.commands import export as exporting
-from rlkd.commands import predict as predicting
 from rlkd.commands import validate as validation
 from rlkd.config.compose import GROUPS, LAUNCHER, as_yaml, configure, options
 from rlkd.engine import run
@@ -27,26 +24,6 @@ def distill(overrides: list[str], console: Console) -> None:
 def train(overrides: list[str], console: Console) -> None:
     """Train on labels alone; with --multirun, once for each combination of values."""
     return distill([*run.ALONE, *overrides], console)
-
-
-def compare(overrides: list[str], console: Console) -> None:
-    """Run every combination of the swept settings and compare them."""
-    comparing.compare(overrides, console=console)
-
-
-def evaluate(overrides: list[str], console: Console) -> None:
-    """Score checkpoints on the test split."""
-    run.score_checkpoints(overrides, console=console)
-
-
-def predict(overrides: list[str], console: Console) -> None:
-    """Write what a student says of images."""
-    predicting.predict(overrides, console=console)
-
-
-def export(overrides: list[str], console: Console) -> None:
-    """Write a student to a file for use elsewhere."""
-    exporting.export(overrides, console=console)
 
 
 def ls(overrides: list[str], console: Console) -> None:
@@ -76,11 +53,6 @@ def validate(overrides: list[str], console: Console) -> None:
                 task = ["task=detection"] if option.startswith("fasterrcnn_") else []
                 validation.validate([*task, f"{group}={option}", *overrides])
         say(console, f"{group}: every option ok")
-
-
-def demo(overrides: list[str], console: Console) -> None:
-    """Compare four ways of training a tiny student on digits."""
-    demonstration.demo(overrides, console)
 
 
 def _multirun(overrides: list[str]) -> tuple[list[str], bool]:
