@@ -248,7 +248,7 @@ def test_imagenets_pairs_have_their_published_recipe(
     assert list(config.scheduler.milestones) == [30, 60, 90]
     assert config.scheduler.gamma == 0.1
     assert (config.data.image_size, config.data.resize) == (224, 256)
-    assert (config.published.plain.dkd_beta, config.published.reviewkd_weight) == published
+    assert (config.published.plain.dkd.beta, config.published.reviewkd_weight) == published
     terms = configure([f"experiment={experiment}", "data.root=.", "method=kd"]).method.terms
     assert (terms.cross_entropy.weight, terms.kd.weight) == (0.5, 0.5)
     # kd, dkd: mdistiller; nkd: yzd-v/cls_KD; rld, mlkd: zju-SWJ/RLD; wttm has none for ImageNet
