@@ -14,11 +14,11 @@ import time
 from pathlib import Path
 
 import torch
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from rlkd.config.options import TrainerOptions
+from rlkd.config.compose import configure
+from rlkd.engine import build
 from rlkd.engine.compile import compiled
 from rlkd.reporting import hardware, versions
 from steps import Steps
@@ -45,12 +45,13 @@ def main() -> None:
         f"trainer.precision={arguments.precision}",
         f"trainer.channels_last={str(arguments.channels_last).lower()}",
     ]
-    mode = OmegaConf.from_dotlist([f"mode={arguments.mode}"]).mode
     steps: dict[str, Steps] = {}
     first: dict[str, float] = {}
     for name, asked in VARIANTS.items():
         steps[name] = Steps(settings)
-        compiled(steps[name].distiller, TrainerOptions(compile=mode if asked else False))
+        chosen = arguments.mode if asked else "false"
+        options = build.trainer_options(configure([f"trainer.compile={chosen}"]))
+        compiled(steps[name].distiller, options)
         began = time.perf_counter()
         steps[name](40)  # a probe among them, which is scored by a graph of its own
         first[name] = time.perf_counter() - began

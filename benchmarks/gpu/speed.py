@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from rlkd.config.options import TrainerOptions
+from rlkd.config.compose import configure
+from rlkd.engine import build
 from rlkd.engine.compile import compiled
 from rlkd.reporting import hardware, versions
 from steps import Steps
@@ -32,7 +33,7 @@ FAST = ["trainer.precision=bf16-mixed", "trainer.channels_last=true"]
 def with_graphs(overrides: list[str]) -> Steps:
     """Make steps whose networks are compiled into CUDA graphs."""
     steps = Steps(overrides)
-    compiled(steps.distiller, TrainerOptions(compile="reduce-overhead"))
+    compiled(steps.distiller, build.trainer_options(configure(["trainer.compile=reduce-overhead"])))
     return steps
 
 

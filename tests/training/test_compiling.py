@@ -9,7 +9,8 @@ from tests.training.refusal import Refuse, assert_told
 from tests.training.runs import metrics_but_time, silent, tiny
 from torch import nn
 
-from rlkd.config.options import TrainerOptions
+from rlkd.config.compose import configure
+from rlkd.engine import build
 from rlkd.engine import compile as compiling
 from rlkd.engine.compile import compiled, uncompiled
 from rlkd.engine.run import distill
@@ -121,5 +122,6 @@ def test_nothing_is_compiled_unless_asked() -> None:
         student, teacher = nn.Linear(1, 1), None
 
     pair = Pair()
-    assert compiled(pair, TrainerOptions()) is pair  # pyright: ignore[reportArgumentType]
+    options = build.trainer_options(configure())
+    assert compiled(pair, options) is pair  # pyright: ignore[reportArgumentType]
     assert pair.student._compiled_call_impl is None

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from rlkd import models
 from rlkd.cli import main
+from rlkd.config.compose import configure
 from rlkd.data import digits as handwritten
 from rlkd.data.detection.shapes import shapes
+from rlkd.engine import build
 from rlkd.models import create_detector
-from rlkd.tasks.detection.task import Detection
 from rlkd.tasks.prediction_folder import claim
 from rlkd.text_files import read_object
 
@@ -166,9 +167,8 @@ def test_cocos_weights_are_not_fetched_only_to_be_replaced(
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", None)
     held = {"name": name, "checkpoint": str(tmp_path / "student.safetensors")}
     node = OmegaConf.create({"student": held}).student
-    loaded = Detection(student_pretrained="coco").network(
-        node, "student", shapes(train=1, test=1).train, trains=False
-    )
+    task: Any = build.task(configure(["task=detection", "task.student_pretrained=coco"]))
+    loaded = task.network(node, "student", shapes(train=1, test=1).train, trains=False)
     published: Any = trained.backbone.body.bn1
     norm: Any = loaded.backbone.body.bn1
     assert (type(norm), norm.eps) == (type(published), 0.0)  # as torchvision's is

@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import torch
 from omegaconf import DictConfig
 from rich.console import Console
 from torch import Tensor
@@ -53,8 +52,7 @@ def export(overrides: Iterable[str] = (), *, console: Console | None = None) -> 
     config = configured(others, run=words.get("run"))
     training = _training(config, words.get("run"))
     options = build.trainer_options(config)
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
+    options.use_threads()
     console = console or Console()
     with locked(path.parent, config.lock, console):
         return _export(config, options, name, path, training, console)

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 from rlkd.engine import build
@@ -41,8 +40,7 @@ def predict(overrides: Iterable[str] = (), *, console: Console | None = None) ->
     )
     config = configured(others, run=words.get("run"))
     options = build.trainer_options(config)
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
+    options.use_threads()
     console = console or Console()
     with locked(asked.output, config.lock, console):
         build.task(config).predict(config, options, asked, console)

@@ -1,6 +1,6 @@
-"""The plain settings of a run, read with their types and ranges checked."""
+"""The plain settings of a run, their types and ranges; configs/config.yaml has the defaults."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -25,28 +25,28 @@ _Options = TypeVar("_Options")
 
 @dataclass
 class TrainerOptions:
-    """How long and on what a run trains; see configs/config.yaml.
+    """How long and on what a run trains.
 
     Raises:
         UserError: for a number out of range.
     """
 
-    epochs: int = 240
-    max_steps: int | None = None
-    batch_size: int = 64
-    accumulate: int = 1
-    sync_batch_norm: bool = False
-    precision: str = "32-true"
-    channels_last: bool = False
-    compile: bool | str = False
-    accelerator: str = "auto"
-    threads: int | None = None
-    evaluate_every: int = 10
-    validation_size: int = 0
-    checkpoint_every_steps: int | None = 500
-    checkpoint_every_minutes: float | None = 30.0
-    keep_checkpoints: int = 2
-    log_every_steps: int = 50
+    epochs: int
+    max_steps: int | None
+    batch_size: int
+    accumulate: int
+    sync_batch_norm: bool
+    precision: str
+    channels_last: bool
+    compile: bool | str
+    accelerator: str
+    threads: int | None
+    evaluate_every: int
+    validation_size: int
+    checkpoint_every_steps: int | None
+    checkpoint_every_minutes: float | None
+    keep_checkpoints: int
+    log_every_steps: int
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate", "evaluate_every", "log_every_steps"):
@@ -64,6 +64,11 @@ class TrainerOptions:
         )
         arguments.flag("trainer.sync_batch_norm", self.sync_batch_norm)
         arguments.flag("trainer.channels_last", self.channels_last)
+
+    def use_threads(self) -> None:
+        """Have torch compute with as many threads of the CPU as were asked for."""
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
 
     @property
     def device(self) -> torch.device:
@@ -88,13 +93,13 @@ class TrainerOptions:
 
 @dataclass
 class ProbeOptions:
-    """What is held out to measure a reward on.
+    """The images that are held out to measure a reward on.
 
     Raises:
         UserError: for a number out of range.
     """
 
-    size: int = 0
+    size: int
 
     def __post_init__(self) -> None:
         arguments.count("probe.size", self.size, least=0)
@@ -102,18 +107,18 @@ class ProbeOptions:
 
 @dataclass
 class ExplorationOptions:
-    """Which instances the agent learns from at first; see configs/config.yaml.
+    """Which instances the agent learns from at first.
 
     Raises:
         UserError: for a number out of range.
     """
 
-    enabled: bool = False
-    epochs: int = 20
-    selected: float = 0.2
-    mixed: list[float] = field(default_factory=lambda: [0.1, 0.2])
-    partners: list[float] = field(default_factory=lambda: [0.4, 0.5])
-    mix_weight: float = 0.7
+    enabled: bool
+    epochs: int
+    selected: float
+    mixed: list[float]
+    partners: list[float]
+    mix_weight: float
 
     def __post_init__(self) -> None:
         arguments.flag("exploration.enabled", self.enabled)
@@ -141,8 +146,8 @@ class ExplorationOptions:
 
 @dataclass
 class _PlainOptions:
-    seed: int = 0
-    lock: str = LOCK_CHOICES[0]
+    seed: int
+    lock: str
 
 
 def trainer_options(config: DictConfig) -> TrainerOptions:
@@ -204,7 +209,7 @@ def read_options(kind: type[_Options], node: DictConfig, prefix: str) -> _Option
         prefix: goes before a key in messages.
 
     Raises:
-        UserError: for a value of the wrong type, or an unknown key.
+        UserError: for a value of the wrong type, or a key that is unknown or missing.
     """
     try:
         values = OmegaConf.to_container(node, resolve=True)

@@ -186,14 +186,12 @@ def score_checkpoints(
     if "run" in words:
         config.teacher.checkpoint = None  # the run has told of it
     options = build.trainer_options(config)
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
+    options.use_threads()
     return build.task(config).score_checkpoints(config, options, console)
 
 
 def _prepared(config: DictConfig, options: build.TrainerOptions) -> Prepared:
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
+    options.use_threads()
     torch.manual_seed(config.seed)
     return build.task(config).prepare(config, options)
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 
-import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
@@ -184,8 +183,7 @@ def require_trainable(planned: Sequence[Planned], console: Console) -> None:
 
 def _prepare(config: DictConfig) -> None:
     options = build.trainer_options(config)
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
+    options.use_threads()
     build.task(config).prepare(config, options)
 
 

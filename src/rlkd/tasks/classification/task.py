@@ -63,9 +63,9 @@ class Classification:
         UserError: for a number out of range.
     """
 
-    base_temperature: float = 4.0
-    probe_size: int = 256
-    max_instances: int | None = None
+    base_temperature: float
+    probe_size: int
+    max_instances: int | None
 
     def __post_init__(self) -> None:
         arguments.number("task.base_temperature", self.base_temperature, above=0)

@@ -1,7 +1,7 @@
 """The options of detection, their types and ranges checked."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, get_args
 
 from rlkd import arguments
@@ -13,7 +13,7 @@ PRETRAINED: Mapping[str | None, dict[str, bool]] = {
     "imagenet": {"pretrained_backbone": True},
     "coco": {"pretrained": True},
 }
-"""What `create_detector` is told for each value of `student_pretrained`, `teacher_pretrained`."""
+"""The arguments of `create_detector` for `student_pretrained` and `teacher_pretrained`."""
 REPLACED: Mapping[str | None, dict[str, bool]] = {
     None: {},
     "imagenet": {},
@@ -33,16 +33,16 @@ class DetectionOptions:
         UserError: for an option of the wrong type, or that is none of those allowed.
     """
 
-    base_temperature: float = 1.0
-    probe_size: int = 16
-    max_instances: int | None = 64
-    performance: Performance = "foreground"
-    flip: bool = True
-    group_by_aspect: bool = True
-    workers: int = 0
-    student_pretrained: str | None = None
-    teacher_pretrained: str | None = None
-    detector: dict[str, Any] = field(default_factory=dict[str, Any])
+    base_temperature: float
+    probe_size: int
+    max_instances: int | None
+    performance: Performance
+    flip: bool
+    group_by_aspect: bool
+    workers: int
+    student_pretrained: str | None
+    teacher_pretrained: str | None
+    detector: dict[str, Any]
 
     def __post_init__(self) -> None:
         if self.performance not in get_args(Performance):
@@ -77,10 +77,10 @@ class DetectionOptions:
         return {name: value for name, value in self.detector.items() if value is not None}
 
 
-def _refused(options: DetectionOptions, name: str, mend: str) -> UserError:
-    return UserError(f"task.{name}={getattr(options, name)}: {mend}")
+def _refused(options: DetectionOptions, name: str, fix: str) -> UserError:
+    return UserError(f"task.{name}={getattr(options, name)}: {fix}")
 
 
 def _is(value: object, *kinds: type) -> bool:
-    """Tell whether what a configuration gave is of a type; true and false are no numbers."""
+    """Return whether what a configuration gave is of a type; true and false are no numbers."""
     return isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
