@@ -11,9 +11,7 @@ import torch
 from rich.console import Console
 from tests.training.runs import silent, tiny
 
-from rlkd.engine.callbacks import checkpoint
-from rlkd.engine.callbacks import metrics
-from rlkd.engine.callbacks import progress
+from rlkd.engine.callbacks import checkpoint, metrics, progress
 from rlkd.engine.callbacks.progress import Clock
 from rlkd.engine.meters import EpochMeters
 from rlkd.engine.run import distill
