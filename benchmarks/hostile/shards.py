@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from rlkd.data.datasets import Dataset
-from rlkd.data.streamed_datasets import parquet, webdataset
+from rlkd.data.datasets import parquet, webdataset
 
 from . import images
 from .command import check_result, command

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from rlkd.data import Dataset, StreamLoader, StreamSet
-from rlkd.data.streamed_datasets import folder, parquet, webdataset
+from rlkd.data.datasets import imagenet, parquet, webdataset
 
 COUNT = 24
 CLASSES = ("a", "b", "c")
@@ -97,7 +97,7 @@ def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def in_folder(root: Path, **options: Any) -> Dataset:
-    return folder(root=write_folder(root), **(SMALL | options))
+    return imagenet(root=write_folder(root), **(SMALL | options))
 
 
 def in_parquet(root: Path, **options: Any) -> Dataset:

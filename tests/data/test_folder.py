@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -7,10 +8,18 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import functional as transforms
 
-from rlkd.data import load_folder
+from rlkd.data import ImageSet
+from rlkd.data.datasets import folder
 from rlkd.errors import UserError
 
 PixelMaker = Callable[..., Tensor]
+
+
+def load_folder(root: Path, **options: Any) -> tuple[ImageSet, ImageSet]:
+    dataset = folder(root=root, **options)
+    assert isinstance(dataset.train, ImageSet)
+    assert isinstance(dataset.test, ImageSet)
+    return dataset.train, dataset.test
 
 
 @pytest.fixture

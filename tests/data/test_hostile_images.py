@@ -14,8 +14,8 @@ from tests.data.streams import COUNT, SMALL, in_folder, loader_of
 
 from rlkd.data import StreamSet
 from rlkd.data import images as reading
+from rlkd.data.datasets import imagenet
 from rlkd.data.images import FORMATS, MAX_PIXELS, ImageReader, UndecodableError, image_bytes
-from rlkd.data.streamed_datasets import folder
 from rlkd.errors import UserError
 from rlkd.tasks.prediction_folder import batches
 
@@ -216,7 +216,7 @@ def test_what_never_ends_is_one_unreadable_image(tmp_path: Path, told: str) -> N
     index = [row for b in loader_of(dataset.train, shuffle=False) for row in b.index.tolist()]
     assert index == [row for row in range(COUNT) if row != 3]
     with pytest.raises(UserError, match=rf"09\.png cannot be decoded \(it (is|has) {told}"):
-        list(loader_of(folder(root=tmp_path, **SMALL).train, shuffle=False))
+        list(loader_of(imagenet(root=tmp_path, **SMALL).train, shuffle=False))
     with pytest.raises(UserError, match=rf"09\.png cannot be decoded \(it (is|has) {told}"):
         list(batches([file], 1, skip_unreadable=False))
     with pytest.raises(OSError, match=told):

@@ -7,8 +7,8 @@ import pytest
 from tests.data.streams import CLASSES, SMALL, write_parquet, write_tar
 
 from rlkd.data.cifar import load_cifar
+from rlkd.data.datasets import parquet, webdataset
 from rlkd.data.sources.shards import given_names
-from rlkd.data.streamed_datasets import parquet, webdataset
 from rlkd.errors import UserError
 from rlkd.tasks.prediction_folder import image_files
 

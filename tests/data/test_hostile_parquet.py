@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from tests.data.streams import CLASSES, SMALL, encoded, loader_of, write_parquet
 
-from rlkd.data import parquet as packed
+from rlkd.data import cifar
 from rlkd.data.cifar import load_cifar
+from rlkd.data.datasets import parquet
 from rlkd.data.sources import parquet as shards
-from rlkd.data.streamed_datasets import parquet
 from rlkd.errors import UserError
 
 SHARD = "train-00001-of-00003.parquet"
@@ -72,7 +72,7 @@ def test_rows_that_take_no_room_in_the_file_take_none_in_memory(
 def test_images_that_take_no_room_in_the_file_take_none_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packed, "MAX_BYTES", 2**23)
+    monkeypatch.setattr(shards, "_MAX_BYTES", 2**23)
     for split in ("train", "test"):
         repeated(tmp_path / f"{split}.parquet", bytes(10**6), 10_000)
         assert (tmp_path / f"{split}.parquet").stat().st_size < 10**5
@@ -87,7 +87,7 @@ def test_a_row_group_too_large_to_unpack_is_no_part_of_a_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_parquet(tmp_path)
-    monkeypatch.setattr(shards, "MAX_BYTES", 100)
+    monkeypatch.setattr(shards, "_MAX_BYTES", 100)
     told = (
         r"train-00000-of-00003\.parquet: row group 0 unpacks to [1-9][0-9]{2,3} bytes, above 100: "
         "write the file again with a smaller row_group_size$"
@@ -103,7 +103,7 @@ def test_columns_that_are_not_read_may_have_any_size(
         table = pq.read_table(file)
         notes = pa.array([f"{row:09}" * 500 for row in range(len(table))])
         pq.write_table(table.append_column("image_notes", notes), file)
-    monkeypatch.setattr(shards, "MAX_BYTES", 20_000)
+    monkeypatch.setattr(shards, "_MAX_BYTES", 20_000)
     assert len(parquet(root=tmp_path, **SMALL).train) == 24
 
 
@@ -112,7 +112,10 @@ def test_cifar_is_read_up_to_a_size_too(tmp_path: Path, monkeypatch: pytest.Monk
     rows = pa.array([{"bytes": encoded(1)}] * 20, type=kind)
     for split in ("train", "test"):
         pq.write_table(pa.table({"img": rows, "label": [1] * 20}), tmp_path / f"{split}.parquet")
-    monkeypatch.setattr(packed, "_MAX_ROWS", 19)
+    monkeypatch.setattr(cifar, "_MAX_IMAGES", 19)
+    with pytest.raises(UserError, match=r"has 20 images of train, above 19: choose the data set"):
+        load_cifar(tmp_path, num_classes=10)
+    monkeypatch.setattr(shards, "_MAX_ROWS", 19)
     with pytest.raises(UserError, match=r"train\.parquet cannot be read .* more than 19 rows"):
         load_cifar(tmp_path, num_classes=10)
     (tmp_path / "train.parquet").unlink()
@@ -124,7 +127,9 @@ def test_cifar_is_read_up_to_a_size_too(tmp_path: Path, monkeypatch: pytest.Monk
         (tmp_path / f"{split}.parquet").unlink()
         pq.write_table(pa.table({"img": numbers, "label": [1] * 20}), tmp_path / f"{split}.parquet")
     monkeypatch.undo()
-    with pytest.raises(UserError, match=r"train\.parquet: column img has no field bytes"):
+    with pytest.raises(
+        UserError, match=r"train\.parquet: column img is int64, not bytes of images"
+    ):
         load_cifar(tmp_path, num_classes=10)
 
 

@@ -25,11 +25,10 @@ from torchvision.transforms.functional import pil_to_tensor
 import rlkd
 from rlkd.data import Dataset, StreamSet, in_memory
 from rlkd.data import images as reading
-from rlkd.data.datasets import cifar10
+from rlkd.data.datasets import cifar10, imagenet, parquet, webdataset
 from rlkd.data.datasets import folder as read_folder
 from rlkd.data.images import ImageReader, UndecodableError, orientation
 from rlkd.data.loaders.stream_set import Reading
-from rlkd.data.streamed_datasets import folder, parquet, webdataset
 from rlkd.errors import UserError
 
 LEVELS = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -245,7 +244,7 @@ def written(root: Path, layout: str, content: Callable[[int], bytes], ending: st
         if layout == "cifar10":
             return cifar10(root=root)
         if layout == "imagenet":
-            return folder(root=root, test="test", **SMALL)
+            return imagenet(root=root, test="test", **SMALL)
         return read_folder(root=root, image_size=16)
     root.mkdir(parents=True)
     given = {"class_names": [str(k) for k in range(4)]}

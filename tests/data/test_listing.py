@@ -10,10 +10,9 @@ from tests.data.streams import SMALL, encoded
 from torchvision.datasets import ImageFolder
 
 from rlkd.data.datasets import folder as read_folder
-from rlkd.data.folder import class_folders
-from rlkd.data.sources.folder import list_folder
+from rlkd.data.datasets import imagenet
+from rlkd.data.sources.folder import class_folders, list_folder
 from rlkd.data.sources.listing import ENDINGS, list_images
-from rlkd.data.streamed_datasets import folder
 from rlkd.errors import UserError
 from rlkd.tasks.prediction_folder import image_files
 
@@ -35,7 +34,7 @@ def of_a_folder(root: Path) -> list[str]:
 
 
 def of_a_stream(root: Path) -> list[str]:
-    source, _ = list_folder(root / "train", ["a"])
+    source = list_folder(root / "train", ["a"])
     return [os.path.relpath(source.place(row), root / "train") for row in range(len(source))]
 
 
@@ -76,14 +75,14 @@ def test_a_class_folder_may_be_a_link(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     (tmp_path / "train/a").symlink_to(tmp_path / "elsewhere")
     assert len(read_folder(root=tmp_path, image_size=8).train) == 1
-    assert len(folder(root=tmp_path, test="test", **SMALL).train) == 1
+    assert len(imagenet(root=tmp_path, test="test", **SMALL).train) == 1
 
 
 def test_hidden_folders_are_no_classes(tmp_path: Path) -> None:
     for split in ("train", "test"):
         write(tmp_path / split, "a/1.png", ".ipynb_checkpoints/1.png", "__MACOSX/1.png")
     assert read_folder(root=tmp_path, image_size=8).class_names == ("a",)
-    assert folder(root=tmp_path, test="test", **SMALL).class_names == ("a",)
+    assert imagenet(root=tmp_path, test="test", **SMALL).class_names == ("a",)
 
 
 def test_the_order_is_torchvisions(tmp_path: Path) -> None:
@@ -116,8 +115,8 @@ def test_a_folder_without_access_is_named(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_images_and_labels_stay_together_in_sub_folders(tmp_path: Path) -> None:
     write(tmp_path, "a/z.png", "a/sub/1.png", "b/1.png")
-    source, target = list_folder(tmp_path, ["a", "b"])
-    assert torch.equal(target, torch.tensor([0, 0, 1]))
+    source = list_folder(tmp_path, ["a", "b"])
+    assert torch.equal(source.target, torch.tensor([0, 0, 1]))
     assert [Path(source.place(row)).name for row in range(3)] == ["z.png", "1.png", "1.png"]
 
 

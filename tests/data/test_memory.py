@@ -206,9 +206,7 @@ def test_select_keeps_the_order_given(images: ImageSet) -> None:
 def test_the_first_label_out_of_range_is_named_with_its_row(images: ImageSet, label: int) -> None:
     target = images.target.clone()
     target[[4, 9]] = label
-    with pytest.raises(
-        UserError, match=rf"row 4 of the images has label {label}, not 0 to 2: mend"
-    ):
+    with pytest.raises(UserError, match=rf"row 4 of the images has label {label}, not 0 to 2: fix"):
         replace(images, target=target)
 
 

@@ -26,9 +26,9 @@ from tests.data.streams import (
 from torchvision.datasets import ImageFolder
 
 from rlkd.data import StreamSet
+from rlkd.data.datasets import imagenet, parquet, webdataset
 from rlkd.data.sources.folder import Names, list_folder
 from rlkd.data.sources.shards import given_names
-from rlkd.data.streamed_datasets import folder, parquet, webdataset
 from rlkd.errors import UserError
 
 
@@ -44,10 +44,10 @@ def test_a_folder_is_listed_as_torchvision_lists_it(tmp_path: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(encoded(0))
     expected = ImageFolder(str(tmp_path / "train"))
-    source, target = list_folder(tmp_path / "train", expected.classes)
+    source = list_folder(tmp_path / "train", expected.classes)
     places = [source.place(row) for row in range(len(source))]
     assert places == [os.path.normpath(path) for path, _ in expected.samples]
-    assert target.tolist() == expected.targets
+    assert source.target.tolist() == expected.targets
     assert len(places) == COUNT + 3
 
 
@@ -71,7 +71,7 @@ def test_a_class_that_one_split_lacks_is_named(tmp_path: Path, split: str, lacki
     write_folder(tmp_path)
     (tmp_path / split / "aa").mkdir()
     with pytest.raises(UserError, match=f"class aa is in .*/{split} but not in .*/{lacking}:"):
-        folder(root=tmp_path, **SMALL)
+        imagenet(root=tmp_path, **SMALL)
 
 
 def test_an_empty_class_and_a_missing_split_are_named(tmp_path: Path) -> None:
@@ -79,9 +79,9 @@ def test_an_empty_class_and_a_missing_split_are_named(tmp_path: Path) -> None:
     for split in ("train", "val"):
         (tmp_path / split / "empty").mkdir()
     with pytest.raises(UserError, match=r"train/empty has no images"):
-        folder(root=tmp_path, **SMALL)
+        imagenet(root=tmp_path, **SMALL)
     with pytest.raises(UserError, match=r"no folder .*/nowhere: .*data\.root"):
-        folder(root=tmp_path, test="nowhere", **SMALL)
+        imagenet(root=tmp_path, test="nowhere", **SMALL)
 
 
 def test_row_groups_are_read_whole_and_once_each_when_read_in_order(
@@ -156,7 +156,7 @@ def test_a_shard_that_is_listed_twice_is_refused(tmp_path: Path, way: str) -> No
 
 def test_shards_that_are_absent_are_told(tmp_path: Path) -> None:
     root = write_parquet(tmp_path)
-    with pytest.raises(UserError, match=r"has no none-\*\.parquet: mend data\.root or data\.test"):
+    with pytest.raises(UserError, match=r"has no none-\*\.parquet: fix data\.root or data\.test"):
         parquet(root=root, test="none-*.parquet", **SMALL)
     with pytest.raises(UserError, match=r"data\.train is empty"):
         parquet(root=root, train=[], **SMALL)

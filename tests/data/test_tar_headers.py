@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from tests.data.streams import CLASSES, SMALL, add, encoded, write_tar
 
+from rlkd.data.datasets import webdataset
 from rlkd.data.sources.tar_headers import Member, members
-from rlkd.data.streamed_datasets import webdataset
 from rlkd.errors import UserError
 from rlkd.regular_files import open_regular
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.data.streams import CLASSES, COUNT, SMALL, add, encoded, loader_of, numbers, write_tar
 
-from rlkd.data.streamed_datasets import webdataset
+from rlkd.data.datasets import webdataset
 from rlkd.errors import UserError
 
 DAMAGES: dict[str, Callable[[bytes, int], bytes]] = {

@@ -15,9 +15,9 @@ from tests.data.streams import (
 )
 
 from rlkd.data import Dataset, StreamSet, first_readable, in_memory
+from rlkd.data.datasets import parquet
 from rlkd.data.loaders.workers import Made, Maker, Request
 from rlkd.data.sources.unreadable import Unreadable
-from rlkd.data.streamed_datasets import parquet
 from rlkd.errors import UserError
 from rlkd.ranks import Part
 

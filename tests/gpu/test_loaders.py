@@ -9,8 +9,8 @@ from tests.gpu.places import Place
 from tests.training.detection_parts import scenes
 
 from rlkd.data import StreamLoader
+from rlkd.data.datasets import imagenet
 from rlkd.data.detection.loader import DetectionLoader
-from rlkd.data.streamed_datasets import folder
 
 pytestmark = pytest.mark.usefixtures("plainly")
 
@@ -21,7 +21,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_streamed_batches_and_their_partners(images: Path, place: Place) -> None:
-    train = folder(root=images, **SMALL).train
+    train = imagenet(root=images, **SMALL).train
     loader = StreamLoader(
         train,
         batch_size=6,

@@ -1,13 +1,11 @@
 """Labelled images in memory or streamed, the data sets that are made of them, and their splits.
 
-The named data sets with all their options are the functions of `rlkd.data.datasets`, and those too
-large for memory of `rlkd.data.streamed_datasets`.
+The named data sets with all their options are the functions of `rlkd.data.datasets`.
 """
 
 from rlkd.data.cifar import load_cifar
 from rlkd.data.datasets import Dataset, Images
 from rlkd.data.digits import load_digits
-from rlkd.data.folder import load_folder
 from rlkd.data.loaders.memory import ImageSet, MemoryLoader
 from rlkd.data.loaders.protocol import BatchLoader
 from rlkd.data.loaders.stream import StreamLoader, first_readable, in_memory
@@ -27,5 +25,4 @@ __all__ = [
     "in_memory",
     "load_cifar",
     "load_digits",
-    "load_folder",
 ]

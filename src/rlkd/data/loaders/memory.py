@@ -58,7 +58,7 @@ class ImageSet:
             row = int(wrong.int().argmax())
             raise UserError(
                 f"row {row} of the images has label {int(self.target[row])}, not 0 to "
-                f"{self.num_classes - 1}: mend the label, or name every class in class_names"
+                f"{self.num_classes - 1}: fix the label, or name every class in class_names"
             )
 
     @property

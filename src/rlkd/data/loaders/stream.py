@@ -1,6 +1,8 @@
 """A loader that decodes and augments images when they are needed, in processes of their own."""
 
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
 
@@ -8,17 +10,18 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from rlkd.data.images import UndecodableError
 from rlkd.data.loaders.batch_plan import ALONE, Plan
 from rlkd.data.loaders.memory import ImageSet
 from rlkd.data.loaders.normaliser import Normaliser
 from rlkd.data.loaders.protocol import check_partners, check_start, check_strong_view
 from rlkd.data.loaders.stream_set import StreamSet
-from rlkd.data.loaders.workers import Made, Maker, Request, Requests, made
+from rlkd.data.loaders.workers import Made, Maker, Request, Requests, cores, made
 from rlkd.errors import UserError
 from rlkd.ranks import Part
 from rlkd.types import Batch
 
-_AT_ONCE = 64
+_AT_ONCE, _MOST_THREADS = 16, 16
 
 
 class StreamLoader:
@@ -185,16 +188,31 @@ class StreamLoader:
 
 
 def in_memory(images: StreamSet) -> ImageSet:
-    """Decode a set once, as in evaluation.
+    """Decode a set once, as in evaluation, in threads.
 
     Raises:
-        UserError: if an image cannot be decoded and none is to be skipped.
+        UserError: if an image cannot be decoded and none is to be skipped, or none can be.
     """
-    rows = torch.arange(len(images)).split(_AT_ONCE)
-    requests = Requests(lambda at: Request(0, rows[at].tolist(), []), range(len(rows)))
-    read = list(_read(Maker(images, seed=0, augment=False), requests))
-    row, image = (torch.cat(each) for each in ([r.row for r in read], [r.image for r in read]))
-    return ImageSet(image.contiguous(), images.target[row], images.class_names)
+    image = torch.empty(len(images), *images.shape, dtype=torch.uint8)
+    decoded, unreadable = torch.ones(len(images), dtype=torch.bool), images.reading.unreadable
+
+    def decode(start: int) -> None:
+        for row in range(start, min(start + _AT_ONCE, len(images))):
+            try:
+                image[row] = images.views.evaluated(images.read(row))
+            except UndecodableError as error:
+                if not unreadable.skips:
+                    raise UserError(f"{error}{unreadable.remedy}") from error
+                decoded[row] = False
+
+    with ThreadPoolExecutor(min(_MOST_THREADS, cores())) as pool:
+        deque(pool.map(decode, range(0, len(images), _AT_ONCE)), maxlen=0)
+    if not decoded.all():
+        unreadable.add(images.place(row) for row in (~decoded).nonzero().flatten().tolist())
+        if not decoded.any():
+            raise _none_readable(images)
+        image = image[decoded]
+    return ImageSet(image, images.target[decoded], images.class_names)
 
 
 def first_readable(images: ImageSet | StreamSet, count: int) -> Int64[Tensor, " rows"]:
@@ -214,7 +232,7 @@ def first_readable(images: ImageSet | StreamSet, count: int) -> Int64[Tensor, " 
 def _read(
     maker: Maker, requests: Requests, *, pinned: bool = False, may_be_empty: bool = False
 ) -> Iterator[Made]:
-    """Have batches made, leave out those of which nothing can be decoded, and count what cannot.
+    """Yield decoded batches, skip empty ones, and record unreadable images.
 
     Raises:
         UserError: if an image cannot be decoded and none is to be skipped; or nothing can be
@@ -229,7 +247,10 @@ def _read(
             empty = False
             yield each
     if len(requests) and empty and not may_be_empty:
-        raise UserError(
-            f"none of {len(images)} images can be decoded, the first is {images.place(0)}: mend "
-            "the data"
-        )
+        raise _none_readable(images)
+
+
+def _none_readable(images: StreamSet) -> UserError:
+    return UserError(
+        f"none of {len(images)} images can be decoded, the first is {images.place(0)}: fix the data"
+    )

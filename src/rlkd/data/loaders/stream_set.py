@@ -1,6 +1,7 @@
 """Labelled images that stay where they are until a batch needs them."""
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from jaxtyping import Int64, UInt8
@@ -62,8 +63,14 @@ class StreamSet:
             row = int(wrong.int().argmax())
             raise UserError(
                 f"{self.place(row)} has label {int(self.target[row])}, not 0 to "
-                f"{self.num_classes - 1}: mend the label, or name every class in data.class_names"
+                f"{self.num_classes - 1}: fix the label, or choose the data set, or the "
+                "data.class_names, that have it"
             )
+
+    @classmethod
+    def all_of(cls, source: Source, class_names: tuple[str, ...], **options: Any) -> "StreamSet":
+        """Return all images of a source; options are the other fields by name."""
+        return cls(source, torch.arange(len(source)), source.target, class_names, **options)
 
     @property
     def num_classes(self) -> int:

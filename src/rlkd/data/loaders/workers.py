@@ -111,20 +111,20 @@ class Maker(Dataset[Made | UserError]):
 
     def _read(self, row: int, unreadable: list[str]) -> tuple[int, Tensor | None]:
         """Return an image, or in training the next that can be decoded, with its row."""
-        count = len(self.images)
+        count, policy = len(self.images), self.images.reading.unreadable
         for further in range(min(count, _NEXT)):
             found = (row + further) % count
             try:
                 return found, self.images.read(found)
             except UndecodableError as error:
-                if not self.images.reading.unreadable.skips:
-                    raise UserError(f"{error}, or give data.unreadable=skip") from error
+                if not policy.skips:
+                    raise UserError(f"{error}{policy.remedy}") from error
                 unreadable.append(self.images.place(found))
             if not self.augment:
                 return found, None
         raise UserError(
             f"{self.images.place(row)} cannot be decoded, nor any of the {min(count, _NEXT)} "
-            "images from it on: mend the data"
+            "images from it on: fix the data"
         )
 
     def _view(self, image: Tensor, generator: torch.Generator) -> Tensor:
@@ -184,7 +184,7 @@ def made(maker: Maker, requests: Requests, *, pinned: bool) -> Iterable[Made | U
         UserError: while iterated, if such a process ends, as for want of memory.
     """
     reading = maker.images.reading
-    workers = min(reading.workers, len(requests), _cores())
+    workers = min(reading.workers, len(requests), cores())
     if workers == 0:
         return map(maker.__getitem__, requests)
     loader = DataLoader(
@@ -222,7 +222,7 @@ def dead_worker(error: BaseException) -> UserError | None:
     )
 
 
-def _cores() -> int:
+def cores() -> int:
     """Return how many processors this process may use."""
     allowed = getattr(os, "sched_getaffinity", None)
     return os.cpu_count() or 1 if allowed is None else len(allowed(0))

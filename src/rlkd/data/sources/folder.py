@@ -1,4 +1,4 @@
-"""Encoded images by row, wherever they are: what streams are read from."""
+"""Encoded images by row, and those of a folder with one subfolder a class."""
 
 import os
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rlkd.data.images import image_bytes
-from rlkd.data.sources.listing import ENDINGS, list_images
+from rlkd.data.sources.listing import ENDINGS, is_hidden, list_images, require_text
 from rlkd.errors import UserError, notice
 
 _SHOWN = 3
@@ -21,6 +21,11 @@ _SHOWN = 3
 @runtime_checkable
 class Source(Protocol):
     """Encoded images by row; a copy of one in another process reads the same."""
+
+    @property
+    def target(self) -> Int64[Tensor, " rows"]:
+        """The class of each row."""
+        ...
 
     @property
     def group_starts(self) -> Int64[Tensor, " groups"] | None:
@@ -76,13 +81,14 @@ class FolderSource:
     Args:
         root: the folder that names are relative to.
         names: of the files.
+        target: the class of each file.
     """
 
     group_starts: Int64[Tensor, " groups"] | None = None
     groups_at_once = 1
 
-    def __init__(self, root: Path, names: Sequence[str]) -> None:
-        self.root = root
+    def __init__(self, root: Path, names: Sequence[str], target: Int64[Tensor, " files"]) -> None:
+        self.root, self.target = root, target
         self._names = Names(names)
 
     def __len__(self) -> int:
@@ -101,9 +107,47 @@ class FolderSource:
         return os.path.join(self.root, self._names[row])
 
 
-def list_folder(
-    folder: Path, class_names: Sequence[str]
-) -> tuple[FolderSource, Int64[Tensor, " files"]]:
+def class_folders(folder: Path) -> tuple[str, ...]:
+    """Return the subfolders of a split, sorted: its classes. Hidden ones are left out.
+
+    Raises:
+        UserError: if the folder is missing, or has none.
+    """
+    if not folder.is_dir():
+        raise UserError(
+            f"no folder {folder}: put the images into {folder}/<class>/, or fix data.root"
+        )
+    names = sorted(
+        entry.name for entry in folder.iterdir() if entry.is_dir() and not is_hidden(entry.name)
+    )
+    for name in names:
+        require_text(name)
+    if not names:
+        raise UserError(f"{folder} has no class folders: put the images into {folder}/<class>/")
+    return tuple(names)
+
+
+def list_splits(train: Path, *tests: Path) -> tuple[tuple[str, ...], list[FolderSource]]:
+    """List a folder of training images, and those of test images if there are any.
+
+    Returns:
+        The classes, sorted, and the images of each folder.
+
+    Raises:
+        UserError: if a folder is missing, a class has no images, or one folder lacks a class.
+    """
+    names = class_folders(train)
+    for test in tests:
+        odd = sorted(set(names) ^ set(class_folders(test)))
+        if odd:
+            has, lacks = (train, test) if odd[0] in names else (test, train)
+            raise UserError(
+                f"class {odd[0]} is in {has} but not in {lacks}: both need the same classes"
+            )
+    return names, [list_folder(each, names) for each in (train, *tests)]
+
+
+def list_folder(folder: Path, class_names: Sequence[str]) -> FolderSource:
     """List `folder/<class>/**/<image>` in the order of torchvision's `ImageFolder`.
 
     A warning says how many other files there are, but for hidden ones.
@@ -111,9 +155,6 @@ def list_folder(
     Args:
         folder: of one split.
         class_names: the subfolders, in the order of their labels.
-
-    Returns:
-        The files, and the class of each.
 
     Raises:
         UserError: if a class has no images.
@@ -138,4 +179,4 @@ def list_folder(
             f"{len(others)} of its files, {first}{more}"
         )
     target = torch.arange(len(count)).repeat_interleave(torch.tensor(count))
-    return FolderSource(folder, names), target
+    return FolderSource(folder, names, target)

@@ -1,7 +1,8 @@
 """Encoded images out of Parquet shards in the columns of Hugging Face, a row group at a time."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import errno
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -12,24 +13,21 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from rlkd.data.parquet import IMAGES_AT_ONCE, MAX_BYTES, one_line, parquet_file, read_columns
 from rlkd.data.sources.process_cache import ProcessCache
 from rlkd.errors import UserError
+from rlkd.regular_files import open_regular
 from rlkd.text_files import parse_json
 
-_IMAGE_COLUMNS = ("image", "img")
-_LABEL_COLUMNS = ("label", "fine_label")
+IMAGE_COLUMNS = ("image", "img")
+LABEL_COLUMNS = ("label", "fine_label")
+
 _OPEN_FILES = 8
 _MAX_ROWS = 10_000_000
 """Of a shard."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Columns:
-    """Where a shard has its images and labels."""
-
-    image: str
-    label: str
+_MAX_BYTES = 2**30
+"""Of what is unpacked at a time; a few bytes of a file may stand for any number of them."""
+_IMAGES_AT_ONCE = 8
+"""As many rows are unpacked before their bytes are counted."""
 
 
 class ParquetSource:
@@ -40,8 +38,8 @@ class ParquetSource:
 
     Args:
         files: the shards of one split.
-        image_column: name of the column of images; None for the first of `image` and `img`.
-        label_column: the same of labels, whole numbers; None for `label` or `fine_label`.
+        image_columns: names of the column of images; the first that a shard has is read.
+        label_columns: the same of labels, whole numbers.
         groups_at_once: row groups that are read from at a time.
 
     Raises:
@@ -52,8 +50,8 @@ class ParquetSource:
         self,
         files: Sequence[Path],
         *,
-        image_column: str | None = None,
-        label_column: str | None = None,
+        image_columns: Sequence[str] = IMAGE_COLUMNS,
+        label_columns: Sequence[str] = LABEL_COLUMNS,
         groups_at_once: int = 16,
     ) -> None:
         self.files = tuple(files)
@@ -62,15 +60,17 @@ class ParquetSource:
         rows: list[int] = []
         places: list[tuple[int, int]] = []
         target: list[Tensor] = []
-        self._columns: list[_Columns] = []
+        self._columns: list[str] = []
         for number, file in enumerate(self.files):
-            with parquet_file(file) as opened:
-                columns = _columns(file, opened, image_column, label_column)
-                _check_groups(file, opened, columns.image)
+            with _parquet_file(file) as opened:
+                image = _column(file, opened, "data.image_column", image_columns)
+                label = _column(file, opened, "data.label_column", label_columns)
+                _check_images(file, opened, image)
+                _check_groups(file, opened, image)
                 groups = range(opened.num_row_groups)
                 counts = [opened.metadata.row_group(group).num_rows for group in groups]
-                labels = _labels(file, opened, columns.label)
-                names = _class_names(opened, columns.label)
+                labels = _labels(file, opened, label)
+                names = _class_names(opened, label)
             if min(counts, default=0) < 0 or sum(counts) != len(labels):
                 raise UserError(
                     f"{file} has {len(labels)} labels for {sum(counts)} rows: download it again"
@@ -83,14 +83,15 @@ class ParquetSource:
                     f"{file} names other classes than {self.files[0]}: take shards of one set"
                 )
             self.class_names = names
-            self._columns.append(columns)
+            self._columns.append(image)
         starts = np.concatenate([[0], np.cumsum(np.array(rows, dtype=np.int64))])
+        self._first = np.cumsum([0, *map(len, target[:-1])])
         self.target: Int64[Tensor, " rows"] = torch.cat(target)
         """The class of each row, as the shards say."""
         self._starts = starts
         self._places = places
         self._opened: ProcessCache[int, pq.ParquetFile] = ProcessCache(_OPEN_FILES)
-        self._groups: ProcessCache[int, pa.Table] = ProcessCache(groups_at_once)
+        self._groups: ProcessCache[int, pa.ChunkedArray] = ProcessCache(groups_at_once)
 
     @property
     def group_starts(self) -> Int64[Tensor, " groups"] | None:
@@ -106,58 +107,147 @@ class ParquetSource:
         Raises:
             OSError: if its row group cannot be read, or it has no content.
         """
-        group = int(np.searchsorted(self._starts, row, side="right")) - 1
-        table = self._groups.get(group, partial(self._read, group))
-        content = table.column(0)[row - int(self._starts[group])].as_py()
-        if isinstance(content, dict):
-            content = content.get("bytes")
-        if not content or not isinstance(content, bytes):
+        group = int(self._starts.searchsorted(row, side="right")) - 1
+        held = self._groups.get(group, partial(self._read, group))
+        content = held[row - int(self._starts[group])].as_py()
+        if not content:
             raise OSError("the row has no bytes")
         return content
 
+    def require_labels(self, usual: str) -> None:
+        """Refuse rows without a label, which Hugging Face writes as -1.
+
+        Args:
+            usual: an option that gives a labelled split, for the message.
+
+        Raises:
+            UserError: if there is one.
+        """
+        bare = (self.target == -1).nonzero()
+        if len(bare):
+            raise UserError(
+                f"{self.place(int(bare[0]))} has no label (-1): give a labelled split, such as "
+                f"{usual}"
+            )
+
     def place(self, row: int) -> str:
         """Say in which row of which shard an image is."""
-        group = int(np.searchsorted(self._starts, row, side="right")) - 1
-        number = self._places[group][0]
-        first = next(at for at, place in enumerate(self._places) if place[0] == number)
-        return f"{self.files[number]}, row {row - int(self._starts[first])}"
+        number = int(self._first.searchsorted(row, side="right")) - 1
+        return f"{self.files[number]}, row {row - int(self._first[number])}"
 
-    def _read(self, group: int) -> pa.Table:
+    def _read(self, group: int) -> pa.ChunkedArray:
         number, inner = self._places[group]
         try:
             opened = self._opened.get(number, partial(pq.ParquetFile, self.files[number]))
-            column = self._columns[number].image
-            return read_columns(
-                opened, [inner], [column], at_once=IMAGES_AT_ONCE, max_rows=_MAX_ROWS
-            )
+            read = _read_column(opened, [inner], self._columns[number], at_once=_IMAGES_AT_ONCE)
+            if pa.types.is_struct(read.type):
+                return read.flatten()[read.type.get_field_index("bytes")]
+            return read
         except Exception as error:  # of damaged files pyarrow raises a dozen unrelated types
-            raise OSError(one_line(error)) from error
+            raise OSError(_one_line(error)) from error
 
 
-def _columns(
-    file: Path, opened: pq.ParquetFile, image_column: str | None, label_column: str | None
-) -> _Columns:
-    names = opened.schema_arrow.names
-    found: list[str] = []
-    for key, given, usual in (
-        ("data.image_column", image_column, _IMAGE_COLUMNS),
-        ("data.label_column", label_column, _LABEL_COLUMNS),
-    ):
-        wanted = usual if given is None else (given,)
-        column = next((name for name in wanted if name in names), None)
-        if column is None:
-            raise UserError(
-                f"{file} has no column {' or '.join(wanted)}, only {', '.join(names)}: give {key}"
-            )
-        found.append(column)
-    columns = _Columns(*found)
-    kind = opened.schema_arrow.field(columns.image).type
-    whole = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-    if not whole and not (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0):
+@contextmanager
+def _parquet_file(file: Path) -> Generator[pq.ParquetFile]:
+    """Open a regular file as Parquet, and report what is wrong with it.
+
+    Raises:
+        UserError: if it cannot be opened, or read while it is open.
+    """
+    try:
+        open_regular(file).close()
+        with pq.ParquetFile(file) as opened:
+            yield opened
+    except UserError:
+        raise
+    except Exception as error:  # of damaged files pyarrow raises a dozen unrelated types
         raise UserError(
-            f"{file}: column {columns.image} is {kind}, not bytes of images: give data.image_column"
+            f"{file} cannot be read as Parquet ({_one_line(error)}): download it again"
+        ) from error
+
+
+def _read_column(
+    opened: pq.ParquetFile, groups: Sequence[int], column: str, *, at_once: int
+) -> pa.ChunkedArray:
+    """Unpack a column of some row groups, unless it unpacks to more than memory is for.
+
+    Args:
+        opened: the file.
+        groups: numbers of the row groups.
+        column: its name.
+        at_once: rows that are unpacked before their bytes are counted.
+
+    Raises:
+        OSError: if there are more rows, or more than 1 GiB.
+    """
+    batches: list[pa.RecordBatch] = []
+    rows = size = 0
+    for batch in opened.iter_batches(
+        at_once, row_groups=list(groups), columns=[column], use_threads=False
+    ):
+        rows, size = rows + batch.num_rows, size + batch.nbytes
+        if rows > _MAX_ROWS or size > _MAX_BYTES:
+            told = f"it unpacks to more than {_MAX_ROWS:,} rows or {_MAX_BYTES:,} bytes"
+            raise OSError(errno.EFBIG, told)
+        batches.append(batch)
+    schema = pa.schema([opened.schema_arrow.field(column)])
+    return pa.Table.from_batches(batches, schema=schema).column(0)
+
+
+def agreed_names(
+    train: ParquetSource, test: ParquetSource, given: tuple[str, ...] | None
+) -> tuple[str, ...]:
+    """Return the class names: those given, or else those that both splits name.
+
+    Raises:
+        UserError: if splits name different classes, or others than given, or nothing names them.
+    """
+    told = train.class_names
+    one_tells = told is None or test.class_names is None
+    if told != test.class_names and not (given is not None and one_tells):
+        raise UserError(
+            f"{train.files[0]} and {test.files[0]} name different classes: take shards of one set"
         )
-    return columns
+    told = told or test.class_names
+    names = given or told
+    if names is None:
+        raise UserError(
+            f"{train.files[0]} does not name its classes: give data.class_names, a file of one "
+            "name a line or their number"
+        )
+    if told is not None and len(told) != len(names):
+        raise UserError(
+            f"data.class_names gives {len(names)} classes, the shards {len(told)}: name each class"
+        )
+    if told is not None and told != names and set(told) == set(names):
+        row = next(row for row, name in enumerate(told) if name != names[row])
+        raise UserError(
+            f"data.class_names has another order than the shards: class {row} is {names[row]}, of "
+            f"the shards {told[row]}: name the classes in the order of their labels"
+        )
+    return names
+
+
+def _column(file: Path, opened: pq.ParquetFile, key: str, wanted: Sequence[str]) -> str:
+    names = opened.schema_arrow.names
+    column = next((name for name in wanted if name in names), None)
+    if column is None:
+        raise UserError(
+            f"{file} has no column {' or '.join(wanted)}, only {', '.join(names)}: give {key} "
+            "(data=parquet)"
+        )
+    return column
+
+
+def _check_images(file: Path, opened: pq.ParquetFile, column: str) -> None:
+    kind = opened.schema_arrow.field(column).type
+    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        kind = kind.field("bytes").type
+    if not pa.types.is_binary(kind) and not pa.types.is_large_binary(kind):
+        raise UserError(
+            f"{file}: column {column} is {kind}, not bytes of images: give data.image_column "
+            "(data=parquet)"
+        )
 
 
 def _check_groups(file: Path, opened: pq.ParquetFile, column: str) -> None:
@@ -170,9 +260,9 @@ def _check_groups(file: Path, opened: pq.ParquetFile, column: str) -> None:
             for each in chunks
             if f"{each.path_in_schema}.".startswith(f"{column}.")
         )
-        if size > MAX_BYTES:
+        if size > _MAX_BYTES:
             raise UserError(
-                f"{file}: row group {group} unpacks to {size:,} bytes, above {MAX_BYTES:,}: write "
+                f"{file}: row group {group} unpacks to {size:,} bytes, above {_MAX_BYTES:,}: write "
                 "the file again with a smaller row_group_size"
             )
 
@@ -181,10 +271,10 @@ def _labels(file: Path, opened: pq.ParquetFile, column: str) -> Int64[Tensor, " 
     if not pa.types.is_integer(opened.schema_arrow.field(column).type):
         raise UserError(f"{file}: column {column} holds no whole numbers: give data.label_column")
     groups = range(opened.num_row_groups)
-    read = read_columns(opened, groups, [column], at_once=2**16, max_rows=_MAX_ROWS)
-    labels = read.column(column)
+    labels = _read_column(opened, groups, column, at_once=2**16)
     if labels.null_count:
-        raise UserError(f"{file}: column {column} has no label in some rows: mend the file")
+        row = labels.is_null().index(True).as_py()
+        raise UserError(f"{file}, row {row} has no {column}: fix the file")
     return torch.from_numpy(labels.to_numpy().astype(np.int64))
 
 
@@ -200,3 +290,9 @@ def _class_names(opened: pq.ParquetFile, column: str) -> tuple[str, ...] | None:
         return tuple(str(name).encode().decode() for name in names)
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def _one_line(error: Exception) -> str:
+    """Return what an error says, as part of a line."""
+    told = getattr(error, "strerror", None) or " ".join(str(error).split()).rstrip(".")
+    return told or type(error).__name__

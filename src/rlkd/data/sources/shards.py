@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from rlkd.data.imagenet_names import WNIDS
-from rlkd.data.parquet import check_shards
 from rlkd.data.sources.listing import is_hidden, require_text
 from rlkd.errors import UserError
 from rlkd.text_files import read_text
@@ -44,16 +43,31 @@ def find_shards(root: str | Path, patterns: str | Sequence[str], key: str) -> li
                 f"{key}={pattern}: give file names within data.root={root}, such as train-*"
             ) from None
         if not found:
-            raise UserError(f"{root} has no {pattern}: mend data.root or {key}")
+            raise UserError(f"{root} has no {pattern}: fix data.root or {key}")
+        for file in found:
+            require_text(str(file))
         if not re.search(r"\d", Path(pattern).name):
-            check_shards(found)
+            _check_complete(found)
         files += found
     if not files:
         raise UserError(f"{key} is empty: name the shards, such as {key}='train-*'")
-    for file in files:
-        require_text(str(file))
     _check_twice(files, key)
     return files
+
+
+def _check_complete(files: Sequence[Path]) -> None:
+    """Refuse a split whose names count more files (`-00000-of-00004`) than there are."""
+    series: dict[tuple[Path, str, int], list[Path]] = {}
+    for file in files:
+        numbered = re.match(r"(.*?)-\d+-of-(\d+)", file.stem)
+        if numbered:
+            series.setdefault((file.parent, numbered[1], int(numbered[2])), []).append(file)
+    for (folder, _, total), found in series.items():
+        if len(found) != total:
+            raise UserError(
+                f"{folder} has {len(found)} of the {total} files that the name {found[0].name} "
+                "counts: complete the download"
+            )
 
 
 def _check_twice(files: Sequence[Path], key: str) -> None:

@@ -56,6 +56,16 @@ class _Index:
     target: list[int] = field(default_factory=list[int])
 
 
+class _Opened:
+    """A file that is closed once nobody reads from it."""
+
+    def __init__(self, file: Path) -> None:
+        self.descriptor = os.open(file, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
+
+
 class TarSource:
     """Images in tar shards as WebDataset lays them out: `key.jpg` beside `key.cls` or `key.json`.
 
@@ -103,7 +113,7 @@ class TarSource:
         self._size: NDArray[np.int64] = np.array(index.size, dtype=np.int64)
         self.target: Int64[Tensor, " rows"] = torch.tensor(index.target, dtype=torch.int64)
         """The class of each row."""
-        self._opened: ProcessCache[int, int] = ProcessCache(_OPEN_FILES, os.close)
+        self._opened: ProcessCache[int, _Opened] = ProcessCache(_OPEN_FILES)
 
     @property
     def group_starts(self) -> Int64[Tensor, " groups"] | None:
@@ -122,8 +132,8 @@ class TarSource:
         shard, size = int(self._shard[row]), int(self._size[row])
         if size > MAX_BYTES:
             raise OSError(errno.EFBIG, f"it has {size:,} bytes, above {MAX_BYTES:,}")
-        opened = self._opened.get(shard, lambda: os.open(self.files[shard], os.O_RDONLY))
-        return os.pread(opened, size, int(self._begin[row]))
+        opened = self._opened.get(shard, lambda: _Opened(self.files[shard]))
+        return os.pread(opened.descriptor, size, int(self._begin[row]))
 
     def place(self, row: int) -> str:
         """Say where in which shard an image is."""

@@ -11,17 +11,20 @@ class Unreadable:
     """What is done about images that cannot be decoded, and those that were met, each once.
 
     Args:
-        policy: `stop` with the first; or `skip`, where training puts the next image that can be
-            decoded in its place, and an evaluation leaves it out.
+        policy: `stop` at the first; or `skip`, where training puts the next image that can be
+            decoded in its place, and an evaluation leaves it out. None for a set without that
+            choice, which stops.
 
     Raises:
         UserError: for any other policy.
     """
 
-    def __init__(self, policy: str = "stop") -> None:
-        if policy not in ("stop", "skip"):
+    def __init__(self, policy: str | None = None) -> None:
+        if policy not in (None, "stop", "skip"):
             raise UserError(f"data.unreadable={policy}: choose stop or skip")
         self.skips = policy == "skip"
+        self.remedy = ", or give data.unreadable=skip" if policy == "stop" else ""
+        """Ends the message of an image that stops."""
         self._places: dict[str, None] = {}
 
     def add(self, places: Iterable[str]) -> None:

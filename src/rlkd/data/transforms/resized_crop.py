@@ -140,9 +140,11 @@ def fitted(
         resize: the shorter side of the frame, which has the proportions of `size`; None for `size`
             itself.
     """
+    high, wide = frame(size, resize)
+    if image.shape[1:] == size == (high, wide):
+        return image
     image = shortened(image)
     height, width = image.shape[1:]
-    high, wide = frame(size, resize)
     if height * wide <= width * high:
         resized = _resized(image, high, high * width // height)
     else:
