@@ -1,4 +1,4 @@
-"""Whether two data sets are the same one, wherever they lie."""
+"""A hash by which a data set is recognised wherever it lies."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Random generators by what they are for, not by what was drawn before."""
+"""Generators seeded by a key, such as seed, epoch and row."""
 
 import hashlib
 

@@ -10,15 +10,19 @@ from rlkd.errors import UserError
 
 
 @runtime_checkable
-class _Labelled(Protocol):
-    @property
-    def target(self) -> Int64[Tensor, " n"]: ...
-
+class _Set(Protocol):
     def __len__(self) -> int: ...
 
     def select(self, rows: Int64[Tensor, " rows"]) -> Any: ...
 
 
+@runtime_checkable
+class _Labelled(_Set, Protocol):
+    @property
+    def target(self) -> Int64[Tensor, " n"]: ...
+
+
+_Any = TypeVar("_Any", bound=_Set)
 _Images = TypeVar("_Images", bound=_Labelled)
 
 
@@ -74,6 +78,11 @@ def hold_out(
             f"cannot hold out {size} of {len(images)} images: give 0 to {len(images) - 1}"
         )
     held = choose_rows(images.target.cpu(), size, seed=seed, stratified=stratified)
+    return take_out(images, held)
+
+
+def take_out(images: _Any, held: Int64[Tensor, " rows"]) -> tuple[_Any, _Any]:
+    """Split a set into all but some rows, and those."""
     kept = torch.ones(len(images), dtype=torch.bool)
     kept[held] = False
     return images.select(kept.nonzero().flatten()), images.select(held)

@@ -124,6 +124,12 @@ class CocoSet:
         here = slice(int(self._first[row]), int(self._first[row + 1]))
         return Boxes(self._box[here].clone(), self._label[here].clone())
 
+    def content(self, row: int) -> bytes:
+        """Return the pixels and the boxes of one image."""
+        boxes = self.boxes(row)
+        held = (self.image(row), boxes.box, boxes.label)
+        return b"".join(each.contiguous().numpy().tobytes() for each in held)
+
     def image_id(self, row: int) -> int:
         """Return COCO's id of one image."""
         return int(self._images.identity[row])

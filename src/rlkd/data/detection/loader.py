@@ -1,16 +1,17 @@
 """Batches of images with boxes, mirrored at random."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from rlkd import arguments
 from rlkd.data.detection.coco_set import CocoSet
+from rlkd.data.loaders.protocol import check_start
+from rlkd.data.loaders.workers import made
 from rlkd.data.seeding import generator_of
 from rlkd.errors import UserError
 from rlkd.types import Boxes, DetectionBatch
@@ -111,10 +112,10 @@ class DetectionLoader:
     def __iter__(self) -> Iterator[DetectionBatch]:
         start, self._start = self._start, 0
         requests = self._requests()[start:]
-        for request, made in zip(requests, self._made(requests), strict=True):
-            if isinstance(made, UserError):
-                raise made
-            yield self._batch(request, made)
+        pinned = self.device.type == "cuda"
+        batches = made(_Maker(self.images), requests, workers=self.workers, pinned=pinned)
+        for request, batch in zip(requests, batches, strict=True):
+            yield self._batch(request, batch)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch, from 0, that the next iteration draws."""
@@ -126,11 +127,7 @@ class DetectionLoader:
         Raises:
             UserError: if the epoch has fewer batches.
         """
-        if not 0 <= batch <= len(self):
-            raise UserError(
-                f"cannot start at batch {batch} of an epoch of {len(self)}: resume with the data "
-                "and the batch_size that the checkpoint was made with"
-            )
+        check_start(batch, len(self))
         self._start = batch
 
     def _requests(self) -> list[_Request]:
@@ -148,28 +145,13 @@ class DetectionLoader:
             batches = list(rows.split(self.batch_size))
         return [_Request(batch.tolist(), flip[batch].tolist()) for batch in batches[: len(self)]]
 
-    def _made(self, requests: list[_Request]) -> Iterable[_Made | UserError]:
-        maker = _Maker(self.images)
-        if self.workers == 0:
-            return map(maker.__getitem__, requests)
-        return DataLoader(
-            maker,
-            batch_size=None,
-            sampler=cast("Any", requests),
-            num_workers=min(self.workers, len(requests)),
-            collate_fn=_as_it_is,
-            pin_memory=self.device.type == "cuda",
-            # Without one of its own it would draw from the global generator.
-            generator=torch.Generator(),
-        )
-
-    def _batch(self, request: _Request, made: _Made) -> DetectionBatch:
+    def _batch(self, request: _Request, read: _Made) -> DetectionBatch:
         def put(tensor: Tensor) -> Tensor:
             return tensor.to(self.device, non_blocking=True)
 
         return DetectionBatch(
-            image=tuple(put(image).float().div_(255) for image, _, _ in made),
-            boxes=tuple(Boxes(put(box), put(label)) for _, box, label in made),
+            image=tuple(put(image).float().div_(255) for image, _, _ in read),
+            boxes=tuple(Boxes(put(box), put(label)) for _, box, label in read),
             index=put(torch.tensor(request.rows)),
         )
 
@@ -203,7 +185,3 @@ def _grouped(
     if len(left):
         full += left.split(batch_size)
     return [rows[places] for places in full]
-
-
-def _as_it_is(made: _Made | UserError) -> _Made | UserError:
-    return made

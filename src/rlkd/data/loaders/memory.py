@@ -75,6 +75,10 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.target)
 
+    def content(self, row: int) -> bytes:
+        """Return the pixels of one image."""
+        return self.image[row].cpu().numpy().tobytes()
+
     def select(self, rows: Int64[Tensor, " rows"]) -> "ImageSet":
         """Return a copy of some rows, in the order given."""
         rows = rows.to(self.target.device)

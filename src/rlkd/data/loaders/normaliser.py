@@ -1,4 +1,4 @@
-"""Pixels as networks want them."""
+"""Normalises uint8 images to float32."""
 
 import math
 from collections.abc import Sequence

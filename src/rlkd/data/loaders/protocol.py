@@ -1,4 +1,4 @@
-"""What trains asks of a loader, wherever its images come from."""
+"""The interface of a training data loader."""
 
 from collections.abc import Iterator
 from typing import Protocol, runtime_checkable

@@ -239,9 +239,8 @@ def _read(
             decoded, unless that may be.
     """
     images, empty = maker.images, True
-    for each in made(maker, requests, pinned=pinned):
-        if isinstance(each, UserError):
-            raise each
+    workers, prefetch = images.reading.workers, images.reading.prefetch
+    for each in made(maker, requests, workers=workers, prefetch=prefetch, pinned=pinned):
         images.reading.unreadable.add(each.unreadable)
         if len(each.row):
             empty = False

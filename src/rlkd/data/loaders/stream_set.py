@@ -1,6 +1,7 @@
 """Labelled images that stay where they are until a batch needs them."""
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -95,7 +96,15 @@ class StreamSet:
         Raises:
             UndecodableError: if it cannot be read.
         """
-        return self.reader.read(lambda: self.source.encoded(int(self.row[row])), self.place(row))
+        return self.reader.read(partial(self.content, row), self.place(row))
+
+    def content(self, row: int) -> bytes:
+        """Return the content of one image's file.
+
+        Raises:
+            OSError: if it cannot be read.
+        """
+        return self.source.encoded(int(self.row[row]))
 
     def place(self, row: int) -> str:
         """Say where one image is."""

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from jaxtyping import Int64, UInt8
@@ -30,6 +30,9 @@ class Request:
     rows: list[int]
     partners: list[int]
     """The row that each is mixed with, -1 for none; empty where none has one."""
+
+
+_Made = TypeVar("_Made")
 
 
 class Made(NamedTuple):
@@ -172,45 +175,51 @@ class Requests:
         return map(self._make, self._positions)
 
 
-def made(maker: Maker, requests: Requests, *, pinned: bool) -> Iterable[Made | UserError]:
-    """Have batches made, in order, by the processes that the set's reading asks for.
+def made(
+    maker: Dataset[_Made | UserError],
+    requests: Sequence[Any] | Requests,
+    *,
+    workers: int,
+    prefetch: int = 2,
+    pinned: bool = False,
+) -> Iterator[_Made]:
+    """Yield what a maker makes of each request, in order.
 
     Args:
-        maker: makes a batch.
+        maker: makes a batch of a request, or returns the error that is to be raised.
         requests: one a batch.
+        workers: processes that make batches, one a processor at most; 0 for none but this one.
+        prefetch: batches that each of them makes ahead.
         pinned: whether they come in pinned memory, from which a GPU copies by itself.
 
     Raises:
-        UserError: while iterated, if such a process ends, as for want of memory.
+        UserError: the maker's, or if such a process ends, as for want of memory.
     """
-    reading = maker.images.reading
-    workers = min(reading.workers, len(requests), cores())
-    if workers == 0:
-        return map(maker.__getitem__, requests)
-    loader = DataLoader(
-        maker,
-        batch_size=None,
-        sampler=cast("Any", requests),
-        num_workers=workers,
-        prefetch_factor=reading.prefetch,
-        collate_fn=cast("Any", _as_it_is),
-        pin_memory=pinned,
-        # Without one of its own it would draw from the global generator.
-        generator=torch.Generator(),
-    )
-    return _watched(loader)
-
-
-def _watched(batches: Iterable[Made | UserError]) -> Iterator[Made | UserError]:
+    workers = min(workers, len(requests), cores())
+    batches: Iterable[_Made | UserError] = map(maker.__getitem__, requests)
+    if workers:
+        batches = DataLoader(
+            maker,
+            batch_size=None,
+            sampler=cast("Any", requests),
+            num_workers=workers,
+            prefetch_factor=prefetch,
+            collate_fn=cast("Any", _as_it_is),
+            pin_memory=pinned,
+            # Without one of its own it would draw from the global generator.
+            generator=torch.Generator(),
+        )
     try:
-        yield from batches
+        for each in batches:
+            if isinstance(each, UserError):
+                raise each
+            yield each
     except RuntimeError as error:
-        told = dead_worker(error)
-        raise error if told is None else told from error
+        raise dead_worker(error) or error from error
 
 
 def dead_worker(error: BaseException) -> UserError | None:
-    """Return what to tell of torch's word that a worker died; None for any other error.
+    """Return a UserError for torch's report that a worker died; None for any other error.
 
     It may come while a batch is waited for, or at any other moment of the main thread.
     """
@@ -228,5 +237,5 @@ def cores() -> int:
     return os.cpu_count() or 1 if allowed is None else len(allowed(0))
 
 
-def _as_it_is(batch: Made | UserError) -> Made | UserError:
+def _as_it_is(batch: Any) -> Any:
     return batch

@@ -1,4 +1,4 @@
-"""How images of any size become those that networks see: in training by chance, else by a rule."""
+"""Random resized crops for training; resizing and a centre crop for evaluation."""
 
 import math
 from collections.abc import Sequence

@@ -18,7 +18,7 @@ from rlkd.data import (
     in_memory,
 )
 from rlkd.data.datasets import Dataset
-from rlkd.data.fingerprint import Split, fingerprint
+from rlkd.data.fingerprint import fingerprint
 from rlkd.data.loaders.batch_plan import ALONE, leaves_one
 from rlkd.engine.run_folder import RunFolder
 from rlkd.engine.shared_data import load
@@ -171,7 +171,7 @@ def example_batch(
 
 
 def share_unreadable(dataset: Dataset) -> None:
-    """Tell all ranks which images any of them could not decode; all call it together."""
+    """Report to all ranks the images that any could not decode; all call it together."""
     if dataset.unreadable is not None and dataset.unreadable.skips:
         for places in ranks.said(list(dataset.unreadable.places)):
             dataset.unreadable.add(places)
@@ -201,15 +201,9 @@ def take_up_unreadable(folder: RunFolder, dataset: Dataset) -> None:
 
 
 def data_sha256(dataset: Dataset) -> str:
-    """Return by what a data set is known again where it has moved to; see `fingerprint`."""
-
-    def split(images: Images) -> Split:
-        if isinstance(images, ImageSet):
-            return images.target, lambda row: images.image[row].cpu().numpy().tobytes()
-        source, rows = images.source, images.row
-        return images.target, lambda row: source.encoded(int(rows[row]))
-
-    return fingerprint(dataset.class_names, map(split, (dataset.train, dataset.test)))
+    """Return the hash by which the data are recognised where they have moved; see `fingerprint`."""
+    splits = [(each.target, each.content) for each in (dataset.train, dataset.test)]
+    return fingerprint(dataset.class_names, splits)
 
 
 def count_readable(images: Images, dataset: Dataset) -> int:

@@ -11,7 +11,8 @@ from rlkd.config.options import TrainerOptions, probe_options
 from rlkd.data.detection.coco import DetectionSets
 from rlkd.data.detection.coco_set import CocoSet
 from rlkd.data.detection.loader import DetectionLoader
-from rlkd.data.fingerprint import Split, fingerprint
+from rlkd.data.fingerprint import fingerprint
+from rlkd.data.splits import choose_rows, take_out
 from rlkd.engine.shared_data import load
 from rlkd.errors import UserError, notice
 from rlkd.reporting.results.provenance import counted
@@ -48,7 +49,7 @@ def hold_out(config: DictConfig, options: TrainerOptions) -> Held:
     """Load the data and hold out what is not to be trained on.
 
     The probe takes images with objects: without any there is nothing to measure. Objects of the
-    training images that cannot be learnt for want of area are told in a warning.
+    training images that cannot be learnt for want of area are reported in a warning.
 
     Raises:
         UserError: if the data are missing or broken, a part has no objects, or too much is held
@@ -65,13 +66,12 @@ def hold_out(config: DictConfig, options: TrainerOptions) -> Held:
             f"{train.without_area[0]}"
         )
     if options.validation_size:
-        rows = _drawn(
-            torch.arange(len(train)), options.validation_size, 0, "trainer.validation_size"
-        )
-        train, validation = _parted(train, rows)
+        every = torch.arange(len(train))
+        rows = _drawn(every, options.validation_size, 0, "trainer.validation_size")
+        train, validation = take_out(train, rows)
     size = probe_options(config.probe).size
     if size:
-        train, probe = _parted(train, _drawn(_with_objects(train), size, 1, "probe.size"))
+        train, probe = take_out(train, _drawn(_with_objects(train), size, 1, "probe.size"))
     if validation is not None:
         require_objects(validation, "validation")
     return Held(train, sets.test, validation, probe)
@@ -94,17 +94,9 @@ def require_objects(images: CocoSet, part: str) -> None:
 
 
 def data_sha256(held: Held) -> str:
-    """Return by what the data are known again where they have moved to; see `fingerprint`."""
-
-    def split(images: CocoSet) -> Split:
-        def content(row: int) -> bytes:
-            boxes = images.boxes(row)
-            held = (images.image(row), boxes.box, boxes.label)
-            return b"".join(each.contiguous().numpy().tobytes() for each in held)
-
-        return images.sizes, content
-
-    return fingerprint(held.train.class_names, map(split, (held.train, held.test)))
+    """Return the hash by which the data are recognised where they have moved; see `fingerprint`."""
+    splits = [(each.sizes, each.content) for each in (held.train, held.test)]
+    return fingerprint(held.train.class_names, splits)
 
 
 def check_sizes(images: CocoSet, detector: FasterRCNN) -> None:
@@ -151,11 +143,4 @@ def _drawn(rows: torch.Tensor, size: int, seed: int, key: str) -> torch.Tensor:
         raise UserError(
             f"{key}={size}: {len(rows)} training images can be held out; give 0 to {len(rows) - 1}"
         )
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
-    return rows[order[:size]].sort().values
-
-
-def _parted(images: CocoSet, rows: torch.Tensor) -> tuple[CocoSet, CocoSet]:
-    kept = torch.ones(len(images), dtype=torch.bool)
-    kept[rows] = False
-    return images.select(kept.nonzero().flatten()), images.select(rows)
+    return rows[choose_rows(rows, size, seed=seed, stratified=False)]
