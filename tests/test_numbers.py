@@ -45,6 +45,7 @@ INTERNAL = {
     "rlkd.data.loaders.workers.Maker": "made by a loader",
     "rlkd.data.loaders.stream.StreamLoader": "made of a run's options, see Plan",
     "rlkd.data.loaders.memory.MemoryLoader": "likewise",
+    "rlkd.data.loaders.loader.BatchLoader": "likewise",
     "rlkd.data.detection.loader.DetectionLoader": "likewise",
     "rlkd.data.loaders.batch_plan.Plan": "likewise; `rank_checks` sees that ranks share evenly",
     "rlkd.data.sources.parquet.ParquetSource": "made by `parquet`, which checks",

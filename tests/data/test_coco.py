@@ -228,7 +228,7 @@ def test_the_first_missing_image_is_named_and_all_are_counted(tmp_path: Path) ->
     (tmp_path / "images" / "b.png").unlink()
     with pytest.raises(UserError, match=r"^2 of the 3 images .*inner/a\.png \(image 10\), are not"):
         read_coco(tmp_path / "images", tmp_path / "annotations.json")
-    with pytest.raises(UserError, match=r"^no folder .*/other for the images of .*: mend the path"):
+    with pytest.raises(UserError, match=r"^no folder .*/other for the images of .*: fix the path"):
         read_coco(tmp_path / "other", tmp_path / "annotations.json")
 
 
@@ -258,11 +258,11 @@ def test_a_set_of_ones_own_needs_its_root_alone_or_with_its_paths(tmp_path: Path
     sets: DetectionSets = config("coco", root=str(tmp_path))
     assert (len(sets.train), len(sets.test), sets.num_classes) == (3, 3, 4)
     shutil.move(tmp_path / "train2017", tmp_path / "mine")
-    with pytest.raises(UserError, match=r"has no train2017: mend .*or give data\.train_images=PA"):
+    with pytest.raises(UserError, match=r"has no train2017: fix .*or give data\.train_images=PA"):
         _ = coco(tmp_path).train
     assert len(coco(tmp_path).test) == 3  # what only scores needs no training images
     assert len(coco(tmp_path, train_images="mine").train) == 3
-    with pytest.raises(UserError, match=r"no folder .*/nowhere: mend data\.root"):
+    with pytest.raises(UserError, match=r"no folder .*/nowhere: fix data\.root"):
         coco(tmp_path / "nowhere")
 
 

@@ -44,7 +44,7 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_and_a_folder_for_a_file_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^no annotation file .*/none\.json: mend the path"):
+    with pytest.raises(UserError, match=r"^no annotation file .*/none\.json: fix the path"):
         read_coco(tmp_path, tmp_path / "none.json")
     with pytest.raises(UserError, match="cannot be read"):
         read_coco(tmp_path, tmp_path)

@@ -127,7 +127,7 @@ def fake_gpu() -> Generator[FakeGpu]:
         stack.enter_context(patch.object(Tensor, "backward", fill_gradients))
         # Set up once, not in a step: labels are looked at on the device.
         stack.enter_context(patch.object(ImageSet, "__post_init__", lambda _: None))
-        stack.enter_context(patch("rlkd.data.loaders.memory.check_partners", lambda *_: None))
+        stack.enter_context(patch("rlkd.data.loaders.loader.check_partners", lambda *_: None))
         # Nothing to lay out: there is no memory.
         stack.enter_context(patch.object(nn.LSTM, "flatten_parameters", lambda _: None))
         stack.enter_context(torch.backends.cudnn.flags(enabled=False))  # it asks for the hardware

@@ -6,8 +6,8 @@ The named data sets with all their options are the functions of `rlkd.data.datas
 from rlkd.data.cifar import load_cifar
 from rlkd.data.datasets import Dataset, Images
 from rlkd.data.digits import load_digits
+from rlkd.data.loaders.loader import BatchLoader
 from rlkd.data.loaders.memory import ImageSet, MemoryLoader
-from rlkd.data.loaders.protocol import BatchLoader
 from rlkd.data.loaders.stream import StreamLoader, first_readable, in_memory
 from rlkd.data.loaders.stream_set import StreamSet
 from rlkd.data.splits import hold_out

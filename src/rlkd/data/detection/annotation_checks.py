@@ -133,7 +133,7 @@ def _read_json(file: Path) -> dict[str, Any]:
     try:
         content: Any = parse_json(read_regular(file, _MAX_BYTES), pairs=_without_segmentation)
     except FileNotFoundError as error:
-        raise UserError(f"no annotation file {file}: mend the path") from error
+        raise UserError(f"no annotation file {file}: fix the path") from error
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror}): {_FORMAT}") from error
     except ValueError as error:
@@ -248,4 +248,4 @@ def _check_boxes(file: Path, table: AnnotationTable, images: ImageTable) -> None
     beyond = (corner >= size) | (corner + side <= 0)
     outside = beyond.any(dim=1) & (side > 0).all(dim=1)
     if outside.any():
-        refuse(outside, "wholly outside the image: mend or remove it (boxes are in pixels)")
+        refuse(outside, "wholly outside the image: fix or remove it (boxes are in pixels)")

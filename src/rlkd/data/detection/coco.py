@@ -115,14 +115,14 @@ def coco(
     """
     root = Path(root).expanduser()
     if not root.is_dir():
-        raise UserError(f"no folder {root}: mend data.root")
+        raise UserError(f"no folder {root}: fix data.root")
 
     def reader(part: str, images: str, annotations: str) -> Callable[[], CocoSet]:
         def read() -> CocoSet:
             for option, path in ((f"{part}_images", images), (f"{part}_annotations", annotations)):
                 if not (root / path).exists():
                     raise UserError(
-                        f"{root} has no {path}: mend data.root, or give data.{option}=PATH"
+                        f"{root} has no {path}: fix data.root, or give data.{option}=PATH"
                     )
             return read_coco(root / images, root / annotations, keep_ids=keep_ids)
 

@@ -74,7 +74,7 @@ def check_files(folder: Path, annotations: Path, table: ImageTable) -> None:
         UserError: if the folder or a file is missing.
     """
     if not folder.is_dir():
-        raise UserError(f"no folder {folder} for the images of {annotations}: mend the path")
+        raise UserError(f"no folder {folder} for the images of {annotations}: fix the path")
     present: dict[PurePath, set[str]] = {}
     missing: list[int] = []
     for row, name in enumerate(table.file_name):

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from rlkd import arguments
 from rlkd.data.detection.coco_set import CocoSet
-from rlkd.data.loaders.protocol import check_start
+from rlkd.data.loaders.loader import check_start
 from rlkd.data.loaders.workers import made
 from rlkd.data.seeding import generator_of
 from rlkd.errors import UserError

@@ -2,20 +2,18 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
 from rlkd import arguments
-from rlkd.data.loaders.batch_plan import ALONE, Plan
-from rlkd.data.loaders.normaliser import Normaliser
-from rlkd.data.loaders.protocol import check_partners, check_start, check_strong_view
+from rlkd.data.loaders.loader import BatchLoader
 from rlkd.data.seeding import generator_of
 from rlkd.data.transforms.crop_flip import Augmentation, crop_and_flip
 from rlkd.data.transforms.randaugment import StrongAugmentation, strong_view
 from rlkd.errors import UserError
-from rlkd.ranks import Part
 from rlkd.types import Batch
 
 
@@ -89,83 +87,31 @@ class ImageSet:
         return ImageSet(self.image.to(device), self.target.to(device), self.class_names)
 
 
-class MemoryLoader:
-    """Batches of normalised images; batch k of epoch e depends on the seed, e and k alone.
+class MemoryLoader(BatchLoader):
+    """Batches of images that are held in memory, on the device.
 
     All that is random in an epoch is drawn at its start, on the CPU, for all rows at once: the
-    batches are the same on every device and whatever was iterated before. The epoch moves on only
-    by `set_epoch`.
+    batches are the same on every device.
 
     Args:
-        images: the images; they are kept on `device`.
-        batch_size: images a batch, 1 or more; of all ranks and passes together where shuffled.
-        mean: one number a channel, with pixels in [0, 1].
-        std: the same, above 0.
-        seed: of the order and the augmentation.
-        shuffle: whether each epoch has an order of its own; otherwise rows come as they lie, and
-            each is seen once, by whichever rank.
+        images: the images.
         crop_padding: pixels of black added on each side before a random crop; 0 for no crop.
         flip: whether images are mirrored left to right with probability one half.
-        drop_last: whether a last batch that is not full is left out.
-        strong_view: whether batches carry a second, strongly augmented view: a crop and a flip of
-            its own and a random change of shape or colour. The first view is the same either way.
-        memory_format: of the images of a batch: contiguous or channels last.
-        device: where images are kept and batches are made.
-        part: which of several ranks this is; see `Plan`.
-        passes: passes that gradients are accumulated over; see `Plan`.
+        **options: see `BatchLoader`.
 
     Raises:
         UserError: if an option is out of its range, or no batch is left.
     """
 
     def __init__(
-        self,
-        images: ImageSet,
-        *,
-        batch_size: int,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        shuffle: bool,
-        seed: int = 0,
-        crop_padding: int = 0,
-        flip: bool = False,
-        drop_last: bool = False,
-        strong_view: bool = False,
-        memory_format: torch.memory_format = torch.contiguous_format,
-        device: torch.device | str = "cpu",
-        part: Part = ALONE,
-        passes: int = 1,
+        self, images: ImageSet, *, crop_padding: int = 0, flip: bool = False, **options: Any
     ) -> None:
-        self.plan = Plan(
-            len(images),
-            batch_size,
-            every_row=not shuffle,
-            drop_last=drop_last,
-            part=part,
-            passes=passes,
-        )
         arguments.count("crop_padding", crop_padding, least=0, most=arguments.MOST_PIXELS)
-        channels = images.shape[0]
-        self.device = torch.device(device)
-        self._normalise = Normaliser(
-            channels, mean=mean, std=std, memory_format=memory_format, device=self.device
-        )
-        if strong_view:
-            check_strong_view(channels)
+        super().__init__(images, **options)
         self.images = images.to(self.device)
-        self.shuffle = shuffle
-        self.seed = seed
-        self.crop_padding = crop_padding
-        self.flip = flip
-        self.strong_view = strong_view
-        self.epoch = 0
-        self.partner: Int64[Tensor, " n"] | None = None
+        self.crop_padding, self.flip = crop_padding, flip
+        self._partners_at = self.device
         self._partner_augmentation: Augmentation | None = None
-        self._start = 0
-
-    def __len__(self) -> int:
-        """Return how many batches a whole epoch has, on this rank."""
-        return len(self.plan)
 
     def __iter__(self) -> Iterator[Batch]:
         start, self._start = self._start, 0
@@ -185,28 +131,8 @@ class MemoryLoader:
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch, from 0, that the next iteration draws."""
-        self.epoch = epoch
+        super().set_epoch(epoch)
         self._partner_augmentation = None
-
-    def start_at(self, batch: int) -> None:
-        """Make the next iteration, and it alone, begin at a batch, from 0.
-
-        Raises:
-            UserError: if the epoch has fewer batches.
-        """
-        check_start(batch, len(self))
-        self._start = batch
-
-    def set_partners(self, partner: Int64[Tensor, " n"] | None) -> None:
-        """Give each row the row it is mixed with, -1 for none; None takes all partners away.
-
-        Raises:
-            ValueError: if there is not one partner a row, or a partner is no row.
-        """
-        if partner is not None:
-            check_partners(partner, len(self.images))
-            partner = partner.to(self.device)
-        self.partner = partner
 
     def partner_batch(self, batch: Batch) -> Batch:
         """Return the partner of each instance, cropped and flipped by a draw of its own.

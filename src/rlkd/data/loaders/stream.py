@@ -5,31 +5,29 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
+from typing import Any
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
 from rlkd.data.images import UndecodableError
-from rlkd.data.loaders.batch_plan import ALONE, Plan
+from rlkd.data.loaders.loader import BatchLoader
 from rlkd.data.loaders.memory import ImageSet
-from rlkd.data.loaders.normaliser import Normaliser
-from rlkd.data.loaders.protocol import check_partners, check_start, check_strong_view
 from rlkd.data.loaders.stream_set import StreamSet
 from rlkd.data.loaders.workers import Made, Maker, Request, Requests, cores, made
 from rlkd.errors import UserError
-from rlkd.ranks import Part
 from rlkd.types import Batch
 
 _AT_ONCE, _MOST_THREADS = 16, 16
 
 
-class StreamLoader:
-    """Batches of normalised images; batch k of epoch e depends on the seed, e and k alone.
+class StreamLoader(BatchLoader):
+    """Batches of images that are decoded when they are needed.
 
     The draws of an image depend on the seed, the epoch and its row: batches are the same with any
-    number of workers, and whatever was iterated before. The global random generators are left
-    alone. The epoch moves on only by `set_epoch`.
+    number of workers. The global random generators are left alone. Images are augmented where
+    they are shuffled, and otherwise as in evaluation.
 
     An image that cannot be decoded stops the iteration, or is skipped, as the set's reading says:
     the next row that can be decoded stands in its place, so that all ranks keep equally many rows;
@@ -37,66 +35,16 @@ class StreamLoader:
 
     Args:
         images: the images.
-        batch_size: images a batch, 1 or more; of all ranks and passes together where shuffled.
-        mean: one number a channel, with pixels in [0, 1].
-        std: the same, above 0.
-        shuffle: whether each epoch has an order of its own and images are augmented; otherwise
-            rows come as they lie, each is seen once, by whichever rank, and as in evaluation.
-        seed: of the order and the augmentation.
-        drop_last: whether a last batch that is not full is left out.
-        strong_view: whether batches carry a second, strongly augmented view: a crop and a flip of
-            its own and a random change of shape or colour. The first view is the same either way.
-        memory_format: of the images of a batch: contiguous or channels last.
-        device: where batches are put.
-        part: which of several ranks this is; see `Plan`.
-        passes: passes that gradients are accumulated over; see `Plan`.
+        **options: see `BatchLoader`.
 
     Raises:
         UserError: if an option is out of its range, or no batch is left.
     """
 
-    def __init__(
-        self,
-        images: StreamSet,
-        *,
-        batch_size: int,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        shuffle: bool,
-        seed: int = 0,
-        drop_last: bool = False,
-        strong_view: bool = False,
-        memory_format: torch.memory_format = torch.contiguous_format,
-        device: torch.device | str = "cpu",
-        part: Part = ALONE,
-        passes: int = 1,
-    ) -> None:
-        self.plan = Plan(
-            len(images),
-            batch_size,
-            every_row=not shuffle,
-            drop_last=drop_last,
-            part=part,
-            passes=passes,
-        )
-        self.device = torch.device(device)
-        self._normalise = Normaliser(
-            images.shape[0], mean=mean, std=std, memory_format=memory_format, device=self.device
-        )
-        if strong_view:
-            check_strong_view(images.shape[0])
+    def __init__(self, images: StreamSet, **options: Any) -> None:
+        super().__init__(images, **options)
         self.images = images
-        self.shuffle = shuffle
-        self.seed = seed
-        self.strong_view = strong_view
-        self.epoch = 0
-        self.partner: Int64[Tensor, " n"] | None = None
         self._latest: tuple[Batch, Made] | None = None
-        self._start = 0
-
-    def __len__(self) -> int:
-        """Return how many batches a whole epoch has, on this rank."""
-        return len(self.plan)
 
     def __iter__(self) -> Iterator[Batch]:
         start, self._start = self._start, 0
@@ -121,32 +69,6 @@ class StreamLoader:
             batch = self._batch(each)
             self._latest = batch, each
             yield batch
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, from 0, that the next iteration draws."""
-        self.epoch = epoch
-
-    def start_at(self, batch: int) -> None:
-        """Make the next iteration, and it alone, begin at a batch, from 0; none before is decoded.
-
-        Raises:
-            UserError: if the epoch has fewer batches.
-        """
-        check_start(batch, len(self))
-        self._start = batch
-
-    def set_partners(self, partner: Int64[Tensor, " n"] | None) -> None:
-        """Give each row the row it is mixed with, -1 for none; None takes all partners away.
-
-        Partners are read along with their batch: they count from the next iteration on.
-
-        Raises:
-            ValueError: if there is not one partner a row, or a partner is no row.
-        """
-        if partner is not None:
-            check_partners(partner, len(self.images))
-            partner = partner.cpu()
-        self.partner = partner
 
     def partner_batch(self, batch: Batch) -> Batch:
         """Return the partner of each instance, cropped and flipped by a draw of its own.
