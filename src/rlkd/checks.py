@@ -142,6 +142,11 @@ def spread(logits: Float[Tensor, "batch classes"]) -> Float[Tensor, " batch"]:
     return filled.std(dim=1) * ((logits.shape[1] - 1) / (count - 1).clamp_min(1)).sqrt()
 
 
+def float32_or_better(tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Return float64 as it is and anything else in float32."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
 def _check_shape(role: str, logits: Any) -> None:
     if not isinstance(logits, Tensor):
         raise InputError(f"the {role}'s logits are a {type(logits).__name__}: give a tensor")

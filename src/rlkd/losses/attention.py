@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from rlkd.checks import float32_or_better
 from rlkd.errors import InputError, UserError
 from rlkd.losses.logits import Reduction, reduced
 
@@ -150,8 +151,3 @@ def directions(
     """
     norm = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
     return vectors / (norm + eps).masked_fill(norm <= NO_DIRECTION, torch.inf)
-
-
-def float32_or_better(tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Return float64 as it is and anything else in float32."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rlkd import arguments
-from rlkd.losses.attention import attention_map, float32_or_better, matched_maps
+from rlkd.checks import float32_or_better
+from rlkd.losses.attention import attention_map, matched_maps
 from rlkd.losses.logits import Reduction, reduced
 
 SLOPE = 0.1

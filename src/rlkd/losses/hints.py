@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rlkd import arguments
+from rlkd.checks import float32_or_better
 from rlkd.errors import UserError
-from rlkd.losses.attention import float32_or_better, matched_maps
+from rlkd.losses.attention import matched_maps
 from rlkd.losses.logits import Reduction, reduced
 
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from rlkd.checks import float32_or_better
 from rlkd.errors import UserError
 from rlkd.types import Temperatures
 
@@ -67,9 +67,11 @@ class LossInputs:
         if name in FEATURE | FEATURES:
             side = 0 if name.startswith("student") else 1
             maps = (self.student_maps, self.teacher_maps)[side]
-            found = [_precise(maps[pair[side]]) for pair in pairs]
+            found = [float32_or_better(maps[pair[side]]) for pair in pairs]
             return found[0] if name in FEATURE else found
-        return _precise(getattr(self, name))
+        value = getattr(self, name)
+        floating = isinstance(value, Tensor) and value.is_floating_point()
+        return float32_or_better(value) if floating else value
 
 
 NAMES = frozenset(LossInputs.__slots__) - {"student_maps", "teacher_maps"} | FEATURE | FEATURES
@@ -145,9 +147,3 @@ def _parameters(
                 f"it may ask for {', '.join(sorted(names))}, the rest needs a default"
             )
     return frozenset(each.name for each in parameters) & names, frozenset(needed)
-
-
-def _precise(value: Any) -> Any:
-    if isinstance(value, Tensor) and value.is_floating_point():
-        return value.to(torch.promote_types(value.dtype, torch.float32))
-    return value

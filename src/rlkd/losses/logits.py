@@ -2,12 +2,11 @@
 
 from typing import Literal, get_args
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from rlkd.checks import MASKED, check_logits
+from rlkd.checks import MASKED, check_logits, float32_or_better
 from rlkd.errors import InputError
 from rlkd.losses.softened import Temperature, as_temperatures, log_softened
 
@@ -55,7 +54,7 @@ def cross_entropy(
         ValueError: for another reduction, and see `checks.check_logits`.
     """
     check_logits(student_logits, target=target)
-    logits = student_logits.to(torch.promote_types(student_logits.dtype, torch.float32))
+    logits = float32_or_better(student_logits)
     if target.is_floating_point():  # a masked class that a row does not count costs nothing
         logits, target = logits.clamp_min(MASKED), target.to(logits.dtype)
     return F.cross_entropy(logits, target, reduction=_checked(reduction))

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rlkd import arguments
+from rlkd.checks import float32_or_better
 from rlkd.errors import UserError
-from rlkd.losses.attention import NO_DIRECTION, check_rows, directions, float32_or_better
+from rlkd.losses.attention import NO_DIRECTION, check_rows, directions
 
 PKT_EPS = 1e-7
 

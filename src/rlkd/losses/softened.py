@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rlkd import arguments
-from rlkd.checks import MASKED, check_temperature
+from rlkd.checks import MASKED, check_temperature, float32_or_better
 from rlkd.errors import InputError
 from rlkd.types import Temperatures
 
@@ -49,5 +49,5 @@ def log_softened(
     divergence where the teacher masks it, as in `torch.nn.functional.kl_div`; where the student
     alone does, a huge number in the place of infinity, whose gradient is finite.
     """
-    logits = logits if logits.dtype == torch.float64 else logits.float()
+    logits = float32_or_better(logits)
     return torch.log_softmax(logits.clamp_min(MASKED) / temperature[:, None], dim=1)

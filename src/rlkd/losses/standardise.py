@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rlkd.checks import check_logits, spread, unmasked
+from rlkd.checks import check_logits, float32_or_better, spread, unmasked
 
 
 def standardise(logits: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch classes"]:
@@ -24,7 +24,7 @@ def standardise(logits: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch 
     the released code's unbiased standard deviation, plus 1e-7.
     """
     check_logits(logits)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = float32_or_better(logits)
     filled, _ = unmasked(logits)
     scores = (filled - filled.mean(dim=1, keepdim=True)) / (spread(logits)[:, None] + 1e-7)
     # Masked last: through -inf itself no gradient would be a number.

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.fx.experimental import optimization
 from torch.nn import functional as F
 
+from rlkd.checks import float32_or_better
 from rlkd.models.modes import at_rest
 from rlkd.models.outputs import keep_hooks
 
@@ -74,7 +75,7 @@ class Teacher(nn.Module):
         """Return the logits, in float32 or better."""
         with torch.no_grad():
             logits = self.network(self.seen(image))
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return float32_or_better(logits)
 
     def seen(
         self, image: Float[Tensor, "batch channels height width"]

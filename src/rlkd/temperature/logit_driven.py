@@ -7,7 +7,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rlkd import arguments
-from rlkd.checks import GREATEST, MASKED, check_logits, spread, unmasked, usable_rows
+from rlkd.checks import (
+    GREATEST,
+    MASKED,
+    check_logits,
+    float32_or_better,
+    spread,
+    unmasked,
+    usable_rows,
+)
 from rlkd.errors import InputError
 from rlkd.temperature.source import TEMPERATURE_FLOOR, TemperatureSource
 from rlkd.types import Temperatures, class_index
@@ -300,7 +308,7 @@ class MaxLogitTemperature(LogitDriven):
 
 def _masked(logits: Tensor) -> Tensor:
     """Return logits in float32 or better, with all that is masked at -inf."""
-    precise = logits if logits.dtype == torch.float64 else logits.float()
+    precise = float32_or_better(logits)
     return precise.masked_fill(precise < -GREATEST, -torch.inf)
 
 
