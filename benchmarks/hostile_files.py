@@ -28,9 +28,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from rlkd.data.datasets import parquet, webdataset
 from rlkd.data.detection.coco import read_coco
 from rlkd.data.sources.shards import given_names
-from rlkd.data.datasets import parquet, webdataset
 from rlkd.errors import UserError
 from rlkd.tasks.prediction_folder import batches
 

@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rlkd.agent import instance_state
-from rlkd.agent.action import BoundedGaussian
 from rlkd.exploration import predictive_entropy, rank
 from rlkd.exploration.entropy import Bands
 from rlkd.losses import LossInputs, Objective, Term, kd
 from rlkd.temperature import ConstantTemperature
+from rlkd.temperature.bounded_gaussian import BoundedGaussian
 
 
 @pytest.fixture(autouse=True)

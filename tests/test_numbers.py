@@ -29,7 +29,7 @@ CONFIGS = Path(rlkd.__file__).parent / "configs"
 ROOMS = ("agent", "temperature", "exploration", "losses", "data", "training")
 
 INTERNAL = {
-    "rlkd.agent.action.BoundedGaussian": "made at every step, of what a policy has checked",
+    "rlkd.temperature.bounded_gaussian.BoundedGaussian": "made at every step, of checked values",
     "rlkd.agent.rollout.Window": "a counter's start",
     "rlkd.losses.contrastive.MemoryBank": "made by CRD, which checks both sizes",
     "rlkd.losses.factor_transfer.Translator": "of the channels of two maps, made by FT",

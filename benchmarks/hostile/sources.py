@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from rlkd import temperature
-from rlkd.agent import RandomTemperature, TemperatureAgent
+from rlkd.agent import TemperatureAgent
 from rlkd.checks import values_unchecked
 from rlkd.errors import InputError
-from rlkd.temperature import TemperatureSource
+from rlkd.temperature import RandomTemperature, TemperatureSource
 from rlkd.types import Temperatures
 
 from . import tensors

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rlkd import losses, models
-    from rlkd.agent import RandomTemperature, TemperatureAgent, instance_state
+    from rlkd.agent import TemperatureAgent, instance_state
     from rlkd.reporting import Result
-    from rlkd.temperature import ConstantTemperature, TemperatureSource
+    from rlkd.temperature import ConstantTemperature, RandomTemperature, TemperatureSource
     from rlkd.types import Batch, Temperatures
 
 __all__ = [
@@ -29,8 +29,10 @@ __all__ = [
     "models",
 ]
 _HOMES = {
-    **dict.fromkeys(("RandomTemperature", "TemperatureAgent", "instance_state"), "rlkd.agent"),
-    **dict.fromkeys(("ConstantTemperature", "TemperatureSource"), "rlkd.temperature"),
+    **dict.fromkeys(("TemperatureAgent", "instance_state"), "rlkd.agent"),
+    **dict.fromkeys(
+        ("ConstantTemperature", "RandomTemperature", "TemperatureSource"), "rlkd.temperature"
+    ),
     **dict.fromkeys(("Batch", "Temperatures"), "rlkd.types"),
 }
 _ROOMS = ("agent", "data", "exploration", "losses", "models", "reporting", "temperature", "types")

@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.distributions import Normal, SigmoidTransform, TransformedDistribution
 from torch.distributions.transforms import AffineTransform
 
-from rlkd.agent.action import TEMPERATURE_FLOOR, BoundedGaussian, raw_from_temperature
 from rlkd.agent.actor_critic import Actor, Critic
+from rlkd.temperature import TEMPERATURE_FLOOR
+from rlkd.temperature.bounded_gaussian import BoundedGaussian, raw_from_temperature
 
 POLICIES = [(-0.4, 0.5), (0.0, 1.0), (1.5, 0.2), (-2.0, 2.0)]
 

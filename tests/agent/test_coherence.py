@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from rlkd.agent.action import coherent_noise, draw_field
 from rlkd.agent.agent import TemperatureAgent
 from rlkd.agent.learner import Learner
+from rlkd.agent.noise import coherent_noise, draw_field
 from rlkd.errors import UserError
 
 CPU = torch.device("cpu")

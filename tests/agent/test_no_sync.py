@@ -10,8 +10,8 @@ import torch
 from tests.agent.loop import CLASSES, drive, logits_of, make_agent
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rlkd.agent import RandomTemperature
 from rlkd.checks import values_unchecked
+from rlkd.temperature import RandomTemperature
 
 READS_BACK = {
     *("_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "masked_select"),

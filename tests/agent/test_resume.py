@@ -10,8 +10,8 @@ import torch
 from tests.agent.loop import drive, make_agent
 from torch import nn
 
-from rlkd.agent import RandomTemperature, TemperatureAgent
-from rlkd.temperature import TemperatureSource
+from rlkd.agent import TemperatureAgent
+from rlkd.temperature import RandomTemperature, TemperatureSource
 
 SOURCES = ["next_batch", "same_batch", "probe"]
 STEPS = 10

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlkd.agent import RandomTemperature
-from rlkd.agent.control import QUANTILES, quantile_column
 from rlkd.engine.meters import EpochMeters
 from rlkd.reporting import write_metrics
+from rlkd.temperature import RandomTemperature
+from rlkd.temperature.random import QUANTILES, quantile_column
 from rlkd.types import Temperatures
 
 

@@ -1,9 +1,8 @@
 """The agent: states, actions, rewards, their calibration, and PPO. Plain torch."""
 
 from rlkd.agent.agent import TemperatureAgent
-from rlkd.agent.control import RandomTemperature
 from rlkd.agent.learner import Learner
 from rlkd.agent.reward import Reward
 from rlkd.agent.state import instance_state
 
-__all__ = ["Learner", "RandomTemperature", "Reward", "TemperatureAgent", "instance_state"]
+__all__ = ["Learner", "Reward", "TemperatureAgent", "instance_state"]

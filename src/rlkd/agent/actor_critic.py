@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rlkd import arguments
-from rlkd.agent.action import BoundedGaussian, check_policy, raw_from_temperature
 from rlkd.agent.state import STATE_SIZE
+from rlkd.temperature.bounded_gaussian import BoundedGaussian, check_policy, raw_from_temperature
 
 _LOG_STD_RANGE = (math.log(0.3), 1.0)
 """A policy surer than this would vary its actions too little to learn from a batch's reward."""

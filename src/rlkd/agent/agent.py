@@ -9,10 +9,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rlkd import arguments, ranks
-from rlkd.agent.action import draw_field
 from rlkd.agent.gathering import Seen, nothing_scored, of_all_ranks
 from rlkd.agent.learner import Calibration, Learner, dtype_kept
-from rlkd.agent.random_stream import RandomStream
+from rlkd.agent.noise import draw_field
 from rlkd.agent.restoring import check_agent
 from rlkd.agent.reward import Metric, Reward, RewardSource, mean_score
 from rlkd.agent.rollout import Rollout, Trajectory, Window
@@ -20,6 +19,7 @@ from rlkd.agent.state import instance_state
 from rlkd.checks import check_logits, usable_rows
 from rlkd.errors import InputError, UserError, notice
 from rlkd.temperature import TemperatureSource
+from rlkd.temperature.random_stream import RandomStream
 from rlkd.types import Temperatures
 
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)

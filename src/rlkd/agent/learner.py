@@ -9,16 +9,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rlkd import arguments
-from rlkd.agent.action import BoundedGaussian, coherent_noise, draw_field
 from rlkd.agent.actor_critic import Actor, Critic
 from rlkd.agent.additive import AdditiveCorrector
 from rlkd.agent.advantage import discounted_sum, generalised_advantage, standardise
 from rlkd.agent.calibration import StateUpdater, corrector_loss, redistribute
+from rlkd.agent.noise import coherent_noise, draw_field
 from rlkd.agent.ppo import PPO, Experience
 from rlkd.agent.recurrent import RecurrentCorrector
 from rlkd.agent.restoring import restore_optimizer
 from rlkd.agent.rollout import Rollout
 from rlkd.errors import UserError
+from rlkd.temperature.bounded_gaussian import BoundedGaussian
 
 Calibration = Literal["additive", "recurrent", "none"]
 

@@ -7,8 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from rlkd import ranks
-from rlkd.agent.control import QUANTILES, quantile_column
 from rlkd.reporting import PolicyMap
+from rlkd.temperature.random import QUANTILES, quantile_column
 from rlkd.types import IGNORED, Temperatures, class_index
 
 _FIRST, _BINS = 119 << 7, 32 << 7

@@ -1,4 +1,4 @@
-"""Temperature sources: what sets the temperature of each instance."""
+"""Temperature sources, which set the temperature of each instance."""
 
 from rlkd.temperature.curriculum import GlobalCTKD, InstanceCTKD
 from rlkd.temperature.fixed import ConstantTemperature
@@ -11,6 +11,7 @@ from rlkd.temperature.logit_driven import (
     MaxLogitTemperature,
     NormKD,
 )
+from rlkd.temperature.random import RandomTemperature
 from rlkd.temperature.schedule import EpochSource, ScheduledTemperature
 from rlkd.temperature.source import TEMPERATURE_FLOOR, TemperatureSource
 
@@ -27,6 +28,7 @@ __all__ = [
     "LogitStandardisation",
     "MaxLogitTemperature",
     "NormKD",
+    "RandomTemperature",
     "ScheduledTemperature",
     "TemperatureSource",
 ]

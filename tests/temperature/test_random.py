@@ -8,9 +8,9 @@ from tests.agent.loop import drive
 from tests.reference.squashed_gaussian import cumulative, quantile
 from torch import Tensor
 
-from rlkd.agent import RandomTemperature
-from rlkd.agent.control import QUANTILES, quantile_column
 from rlkd.errors import UserError
+from rlkd.temperature import RandomTemperature
+from rlkd.temperature.random import QUANTILES, quantile_column
 
 ROWS = 20000
 LOGITS, TARGET = torch.zeros(ROWS, 2), torch.zeros(ROWS, dtype=torch.long)

@@ -1,4 +1,4 @@
-"""The agent's action: a temperature in (0, T_max) drawn from a squashed Gaussian."""
+"""A temperature in (0, T_max), drawn from a squashed Gaussian."""
 
 import math
 from dataclasses import dataclass
@@ -9,10 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rlkd import arguments
-from rlkd.agent.state import STATE_SIZE
-
-TEMPERATURE_FLOOR = 0.05
-"""Below this no division by a temperature is done; dimensionless."""
+from rlkd.temperature.source import TEMPERATURE_FLOOR
 
 _HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 
@@ -31,39 +28,6 @@ def check_policy(base_temperature: float, max_temperature: float, initial_std: f
     arguments.number("max_temperature", max_temperature, above=0)
     arguments.number("base_temperature", base_temperature, above=0, below=max_temperature)
     arguments.number("initial_std", initial_std, above=0)
-
-
-def draw_field(generator: torch.Generator, device: torch.device) -> Float[Tensor, " coefficient"]:
-    """Draw a random linear field over states: what like instances do in common."""
-    return torch.randn(STATE_SIZE + 1, generator=generator, device=device)
-
-
-def coherent_noise(
-    state: Float[Tensor, "*rows 3"],
-    field: Float[Tensor, " coefficient"],
-    generator: torch.Generator,
-    *,
-    share: float,
-) -> Float[Tensor, "*rows"]:
-    """Draw N(0, 1) for each row; `share` of its variance is a random linear field of the state.
-
-    Independent noise averages out over the instances of a reward and leaves it little to tell.
-    With one field for all of them, like instances move together; each row alone is N(0, 1) all
-    the same, whatever the share, so that PPO's ratio of one instance is what it was.
-
-    Args:
-        state: of each row.
-        field: from `draw_field`, one for all rows that share a reward.
-        generator: of the independent part, on the state's device.
-        share: in [0, 1]; 0 is independent noise.
-
-    Source: after Raffin et al., "Smooth Exploration for Robotic Reinforcement Learning" (CoRL
-    2021), whose noise is a function of the state drawn anew every few steps.
-    """
-    own = torch.randn(state.shape[:-1], generator=generator, device=state.device)
-    inputs = torch.cat((torch.ones_like(state[..., :1]), 2 * state - 1), dim=-1)
-    common = F.normalize(inputs, dim=-1) @ field
-    return math.sqrt(share) * common + math.sqrt(1 - share) * own
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rlkd import arguments, ranks
-from rlkd.agent.action import BoundedGaussian, check_policy, raw_from_temperature
-from rlkd.agent.random_stream import RandomStream
 from rlkd.checks import check_logits
 from rlkd.errors import UserError
-from rlkd.temperature import EpochSource
+from rlkd.temperature.bounded_gaussian import BoundedGaussian, check_policy, raw_from_temperature
+from rlkd.temperature.random_stream import RandomStream
+from rlkd.temperature.schedule import EpochSource
 from rlkd.types import Temperatures
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
@@ -102,10 +102,11 @@ class RandomTemperature(EpochSource):
 
 
 def _recorded_quantiles(folder: Path) -> list[list[float]]:
+    from rlkd.reporting import read_metrics
+
     path = folder / "metrics.csv"
     if not path.is_file():
         raise UserError(f"like={folder}: no metrics.csv there; give the folder of an agent's run")
-    from rlkd.reporting import read_metrics  # a loop of one's own needs no reports
 
     columns = [quantile_column(level) for level in QUANTILES]
     rows = read_metrics(path)
