@@ -16,6 +16,7 @@ from unittest.mock import patch
 
 import lightning as L
 import torch
+from tests.training import cpu_sync_norm
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -254,11 +255,12 @@ def scenes(folder: Path, teacher: Path) -> dict[str, Any]:
 
 def main(folder: Path, teacher: Path) -> None:
     torch.set_num_threads(1)
-    done = {
-        name: watched(overrides(teacher, folder / name.replace(" ", "_"), *more))
-        for name, more in CELLS.items()
-    }
-    done["scenes"] = scenes(folder, teacher)
+    with cpu_sync_norm.on_cpu():
+        done = {
+            name: watched(overrides(teacher, folder / name.replace(" ", "_"), *more))
+            for name, more in CELLS.items()
+        }
+        done["scenes"] = scenes(folder, teacher)
     torch.save(done, folder / f"rank{ranks.here().rank}.pt")
 
 

@@ -168,12 +168,10 @@ def test_synchronising_keeps_what_a_norm_does_besides() -> None:
     image = torch.randn(2, 3, 8, 8)
     for training in (False, True):
         expected = network.train(training)(image)
-        made = synchronised(copy.deepcopy(network), torch.device("cpu"))
+        made = synchronised(copy.deepcopy(network), torch.device("cuda"))
         assert_close(made(image), expected)
         assert made.state_dict().keys() == network.state_dict().keys()
-    on_gpu = synchronised(copy.deepcopy(network), torch.device("cuda"))
-    assert all(isinstance(each, nn.SyncBatchNorm) for each in list(on_gpu)[1:])
-    assert isinstance(on_gpu[1].act, nn.ReLU)
+        assert all(isinstance(each, nn.SyncBatchNorm) for each in list(made.children())[1:])
 
 
 def test_a_norm_of_its_own_kind_is_not_synchronised() -> None:
@@ -182,7 +180,12 @@ def test_a_norm_of_its_own_kind_is_not_synchronised() -> None:
             return 2 * super().forward(input)
 
     with pytest.raises(UserError, match="sync_batch_norm=true does not know what Doubling does"):
-        synchronised(nn.Sequential(Doubling(3)), torch.device("cpu"))
+        synchronised(nn.Sequential(Doubling(3)), torch.device("cuda"))
+
+
+def test_norms_are_not_synchronised_on_a_cpu() -> None:
+    with pytest.raises(UserError, match="sync_batch_norm=true needs GPUs"):
+        synchronised(nn.BatchNorm2d(3), torch.device("cpu"))
 
 
 LAUNCHED = {
