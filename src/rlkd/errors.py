@@ -51,3 +51,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def notice(line: str) -> None:
     """Warn with a line, as a `Notice`."""
     warnings.warn(line, Notice, stacklevel=3)
+
+
+def one_line(error: object) -> str:
+    """Return the text of an error on one line, without a final stop; its type if it has no text."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

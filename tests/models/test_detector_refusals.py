@@ -3,12 +3,12 @@ from typing import Any
 import pytest
 
 from rlkd.errors import UserError
-from rlkd.models.detectors import create_detector
+from rlkd.models.detection.detectors import create_detector
 
 MODULE = """
 from torch import nn
 from torchvision.models import detection
-from rlkd.models.detectors import create_detector
+from rlkd.models.detection.detectors import create_detector
 
 def good(num_classes, channels=16):
     return create_detector("fasterrcnn_tiny", num_classes=num_classes, fpn_channels=channels)
@@ -133,7 +133,7 @@ def test_a_factory_is_called_with_the_class_count_and_the_options(own_module: st
     [
         ("classifier", "only two-stage detectors"),
         ("logits_alone", "only two-stage detectors"),
-        ("too_few_classes", "tells 4 classes, the data 5"),
+        ("too_few_classes", "has 4 classes, the data 5"),
         ("with_masks", "masks or keypoints"),
     ],
 )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchvision.models import detection
 
 from rlkd.errors import UserError
-from rlkd.models.detectors import create_detector
+from rlkd.models.detection.detectors import create_detector
 
 
 def _refusal(name: str, *, num_classes: int = 5, **options: Any) -> str:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from rlkd.models import Teacher
-from rlkd.models.modes import at_rest, evaluating
+from rlkd.models.eval_mode import at_rest, evaluating
 from rlkd.models.outputs import giving_logits, without_logits
 
 

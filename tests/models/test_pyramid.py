@@ -3,7 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from rlkd.errors import UserError
-from rlkd.models.pyramid import Pyramid
+from rlkd.models.detection.pyramid import Pyramid
 
 
 class Body(nn.Module):
@@ -46,5 +46,5 @@ def test_maps_that_make_no_pyramid_are_refused(shapes: list[tuple[int, ...]]) ->
 
 
 def test_a_body_of_one_image_size_is_refused() -> None:
-    with pytest.raises(UserError, match="take one that takes images of any size"):
+    with pytest.raises(UserError, match="choose one that takes images of any size"):
         Pyramid(nn.Linear(224, 2), "mine", out_channels=3)

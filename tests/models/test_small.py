@@ -4,8 +4,8 @@ from torch import Tensor, nn
 
 from rlkd.errors import UserError
 from rlkd.models import create
+from rlkd.models.features import Taps
 from rlkd.models.small import SmallConvNet
-from rlkd.models.taps import Taps
 
 
 def _sizes(model: SmallConvNet, image: Tensor) -> list[tuple[int, ...]]:

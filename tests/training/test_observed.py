@@ -73,7 +73,7 @@ def test_embeddings_are_what_the_classifiers_read(
     objective, observed = ready(keep=Term(keep))
     seen = observed(batch)
     objective(seen)
-    head = models.taps.module_at(student, "fc")
+    head = models.features.module_at(student, "fc")
     torch.testing.assert_close(head(found["student"]), seen.student_logits)
     torch.testing.assert_close(found["again"], found["teacher"])
 

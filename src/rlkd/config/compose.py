@@ -25,8 +25,8 @@ from rlkd.config.settings import (
     stored,
     trust,
 )
-from rlkd.errors import UserError, did_you_mean
-from rlkd.models.detectors import backbone_detector_names
+from rlkd.errors import UserError, did_you_mean, one_line
+from rlkd.models.detection import backbone_detector_names
 
 GROUPS = (
     "data",
@@ -256,7 +256,7 @@ def _compose(name: str, overrides: list[str]) -> DictConfig:
         with initialize_config_module("rlkd.configs", version_base=None):
             composed = compose(name, overrides, return_hydra_config=True)
     except Exception as error:  # of a file of the user's, whatever Hydra, OmegaConf and YAML raise
-        said = " ".join(str(error).split()) or type(error).__name__
+        said = one_line(error)
         raise UserError(said) from error
     chosen = {group: composed.hydra.runtime.choices.get(group) for group in GROUPS}
     OmegaConf.set_struct(composed, False)

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPriva
 
 from rlkd import ranks
 from rlkd.errors import UserError
-from rlkd.models.modes import evaluating, observing_nothing
+from rlkd.models.eval_mode import evaluating, observing_nothing
 from rlkd.reporting import Scores
 from rlkd.temperature import TemperatureSource
 from rlkd.types import Batch

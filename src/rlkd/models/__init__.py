@@ -16,7 +16,7 @@ from rlkd.models.teacher import Teacher, weights_sha256
 from rlkd.models.trial import Settings, called_once, same_form
 
 if TYPE_CHECKING:
-    from rlkd.models.detectors import create_detector, detector_names, fpn_levels, is_two_stage
+    from rlkd.models.detection import create_detector, detector_names, is_two_stage
 
 __all__ = [
     "ClassCountError",
@@ -28,7 +28,6 @@ __all__ = [
     "create",
     "create_detector",
     "detector_names",
-    "fpn_levels",
     "is_two_stage",
     "load_weights",
     "names",
@@ -42,5 +41,5 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Import detectors when one is used: torchvision takes seconds, and a plain loop has none."""
     if name in __all__:
-        return getattr(import_module("rlkd.models.detectors"), name)
+        return getattr(import_module("rlkd.models.detection"), name)
     raise AttributeError(f"module 'rlkd.models' has no attribute {name!r}")

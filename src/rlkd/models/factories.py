@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from rlkd.errors import UserError, nearest
+from rlkd.errors import UserError, nearest, one_line
 from rlkd.trust import TRUST, found, is_defined_in
 
 
@@ -26,7 +26,7 @@ def built(name: str, factory: Callable[..., Any], arguments: dict[str, Any]) -> 
     except UserError:
         raise
     except Exception as error:  # whatever a factory of somebody's own raises
-        said = " ".join(str(error).split())
+        said = one_line(error)
         raise UserError(f"model '{name}' does not build: {type(error).__name__}: {said}") from error
     if not isinstance(network, nn.Module):
         raise UserError(

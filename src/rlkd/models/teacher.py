@@ -10,7 +10,7 @@ from torch.fx.experimental import optimization
 from torch.nn import functional as F
 
 from rlkd.checks import float32_or_better
-from rlkd.models.modes import at_rest
+from rlkd.models.eval_mode import at_rest
 from rlkd.models.outputs import keep_hooks
 
 

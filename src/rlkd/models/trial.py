@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from rlkd.errors import UserError, notice
-from rlkd.models.modes import evaluating
+from rlkd.errors import UserError, notice, one_line
+from rlkd.models.eval_mode import evaluating
 from rlkd.models.outputs import check_logits, without_logits
 
 Shape = tuple[int, int, int]
@@ -132,7 +132,7 @@ def _call(
     except UserError:
         raise
     except Exception as error:  # whatever a network's own code raises
-        said = " ".join(str(error).split())[:200]
+        said = one_line(error)[:200]
         remedy = _remedy(network, shape, settings, trains=trains)
         raise UserError(
             f"the {who} does not take images of shape {shape} ({type(error).__name__}: {said}): "

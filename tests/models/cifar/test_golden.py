@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rlkd.models import create, load_weights
 from rlkd.models.cifar import BUILDERS
-from rlkd.models.taps import Taps
+from rlkd.models.features import Taps
 
 # One of each class, and what makes it small.
 FAMILIES: dict[str, dict[str, Any]] = {

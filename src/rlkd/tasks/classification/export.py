@@ -22,7 +22,7 @@ from rlkd.export.formats import (
     write_safetensors,
     write_torch_export,
 )
-from rlkd.models.modes import at_rest
+from rlkd.models.eval_mode import at_rest
 from rlkd.tasks.classification.data import plain_loader
 from rlkd.tasks.detection.evaluate import as_input
 

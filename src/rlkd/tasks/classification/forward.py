@@ -14,10 +14,10 @@ from rlkd.losses import LossInputs, Objective, Pair
 from rlkd.losses.inputs import EMBEDDING as EMBEDDING_INPUTS
 from rlkd.losses.inputs import FEATURE, FEATURES, HEAD
 from rlkd.models import Teacher
-from rlkd.models.modes import evaluating
+from rlkd.models.eval_mode import evaluating
+from rlkd.models.features import EMBEDDING as EMBEDDING_TAP
+from rlkd.models.features import Taps, module_at, named_taps
 from rlkd.models.outputs import check_logits
-from rlkd.models.taps import EMBEDDING as EMBEDDING_TAP
-from rlkd.models.taps import Taps, module_at, named_taps
 from rlkd.temperature import TemperatureSource
 from rlkd.types import Batch, Temperatures
 

@@ -15,7 +15,7 @@ from rlkd.data.datasets import Dataset
 from rlkd.data.imagenet_names import readable
 from rlkd.engine.task import Asked
 from rlkd.errors import UserError
-from rlkd.models.modes import at_rest
+from rlkd.models.eval_mode import at_rest
 from rlkd.reporting.escaping import csv_text, say
 from rlkd.reporting.results.provenance import counted
 from rlkd.tasks.classification.data import plain_loader

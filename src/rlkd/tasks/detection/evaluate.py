@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from rlkd.data.detection.coco_set import CocoSet
 from rlkd.errors import UserError
-from rlkd.models.modes import evaluating
+from rlkd.models.eval_mode import evaluating
 from rlkd.reporting import DetectionScores
 from rlkd.text_files import write_text
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rlkd.errors import UserError, nearest
-from rlkd.models.modes import evaluating
+from rlkd.models.eval_mode import evaluating
 
 _NO_MAPS = (nn.Linear, nn.LayerNorm, nn.Dropout, nn.Softmax, nn.Identity)
 INPUT = ":input"

@@ -1,4 +1,9 @@
-"""What feature pyramids stand on: the networks of torchvision and timm, and small ones."""
+"""Bodies of feature pyramids: networks of torchvision and timm, and small stacks.
+
+Each function takes the detector's `name` for messages, the `strides` of the maps (None for all of
+4, 8, 16, 32 that the network has), and whether to load published weights. Each raises a `UserError`
+if the network has no such maps, or its weights cannot be loaded.
+"""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -10,10 +15,10 @@ from torchvision import models
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.ops import Conv2dNormActivation
 
-from rlkd.errors import UserError
+from rlkd.errors import UserError, one_line
+from rlkd.models.detection.pyramid import DRY_SIZE, stride_of
+from rlkd.models.eval_mode import evaluating
 from rlkd.models.factories import timm_factory
-from rlkd.models.modes import evaluating
-from rlkd.models.pyramid import DRY_SIZE, one_line, stride_of
 
 STRIDES = (4, 8, 16, 32)
 """Pixels of the image a cell of each level, finest first."""
@@ -22,17 +27,9 @@ STRIDES = (4, 8, 16, 32)
 def torchvision_body(
     name: str, architecture: str, *, strides: Sequence[int] | None, pretrained: bool
 ) -> nn.Module:
-    """Return one of torchvision's classifiers, without its head, as the body of a pyramid.
+    """Return one of torchvision's classifiers, without its head.
 
-    Args:
-        name: of the detector, for messages.
-        architecture: as torchvision calls it.
-        strides: of the maps; None for all of 4 to 32 that the network has.
-        pretrained: load the weights published for ImageNet, the first of them where there are
-            several, as torchvision's own detectors do.
-
-    Raises:
-        UserError: if the network has no such maps, or its weights cannot be had.
+    Of several published weights the first are loaded, as torchvision's own detectors do.
     """
     weights = None
     if pretrained:
@@ -40,13 +37,11 @@ def torchvision_body(
         weights = getattr(published, "IMAGENET1K_V1", next(iter(published)))
     build = partial(models.get_model, architecture, weights=weights)
     network = fetched(name, build) if pretrained else build()
-    trunk = getattr(network, "features", None)
-    if not isinstance(trunk, nn.Sequential):
-        trunk = network if isinstance(network, models.ResNet) else None
-    if trunk is None:
+    trunk = network if isinstance(network, models.ResNet) else getattr(network, "features", None)
+    if not isinstance(trunk, models.ResNet | nn.Sequential):
         raise UserError(
             f"model '{name}': torchvision's {architecture} is not a chain of blocks whose maps "
-            "could be taken; take a ResNet, MobileNet or other network of 'features', or "
+            "could be taken; choose a ResNet, MobileNet or other network of 'features', or "
             "'fasterrcnn_timm:NAME'"
         )
     return _chain_body(trunk, name, strides)
@@ -55,26 +50,18 @@ def torchvision_body(
 def timm_body(
     name: str, architecture: str, *, strides: Sequence[int] | None, pretrained: bool, forms: str
 ) -> nn.Module:
-    """Return one of timm's networks with `features_only` as the body of a pyramid.
+    """Return one of timm's networks, built with `features_only`.
 
-    Args:
-        name: of the detector, for messages.
-        architecture: as timm calls it; may carry the tag of its published weights.
-        strides: of the maps; None for all of 4 to 32 that the network has.
-        pretrained: load the weights published for it.
-        forms: the names that are allowed, for messages.
-
-    Raises:
-        UserError: if timm is not installed or has no such network, if that gives no such maps, or
-            its weights cannot be had.
+    The architecture may carry the tag of its published weights; `forms` are the names that are
+    allowed, for messages.
     """
     factory = timm_factory(name, architecture, forms=forms)
     try:
         found: list[int] = factory(features_only=True).feature_info.reduction()
     except (RuntimeError, AttributeError, AssertionError) as error:
         raise UserError(
-            f"model '{name}': timm gives no maps of {architecture} ({one_line(error)}); take a "
-            "network that it gives with features_only"
+            f"model '{name}': timm gives no maps of {architecture} ({one_line(error)[:200]}); "
+            "choose a network that it gives with features_only"
         ) from error
     by_stride = {stride: index for index, stride in enumerate(found)}
     indices = [by_stride[each] for each in _chosen(name, by_stride, strides)]
@@ -90,17 +77,9 @@ def packaged_body(
     strides: Sequence[int] | None,
     pretrained: bool,
 ) -> nn.Module:
-    """Return a stack of Conv3x3-BN-ReLU layers as the body of a pyramid.
+    """Return a stack of Conv3x3-BN-ReLU layers, which has no published weights.
 
-    Args:
-        name: of the detector, for messages.
-        channels: of each stage. A stage halves the image in its first layer.
-        layers: of each stage but the first, which has one.
-        strides: of the maps; None for all of 4 to 32 that the stack has.
-        pretrained: refused, since there are no such weights.
-
-    Raises:
-        UserError: if the stack has no map of such a stride, or is asked for pretrained.
+    A stage halves the image in its first layer. The first stage has one layer, each other `layers`.
     """
     if pretrained:
         raise UserError(
@@ -118,16 +97,16 @@ def packaged_body(
 
 
 def fetched(name: str, build: Callable[[], Any]) -> Any:
-    """Return what a builder that may download weights gives.
+    """Call a builder that may download weights.
 
     Raises:
-        UserError: if the weights cannot be had.
+        UserError: if the weights cannot be loaded.
     """
     try:
         return build()
     except (OSError, RuntimeError) as error:
         raise UserError(
-            f"model '{name}': its published weights could not be loaded ({one_line(error)}); "
+            f"model '{name}': its published weights could not be loaded ({one_line(error)[:200]}); "
             f"where there is no network, put their file under {torch.hub.get_dir()}/checkpoints "
             "(torchvision) or into Hugging Face's cache (timm), or start without them"
         ) from error
@@ -136,7 +115,7 @@ def fetched(name: str, build: Callable[[], Any]) -> Any:
 def _chain_body(trunk: nn.Module, name: str, strides: Sequence[int] | None) -> nn.Module:
     blocks = dict(trunk.named_children())
     last = next(reversed(blocks), "")
-    # The widening ahead of the classifier is no part of the features, in timm's networks neither.
+    # The widening before the classifier is no part of the features, nor is it in timm's networks.
     if isinstance(blocks[last], Conv2dNormActivation):
         del blocks[last]
     by_stride: dict[int, str] = {}

@@ -1,4 +1,4 @@
-"""Faster R-CNN: over a feature pyramid of one's own choice, or as torchvision builds it."""
+"""Faster R-CNN: over a feature pyramid of any body, or as torchvision builds it."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,9 +12,10 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import LevelMapper
 
+from rlkd import arguments
 from rlkd.errors import UserError
-from rlkd.models.backbones import fetched
-from rlkd.models.pyramid import Pyramid, freeze_norms
+from rlkd.models.detection.backbones import fetched
+from rlkd.models.detection.pyramid import Pyramid, freeze_norms
 
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
@@ -52,7 +53,7 @@ def pyramid_detector(
     Args:
         name: of the detector, for messages.
         body: builds the pyramid's body; called with `name`, `strides` and `pretrained`.
-        num_classes: of a region, the background counted.
+        num_classes: classes of a region, the background counted.
         min_size: pixels of an image's shorter side when resized; of several, training draws one
             for each image, and evaluation takes the last.
         max_size: pixels that the longer side may have.
@@ -60,23 +61,22 @@ def pyramid_detector(
         std: likewise.
         strides: pixels a cell of the pyramid's levels; None for all of 4, 8, 16, 32 that the
             backbone has.
-        pool_level: whether a last level, for proposals only, takes every second cell of the
-            coarsest.
+        pool_level: adds a level for proposals only, of every second cell of the coarsest.
         fpn_channels: channels of every level.
         anchor_sizes: pixels of the anchors' sides, one a level (the one that is pooled counts);
             None for 8 times the level's stride: 32 to 512. Height by width is 1/2, 1 and 2.
-        regions_per_image: that training samples.
+        regions_per_image: regions that training samples.
         representation_size: width of the two layers of the box head.
-        pretrained: refused, since nobody publishes such weights.
+        pretrained: refused, since no such weights are published.
         pretrained_backbone: start the backbone from its published weights.
         frozen_norms: keep the backbone's batch normalisations fixed; None for those of a
             pretrained one.
-        frozen_levels: how many maps of the body, from the finest, keep the weights that shape them;
-            None for 1 of a pretrained body, as torchvision and detectron2 do, and 0 of another.
+        frozen_levels: how many maps of the body, from the finest, keep their weights fixed; None
+            for 1 of a pretrained body, as torchvision and detectron2 do, and 0 of another.
         **further: of torchvision's `FasterRCNN`, such as `box_score_thresh`.
 
     Raises:
-        UserError: if an option is out of its range or unknown, or if weights cannot be had.
+        UserError: if an option is out of its range or unknown, or if weights cannot be loaded.
 
     Source: Ren et al., "Faster R-CNN" (NeurIPS 2015); Lin et al., "Feature Pyramid Networks for
     Object Detection" (CVPR 2017), sections 4 and 5.
@@ -86,14 +86,12 @@ def pyramid_detector(
             f"model '{name}' has no published weights of a whole detector: set "
             "pretrained_backbone=true, give a checkpoint, or name 'torchvision:NAME'"
         )
-    at_least_one = {
-        "fpn_channels": fpn_channels,
-        "regions_per_image": regions_per_image,
-        "representation_size": representation_size,
-    }
-    for option, value in at_least_one.items():
-        if value < 1:
-            raise UserError(f"model '{name}': {option}={value}; give 1 or more")
+    for option, value in (
+        ("fpn_channels", fpn_channels),
+        ("regions_per_image", regions_per_image),
+        ("representation_size", representation_size),
+    ):
+        arguments.count(f"model '{name}': {option}", value)
     backbone = Pyramid(
         body(name, strides=strides, pretrained=pretrained_backbone),
         name,
@@ -141,24 +139,24 @@ def torchvision_detector(
     Args:
         name: of the detector, for messages.
         builder: torchvision's function.
-        num_classes: of a region, the background counted.
+        num_classes: classes of a region, the background counted.
         min_size: see `pyramid_detector`; None for the builder's own.
         max_size: likewise.
         mean: likewise.
         std: likewise.
-        regions_per_image: that training samples.
-        pretrained: load the weights published for COCO, which know 91 classes.
+        regions_per_image: regions that training samples.
+        pretrained: load the weights published for COCO, of 91 classes.
         pretrained_backbone: start the backbone from its published weights.
-        in_published_form: build what `pretrained` does, for other weights of it; nothing is
-            fetched.
+        in_published_form: build what `pretrained` builds without loading its weights, which a
+            checkpoint replaces.
         **further: of the builder and of torchvision's `FasterRCNN`.
 
     Raises:
-        UserError: if an option is out of its range or unknown, or if weights cannot be had.
+        UserError: if an option is out of its range or unknown, or if weights cannot be loaded.
     """
     if pretrained and num_classes != _CLASSES_OF_COCO:
         raise UserError(
-            f"model '{name}': its published weights know {_CLASSES_OF_COCO} classes (COCO's "
+            f"model '{name}': its published weights are of {_CLASSES_OF_COCO} classes (COCO's "
             f"category ids and the background), the data {num_classes}: read data of COCO's "
             "categories with keep_ids=true, or set pretrained=false and give a checkpoint"
         )
@@ -223,7 +221,7 @@ def _region_pool(strides: Sequence[int]) -> MultiScaleRoIAlign:
     pool = MultiScaleRoIAlign(
         names, _POOLED, sampling_ratio=2, canonical_scale=_SCALE, canonical_level=_LEVEL
     )
-    # Left alone, it estimates the strides from the first batch, and wrongly if that is padded much.
+    # By default the strides are estimated from the first batch, wrongly if that is padded much.
     pool.scales = [1 / each for each in strides]
     finest, coarsest = (each.bit_length() - 1 for each in (strides[0], strides[-1]))
     pool.map_levels = LevelMapper(finest, coarsest, _SCALE, _LEVEL)

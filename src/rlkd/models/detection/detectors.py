@@ -12,11 +12,10 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.roi_heads import RoIHeads
 
 from rlkd.errors import UserError, nearest
-from rlkd.models.backbones import packaged_body, timm_body, torchvision_body
+from rlkd.models.detection.backbones import packaged_body, timm_body, torchvision_body
+from rlkd.models.detection.faster_rcnn import pyramid_detector, torchvision_detector
+from rlkd.models.eval_mode import evaluating
 from rlkd.models.factories import built, imported, unknown_name
-from rlkd.models.faster_rcnn import pyramid_detector, torchvision_detector
-from rlkd.models.modes import evaluating
-from rlkd.models.pyramid import dry_maps
 
 _PREFIX = "fasterrcnn_"
 _SET_HERE = {
@@ -69,7 +68,7 @@ def backbone_detector_names() -> list[str]:
 def create_detector(
     name: str, *, num_classes: int, trusted: Collection[str] | None = None, **options: Any
 ) -> FasterRCNN:
-    """Build a two-stage detector, with fresh weights unless told otherwise.
+    """Build a two-stage detector, with fresh weights unless the options ask for published ones.
 
     Args:
         name: a packaged name (see `detector_names`), for images of about 100 pixels;
@@ -102,13 +101,8 @@ def create_detector(
     return made
 
 
-def fpn_levels(detector: FasterRCNN) -> tuple[str, ...]:
-    """Return the names of the feature maps that a detector's backbone gives, finest first."""
-    return tuple(dry_maps(detector.backbone))
-
-
 def is_two_stage(module: nn.Module) -> bool:
-    """Return whether a module has the parts by which it classifies the regions of another.
+    """Return whether a module has the parts that classify the regions of another detector.
 
     These are torchvision's: `transform`, `backbone`, `rpn`, and `roi_heads` with `box_roi_pool`,
     `box_head` and a `box_predictor` that gives logits and four offsets for each class.
@@ -166,7 +160,7 @@ def _faster_rcnn(
     source: Callable[..., Any],
     arguments: dict[str, Any],
 ) -> FasterRCNN:
-    # torchvision's transform takes any keyword and says nothing, so a misspelt one would be lost.
+    # torchvision's transform ignores unknown keywords silently, a misspelt one too.
     own = _keywords(build, inspect.Parameter.KEYWORD_ONLY)
     further = {
         each
@@ -226,7 +220,7 @@ def _two_stage(name: str, network: nn.Module, num_classes: int) -> FasterRCNN:
         )
     if (found := _num_classes(network)) != num_classes:
         raise UserError(
-            f"model '{name}' tells {found} classes, the data {num_classes} (the background "
+            f"model '{name}' has {found} classes, the data {num_classes} (the background "
             "counted): build its box_predictor for num_classes"
         )
     return network
@@ -242,6 +236,6 @@ def _num_classes(detector: Any) -> int | None:
         with evaluating(head), torch.no_grad():
             logits, offsets = head(torch.zeros(shape, device=weight.device, dtype=weight.dtype))
         as_torchvision = logits.dim() == 2 and offsets.shape == (2, 4 * logits.shape[1])
-    except Exception:  # whatever a stranger's head raises, it is not torchvision's
+    except Exception:  # any error shows that the head is not torchvision's
         return None
     return logits.shape[1] if as_torchvision else None

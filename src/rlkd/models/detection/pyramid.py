@@ -8,16 +8,16 @@ from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from rlkd.errors import UserError
-from rlkd.models.modes import evaluating
+from rlkd.errors import UserError, one_line
+from rlkd.models.eval_mode import evaluating
 
 DRY_SIZE = (64, 96)
 """Height and width of the image of a dry run: two cells or more at stride 32, and not square, so
-that maps of channels last are found out."""
+that maps of channels last are detected."""
 
 
 class Pyramid(nn.Module):
-    """A network's maps, one a stride, and a feature pyramid over them.
+    """A feature pyramid over the maps of a network, one a stride.
 
     The weights are called `body.*` and `fpn.*`, as in torchvision's `BackboneWithFPN`.
 
@@ -25,10 +25,10 @@ class Pyramid(nn.Module):
         body: gives its maps, finest first, as a dict or a list.
         name: of the detector, for messages.
         out_channels: channels of every level.
-        pool_level: whether a last level takes every second cell of the coarsest.
+        pool_level: adds a level of every second cell of the coarsest.
 
     Raises:
-        UserError: if the maps' strides are not powers of 2, each twice the one before.
+        UserError: if the strides of the maps are not powers of 2, each twice the one before.
 
     Source: Lin et al., "Feature Pyramid Networks for Object Detection" (CVPR 2017), section 3.
     """
@@ -38,7 +38,14 @@ class Pyramid(nn.Module):
     ) -> None:
         super().__init__()
         self.body = body
-        maps = _dry_run(body, name)
+        try:
+            with evaluating(body), torch.no_grad():
+                maps = _listed(body(torch.zeros(1, 3, *DRY_SIZE)))
+        except (RuntimeError, AssertionError, ValueError) as error:
+            raise UserError(
+                f"model '{name}': the network does not take an image of {DRY_SIZE} "
+                f"({one_line(error)[:200]}); choose one that takes images of any size"
+            ) from error
         strides = [stride_of(each) for each in maps]
         self.strides = tuple(each for each in strides if each is not None)
         doubling = all(b == 2 * a for a, b in zip(self.strides, self.strides[1:], strict=False))
@@ -60,15 +67,11 @@ class Pyramid(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch channels height width"]
     ) -> dict[str, Float[Tensor, "batch out_channels _ _"]]:
-        """Return the maps by level, "0" the finest; the one that is pooled is called "pool"."""
+        """Return the maps by level: "0" is the finest, "pool" the added one."""
         return self.fpn({str(level): each for level, each in enumerate(_listed(self.body(x)))})
 
     def freeze_levels(self, count: int) -> None:
-        """Keep all weights that shape the body's first maps as they are.
-
-        Args:
-            count: how many maps, from 0.
-        """
+        """Freeze all weights that the body's first `count` maps depend on."""
         if count == 0:
             return
         weights = [each for each in self.body.parameters() if each.requires_grad]
@@ -81,45 +84,21 @@ class Pyramid(nn.Module):
                 weight.requires_grad_(False)
 
 
-def freeze_norms(module: nn.Module) -> None:
-    """Put batch normalisations of fixed statistics and weights in place of those that learn."""
-    for name, child in module.named_children():
-        if isinstance(child, nn.BatchNorm2d):
-            setattr(module, name, _frozen(child))
-        else:
-            freeze_norms(child)
-
-
-def dry_maps(backbone: nn.Module) -> dict[str, Tensor]:
-    """Return the maps that a detector's backbone gives of a small blank image, by name."""
-    weight = next(backbone.parameters(), torch.zeros(()))
-    image = torch.zeros(1, 3, *DRY_SIZE, device=weight.device, dtype=weight.dtype)
-    with evaluating(backbone), torch.no_grad():
-        maps = backbone(image)
-    return {"0": maps} if isinstance(maps, Tensor) else dict(maps)
-
-
-def _dry_run(body: nn.Module, name: str) -> list[Tensor]:
-    try:
-        with evaluating(body), torch.no_grad():
-            return _listed(body(torch.zeros(1, 3, *DRY_SIZE)))
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise UserError(
-            f"model '{name}': the network does not take an image of {DRY_SIZE} "
-            f"({one_line(error)}); take one that takes images of any size"
-        ) from error
-
-
-def _listed(maps: Any) -> list[Tensor]:
-    return list(maps.values() if isinstance(maps, dict) else maps)
-
-
 def stride_of(x: Tensor) -> int | None:
     """Return the pixels a cell of a map of the dry run; None if it is not one of channels first."""
     height, width = DRY_SIZE
     if x.dim() != 4 or height % x.shape[2] or width * x.shape[2] != height * x.shape[3]:
         return None
     return height // x.shape[2]
+
+
+def freeze_norms(module: nn.Module) -> None:
+    """Replace batch norms by such of fixed statistics and weights, in place."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, _frozen(child))
+        else:
+            freeze_norms(child)
 
 
 def _frozen(norm: nn.BatchNorm2d) -> nn.Module:
@@ -133,6 +112,5 @@ def _frozen(norm: nn.BatchNorm2d) -> nn.Module:
     return freeze_batch_norm_2d(norm)
 
 
-def one_line(error: Exception) -> str:
-    """Return what an error says, shortened and on one line."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+def _listed(maps: Any) -> list[Tensor]:
+    return list(maps.values() if isinstance(maps, dict) else maps)

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rlkd.errors import UserError
-from rlkd.models.taps import Taps, module_at, named_taps
+from rlkd.models.features import Taps, module_at, named_taps
 
 
 class Small(nn.Module):
