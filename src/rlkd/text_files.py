@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from rlkd.atomic import whole
-from rlkd.errors import UserError
+from rlkd.errors import UserError, one_line
 from rlkd.regular_files import read_regular
 
 if TYPE_CHECKING:
@@ -213,5 +213,4 @@ def _shallow(value: Any, depth: int) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(told.split()) or type(error).__name__
+    return one_line(getattr(error, "strerror", None) or error)

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Collection
 from importlib.util import find_spec
 
-from rlkd.errors import UserError
+from rlkd.errors import UserError, one_line
 
 ROOTS = ("rlkd", "torch", "torchvision", "timm", "transformers")
 """The packages in which names are looked for without being trusted by the user."""
@@ -97,7 +97,7 @@ def found(
     try:
         imported = importlib.import_module(module)
     except Exception as error:  # whatever a module of somebody's own raises
-        said = " ".join(str(error).split())
+        said = one_line(error)
         kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
         remedy = "" if _is_general(module) else "; install it, or add its folder to PYTHONPATH"
         raise UserError(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
-from rlkd.errors import UserError, notice
+from rlkd.errors import UserError, notice, one_line
 from rlkd.regular_files import read_regular
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM")
@@ -186,8 +186,7 @@ def _reason(error: Exception) -> str:
         return f"it is none of {', '.join(FORMATS)}"
     if isinstance(error, Image.DecompressionBombError):
         return _TOO_MANY
-    told = getattr(error, "strerror", None) or " ".join(str(error).split())
-    return told or type(error).__name__
+    return one_line(getattr(error, "strerror", None) or error)
 
 
 def _orientation(opened: Image.Image) -> int:

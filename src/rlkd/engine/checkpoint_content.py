@@ -20,9 +20,8 @@ from torch import Tensor
 from rlkd.agent.restoring import check_optimizer, require
 from rlkd.engine.callbacks.checkpoint import KeepLast
 from rlkd.engine.callbacks.progress import Clock
-from rlkd.engine.checkpoint_store import one_line
 from rlkd.engine.module import StudentModule
-from rlkd.errors import UserError
+from rlkd.errors import UserError, one_line
 from rlkd.models.matching import is_plain
 from rlkd.models.weight_files import read_weights
 from rlkd.text_files import require_format
@@ -64,7 +63,7 @@ def content_fault(place: Path, trainer: L.Trainer, module: StudentModule) -> str
         return f"cannot be read ({one_line(error)})"
     except Exception as error:
         # What is of another kind than it should be raises whatever that leads to.
-        return f"is no checkpoint of this run ({(one_line(error) or type(error).__name__)[:300]})"
+        return f"is no checkpoint of this run ({one_line(error)[:300]})"
     finally:
         module.load_state_dict(before)
     return None

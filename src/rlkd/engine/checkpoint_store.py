@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from rlkd.atomic import remove_unfinished, rename, sync, window
-from rlkd.errors import UserError
+from rlkd.errors import UserError, one_line
 from rlkd.regular_files import file_sha256, read_regular
 from rlkd.text_files import write_text
 
@@ -209,11 +209,6 @@ class CheckpointStore:
     def _list(self, sums: list[tuple[int, str]]) -> None:
         lines = [f"{sha256}  {self.place(step).name}\n" for step, sha256 in sums]
         write_text(self.folder / SUMS, "".join(lines))
-
-
-def one_line(error: BaseException) -> str:
-    """Return what an error says, without line breaks."""
-    return " ".join(str(error).split())
 
 
 def _unfinished(place: Path) -> Path:

@@ -13,7 +13,7 @@ from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch import distributed
 
 from rlkd import ranks
-from rlkd.errors import UserError
+from rlkd.errors import UserError, one_line
 
 _PATIENCE = timedelta(minutes=30)
 """How long a rank waits for the others: one may still be reading data."""
@@ -117,7 +117,7 @@ def lost(error: BaseException) -> UserError | None:
 
 
 def _reason(error: BaseException) -> str:
-    said = " ".join(str(error).split())
+    said = one_line(error)
     return re.sub(r"^\[[^]]*\] *", "", said).partition(". ")[0]
 
 

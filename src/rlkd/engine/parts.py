@@ -34,7 +34,7 @@ from rlkd.config.settings import OF_A_PART, trusted_by
 from rlkd.data.datasets import Dataset
 from rlkd.data.detection.coco import DetectionSets
 from rlkd.engine.task import Task
-from rlkd.errors import InputError, UserError
+from rlkd.errors import InputError, UserError, one_line
 from rlkd.losses import Objective
 from rlkd.temperature import TemperatureSource
 from rlkd.trust import TRUST, found, is_defined_in
@@ -141,7 +141,7 @@ def fixable(name: str, values: Mapping[str, Any]) -> Generator[None]:
     except UserError:
         raise
     except Exception as error:
-        said = " ".join(str(error).split())
+        said = one_line(error)
         if not said or not isinstance(error, TypeError | ValueError | OSError | RuntimeError):
             said = f"{type(error).__name__}: {said}"
         settings = [

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rlkd import arguments
-from rlkd.errors import UserError
+from rlkd.errors import UserError, one_line
 from rlkd.losses.inputs import (
     EMBEDDING,
     FEATURE,
@@ -226,7 +226,7 @@ def _naming(name: str) -> Generator[None]:
     except UserError as error:
         raise UserError(f"loss {name}: {error}") from None
     except Exception as error:  # whatever a loss of somebody's own raises
-        told = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        told = f"{type(error).__name__}: {one_line(error)}"
         raise UserError(
             f"loss {name} does not fit this teacher, student and data: {told}"
         ) from error

@@ -23,7 +23,7 @@ from rlkd.config.settings import trust, trusted_by
 from rlkd.engine.run_folder import RunFolder
 from rlkd.engine.shared_data import loaded_once
 from rlkd.engine.signals import Interrupted
-from rlkd.errors import UserError
+from rlkd.errors import UserError, one_line
 from rlkd.regular_files import open_regular
 from rlkd.reporting.escaping import say, say_trace
 from rlkd.sweep.plan import LauncherOptions, Planned, attempt, told
@@ -215,7 +215,7 @@ def make_executor(options: LauncherOptions, folder: Path) -> Any:
 
 
 def _refused(options: LauncherOptions, error: Exception) -> UserError:
-    reason = " ".join(str(error).split())
+    reason = one_line(error)
     return UserError(
         f"launcher.cluster={options.cluster} takes no jobs here: {reason}; correct launcher.*, "
         "or use launcher=local"

@@ -14,7 +14,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from rlkd.data.sources.process_cache import ProcessCache
-from rlkd.errors import UserError
+from rlkd.errors import UserError, one_line
 from rlkd.regular_files import open_regular
 from rlkd.text_files import parse_json
 
@@ -144,7 +144,7 @@ class ParquetSource:
                 return read.flatten()[read.type.get_field_index("bytes")]
             return read
         except Exception as error:  # of damaged files pyarrow raises a dozen unrelated types
-            raise OSError(_one_line(error)) from error
+            raise OSError(_said(error)) from error
 
 
 @contextmanager
@@ -162,7 +162,7 @@ def _parquet_file(file: Path) -> Generator[pq.ParquetFile]:
         raise
     except Exception as error:  # of damaged files pyarrow raises a dozen unrelated types
         raise UserError(
-            f"{file} cannot be read as Parquet ({_one_line(error)}): download it again"
+            f"{file} cannot be read as Parquet ({_said(error)}): download it again"
         ) from error
 
 
@@ -292,7 +292,6 @@ def _class_names(opened: pq.ParquetFile, column: str) -> tuple[str, ...] | None:
         return None
 
 
-def _one_line(error: Exception) -> str:
-    """Return what an error says, as part of a line."""
-    told = getattr(error, "strerror", None) or " ".join(str(error).split()).rstrip(".")
-    return told or type(error).__name__
+def _said(error: Exception) -> str:
+    """Return the text of an error, without the number of an operating system's."""
+    return one_line(getattr(error, "strerror", None) or error)
