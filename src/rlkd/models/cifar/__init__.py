@@ -9,9 +9,8 @@ from functools import partial
 
 from torch import nn
 
-from rlkd.models.cifar.bottleneck import BottleneckResNet
 from rlkd.models.cifar.mobilenet import MobileNetV2
-from rlkd.models.cifar.resnet import ResNet
+from rlkd.models.cifar.resnet import BottleneckResNet, ResNet
 from rlkd.models.cifar.shufflenet_v1 import ShuffleNetV1
 from rlkd.models.cifar.shufflenet_v2 import ShuffleNetV2
 from rlkd.models.cifar.vgg import VGG

@@ -10,7 +10,7 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rlkd.models.cifar.initial import he_normal, small_normal
+from rlkd.models.cifar.common import he_normal, small_normal
 
 # Expansion of the first block or of all others, channels at full width, blocks, stride.
 _STAGES = (

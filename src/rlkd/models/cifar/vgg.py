@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from rlkd.models.cifar.initial import he_normal, small_normal
+from rlkd.models.cifar.common import he_normal, small_normal
 
 _WIDTHS = (64, 128, 256, 512, 512)
 

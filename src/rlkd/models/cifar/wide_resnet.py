@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rlkd.errors import UserError
-from rlkd.models.cifar.initial import he_normal
+from rlkd.models.cifar.common import he_normal, stage
 
 
 class PreActivationBlock(nn.Module):
     """Twice BN-ReLU-Conv3x3, and the shortcut around them."""
+
+    expansion = 1
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -72,9 +74,9 @@ class WideResNet(nn.Module):
             raise UserError(f"depth={depth}: a wide ResNet has 6n + 4 layers, such as 16 or 40")
         widths = [widen_factor * width for width in (16, 32, 64)]
         self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
-        self.block1 = _stage(16, widths[0], blocks, stride=1)
-        self.block2 = _stage(widths[0], widths[1], blocks, stride=2)
-        self.block3 = _stage(widths[1], widths[2], blocks, stride=2)
+        self.block1 = _layers(16, widths[0], blocks, stride=1)
+        self.block2 = _layers(widths[0], widths[1], blocks, stride=2)
+        self.block3 = _layers(widths[1], widths[2], blocks, stride=2)
         self.bn1 = nn.BatchNorm2d(widths[2])
         self.fc = nn.Linear(widths[2], num_classes)
         he_normal(self)
@@ -88,7 +90,6 @@ class WideResNet(nn.Module):
         return self.fc(F.relu(self.bn1(x)).mean(dim=(-2, -1)))
 
 
-def _stage(in_channels: int, out_channels: int, blocks: int, stride: int) -> nn.Sequential:
-    later = [PreActivationBlock(out_channels, out_channels, 1) for _ in range(blocks - 1)]
-    layer = nn.Sequential(PreActivationBlock(in_channels, out_channels, stride), *later)
-    return nn.Sequential(OrderedDict(layer=layer))
+def _layers(in_channels: int, out_channels: int, blocks: int, stride: int) -> nn.Sequential:
+    made = stage(PreActivationBlock, in_channels, out_channels, blocks, stride)
+    return nn.Sequential(OrderedDict(layer=made))

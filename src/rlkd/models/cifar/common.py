@@ -1,4 +1,6 @@
-"""How the networks of this package start, where it is not as PyTorch starts them."""
+"""Stages of equal blocks, and initial weights that differ from those of PyTorch."""
+
+from typing import Any
 
 from torch import nn
 
@@ -17,3 +19,9 @@ def small_normal(classifier: nn.Linear) -> None:
     """Draw the weights of a classifier with standard deviation 0.01, and no bias."""
     nn.init.normal_(classifier.weight, std=0.01)
     nn.init.zeros_(classifier.bias)
+
+
+def stage(block: Any, in_channels: int, width: int, blocks: int, stride: int) -> nn.Sequential:
+    """Return a row of blocks, of which the first changes the channels and strides."""
+    later = [block(block.expansion * width, width, 1) for _ in range(blocks - 1)]
+    return nn.Sequential(block(in_channels, width, stride), *later)
