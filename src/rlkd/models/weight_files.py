@@ -1,4 +1,4 @@
-"""What a file of weights holds, read without running any pickled code of it."""
+"""Reading files of weights without running pickled code."""
 
 import os
 import pickle
@@ -6,10 +6,10 @@ import re
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from rlkd.errors import UserError
 from rlkd.regular_files import open_regular
@@ -24,20 +24,26 @@ def read_weights(path: Path) -> dict[str, Any]:
     """
     try:
         with open_regular(path) as file:
-            head = file.read(9)
+            return _read(path, file)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; give the path of a checkpoint") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give a checkpoint") from error
-    if path.suffix == ".safetensors" or head[8:] == b"{":
-        return _read_safetensors(path)
-    if not head.startswith((b"PK", b"\x80")):
-        raise UserError(_not_a_checkpoint(path))
+
+
+def _read(path: Path, file: BinaryIO) -> dict[str, Any]:
+    head = file.read(9)
+    file.seek(0)
     try:
+        if path.suffix == ".safetensors" or head[8:] == b"{":
+            with safe_open(path, framework="pt") as opened:
+                return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        if not head.startswith((b"PK", b"\x80")):
+            raise UserError(_not_a_checkpoint(path))
         if head.startswith(b"PK"):
-            _check_unpacked_size(path)
+            _check_unpacked_size(path, file)
         with warnings.catch_warnings(action="ignore"):
-            payload = torch.load(path, map_location="cpu", weights_only=True)
+            payload = torch.load(file, map_location="cpu", weights_only=True)
     except UserError:
         raise
     except Exception as error:
@@ -51,26 +57,19 @@ def read_weights(path: Path) -> dict[str, Any]:
     return payload
 
 
-def _check_unpacked_size(path: Path) -> None:
+def _check_unpacked_size(path: Path, file: BinaryIO) -> None:
     """Refuse an archive that would fill more memory than the file fills of the disk.
 
-    torch.save compresses nothing, so that this is none of its files.
+    torch.save compresses nothing, so it writes no such file.
     """
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(file) as archive:
         unpacked = sum(each.file_size for each in archive.infolist())
-    if unpacked > os.path.getsize(path):
+    if unpacked > file.seek(0, os.SEEK_END):
         raise UserError(
             f"{path}: would unpack to {unpacked:,} bytes, more than it has; save the weights "
             "uncompressed, by torch.save"
         )
-
-
-def _read_safetensors(path: Path) -> dict[str, Any]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError, KeyError, AttributeError) as error:
-        raise UserError(_not_a_checkpoint(path)) from error
+    file.seek(0)
 
 
 def _not_a_checkpoint(path: Path) -> str:
