@@ -1,7 +1,7 @@
-"""What losses and temperature sources ask of logits and targets, and how they take masked classes.
+"""Checks of logits and targets for losses and temperature sources, and masked classes.
 
 Shapes are checked always. Values are checked where that costs no wait for a device, on the CPU, and
-not in a training run's own steps: one bad row must not end a run, and `training.module` keeps the
+not in a training run's own steps: one bad row must not end a run, and `engine.module` keeps the
 first step whose loss is not finite. Logits of -inf are masked classes, of probability 0.
 
 A temperature source takes rows that a loss refuses: it gives them its base temperature and learns
@@ -104,7 +104,7 @@ def check_temperature(temperature: Tensor) -> None:
 
 
 def usable_rows(*values: Float[Tensor, "batch _"]) -> Bool[Tensor, " batch"]:
-    """Say which rows can be computed with: their greatest values are finite, within `GREATEST`.
+    """Return which rows can be computed with: their greatest values are finite, within `GREATEST`.
 
     Where values are checked, the first row that is not gets a `Notice`.
     """
@@ -183,12 +183,12 @@ def _check_target(target: Any, logits: Tensor, ignored: bool) -> None:
 
 
 def _transformed(values: Tensor) -> bool:
-    """Say whether a tensor is one inside vmap or another of torch.func's transforms."""
+    """Return whether a tensor is one inside vmap or another of torch.func's transforms."""
     return torch._C._functorch.is_functorch_wrapped_tensor(values)  # pyright: ignore
 
 
 def _on_host(values: Tensor) -> bool:
-    """Say whether values can be read without waiting for a device, or breaking a graph."""
+    """Return whether values can be read without waiting for a device, or breaking a graph."""
     here = values.device.type == "cpu" and type(values) in (Tensor, torch.nn.Parameter)
     return here and not _transformed(values) and not torch.compiler.is_compiling()
 

@@ -53,19 +53,19 @@ class Temperatures:
     teacher: Float[Tensor, " batch"]
     """Divides the teacher's logits."""
     weight: Float[Tensor, " batch"] | None = None
-    """What multiplies an instance's loss; None means the product of the two temperatures, which
+    """Multiplies an instance's loss; None means the product of the two temperatures, which
     keeps gradients of one size."""
     one: "Temperatures | None" = None
-    """What stands for temperature 1 where a source rescales the logits themselves; None means 1."""
+    """Stands for temperature 1 where a source rescales the logits themselves; None means 1."""
 
     @property
     def factor(self) -> Float[Tensor, " batch"]:
-        """What multiplies an instance's loss: T^2 where both networks have the same T."""
+        """The factor of an instance's loss: T^2 where both networks have the same T."""
         return self.student * self.teacher if self.weight is None else self.weight
 
     @property
     def at_one(self) -> "Temperatures":
-        """What a loss divides logits by where its formula leaves them unsoftened."""
+        """The divisors of logits where a formula leaves them unsoftened."""
         if self.one is not None:
             return self.one
         return Temperatures(torch.ones_like(self.student), torch.ones_like(self.teacher))

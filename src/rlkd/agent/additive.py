@@ -91,7 +91,7 @@ class AdditiveCorrector(nn.Module):
     spread: Tensor
     """Standard deviation of the remembered rewards, less their trend."""
     trust: Tensor
-    """How far the contributions to the last fitted trajectories may be believed, in [0, 1]: the
+    """Reliability of the contributions to the last fitted trajectories, in [0, 1]: the
     expected correlation of the part of h that holds the action with its true value,
     sqrt(m^2 / (m^2 + v)), m and v its posterior mean and variance, m^2 and v averaged over
     instances. 0 before the first fit."""

@@ -38,8 +38,8 @@ class TemperatureAgent(TemperatureSource):
     `TemperatureSource`.
 
     Where several ranks train one student (torch.distributed is initialised), each calls its own
-    agent on its part of the batch, the same number of rows on each. The agents tell each other
-    what they see and decide, measure and learn as one agent on the whole batch would: they stay
+    agent on its part of the batch, the same number of rows on each. The agents exchange
+    states and actions, measure and learn as one agent on the whole batch would: they stay
     alike to the bit.
 
     A row whose logits are NaN or infinite gets the base temperature and is left out of all that
@@ -127,12 +127,12 @@ class TemperatureAgent(TemperatureSource):
 
     @property
     def acts(self) -> bool:
-        """Whether the policy sets the temperatures: training, and past the warm-up."""
+        """True if the policy sets the temperatures: in training, after the warm-up."""
         return self.training and self.epoch > self.warmup_epochs
 
     @property
     def observation_due(self) -> bool:
-        """Whether the loop is to measure the student now and call `observe`."""
+        """True if the loop must measure the student now and call `observe`."""
         if not self.acts or self.reward.after_from_batch:
             return False
         unmeasured = self.needs_probe and self._window.performance_before is None
@@ -140,16 +140,16 @@ class TemperatureAgent(TemperatureSource):
 
     @property
     def needs_probe(self) -> bool:
-        """Whether the reward is measured on images held out of training."""
+        """True if the reward is measured on images held out of training."""
         return not self.reward.before_from_batch
 
     def start_epoch(self, epoch: int) -> None:
-        """Tell the agent which epoch begins, counted from 1: for warm-up and gate."""
+        """Start an epoch, counted from 1, for warm-up and gate."""
         self.epoch = epoch
         self._passed = 0  # a step that an epoch's end cut short is not gone on with
 
     def share_update(self, passes: int) -> None:
-        """Tell the agent how many calls share one update: a reward then is of all of them.
+        """Set how many calls share one update, whose reward is then of all of them.
 
         Raises:
             UserError: for several where the reward is measured on the batch again, of which by
@@ -340,12 +340,12 @@ class TemperatureAgent(TemperatureSource):
 
     @property
     def _wanted(self) -> int:
-        """How many passes share a reward."""
+        """Number of calls that share a reward."""
         return self.reward.updates_per_window * self._passes
 
     @property
     def _overdue(self) -> bool:
-        """Whether the loop has passed over `observation_due`: the window is then full.
+        """True if the loop has ignored `observation_due`: the window is then full.
 
         An epoch's end may cut a step short, and the next one then begins within the window.
         """

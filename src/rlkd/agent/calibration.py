@@ -22,7 +22,7 @@ class Corrector(Protocol):
     spread: Tensor
     """The spread of the rewards that it remembers, above 0."""
     trust: Tensor
-    """How far its last fit may be believed, in [0, 1]: the actor takes this share of its step."""
+    """Reliability of its last fit, in [0, 1]: the actor takes this share of its step."""
 
     def reach(self) -> tuple[Tensor, Tensor]:
         """Return the least and the greatest reward that it takes as it is, see `reach_of`."""

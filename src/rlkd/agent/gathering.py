@@ -1,4 +1,4 @@
-"""What all ranks together know of a batch, in one message."""
+"""Gathers a batch from all ranks in one message."""
 
 from typing import NamedTuple
 
@@ -19,11 +19,11 @@ class Seen(NamedTuple):
     tally: Float[Tensor, "2"]
     """The sum of the student's scores, and of how many instances."""
     bad_rows: Float[Tensor, ""]
-    """How many rows of logits were not finite."""
+    """Number of rows of logits that were not finite."""
 
 
 def of_all_ranks(own: Seen) -> Seen:
-    """Join what the ranks see of one batch: the rows in the order of the ranks.
+    """Gather one batch from all ranks, its rows in the order of the ranks.
 
     Args:
         own: as many rows on every rank.

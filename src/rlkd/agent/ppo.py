@@ -28,7 +28,7 @@ def clipped_objective(
 
 @dataclass(frozen=True, slots=True)
 class Experience:
-    """What PPO learns from: the rows of a rollout, flattened."""
+    """The rows of a rollout, flattened, from which PPO learns."""
 
     state: Float[Tensor, "row 3"]
     raw_action: Float[Tensor, " row"]
@@ -56,7 +56,7 @@ class Experience:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """What one descent saw before it."""
+    """The quantities of one descent, measured before it."""
 
     log_ratio: Float[Tensor, " row"]
     entropy: Float[Tensor, ""]

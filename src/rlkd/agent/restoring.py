@@ -1,4 +1,4 @@
-"""What a checkpoint says of an agent and of optimisers, looked at before it is taken up.
+"""Checks of an agent's and of optimisers' states in a checkpoint, before they are loaded.
 
 Each function raises a ValueError that names what does not fit.
 """

@@ -1,4 +1,4 @@
-"""What the agent is paid: the student's gain in performance over the update it shaped."""
+"""The reward: the student's gain in performance over the update that the agent shaped."""
 
 import math
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ WORST_LOSS = 100.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reward:
-    """Which measurements make the reward, and how it is damped early in training.
+    """The measurements that make the reward, and the gate that damps it early in training.
 
     Args:
         source: `next_batch` (the paper's: before is batch b, after is batch b + 1, each scored
@@ -55,12 +55,12 @@ class Reward:
 
     @property
     def before_from_batch(self) -> bool:
-        """Whether performance_before comes from the training pass of the batch itself."""
+        """True if performance_before comes from the training pass of the batch itself."""
         return self.source != "probe"
 
     @property
     def after_from_batch(self) -> bool:
-        """Whether performance_after comes from the training pass of the next batch."""
+        """True if performance_after comes from the training pass of the next batch."""
         return self.source == "next_batch"
 
     @property

@@ -1,4 +1,4 @@
-"""What the agent remembers between acting and learning: whole trajectories, closed ones only."""
+"""The memory of the agent between acting and learning: closed trajectories only."""
 
 from dataclasses import dataclass, field, fields
 
@@ -75,7 +75,7 @@ class Rollout:
 
     @property
     def paid(self) -> Bool[Tensor, " trajectory"]:
-        """Which trajectories have an instance to learn from."""
+        """True for trajectories that have an instance to learn from."""
         return self.mask.any(dim=1)
 
 
@@ -92,9 +92,9 @@ class Window:
     performance_before: Tensor | None = None
     """Measured with the weights that the first update starts from; see `measure`."""
     batches: int = 0
-    """How many batches the actions come from."""
+    """Number of batches that the actions come from."""
     noise_field: Tensor | None = None
-    """What the exploration of its instances has in common; drawn with the first batch."""
+    """The field that its instances share in exploration; drawn with the first batch."""
     states: list[Tensor] = field(default_factory=list[Tensor])
     raw_actions: list[Tensor] = field(default_factory=list[Tensor])
     masks: list[Tensor] = field(default_factory=list[Tensor])

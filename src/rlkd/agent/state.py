@@ -1,4 +1,4 @@
-"""What the agent sees of an instance."""
+"""The state: the features of an instance that the agent acts on."""
 
 import torch
 from jaxtyping import Float

@@ -1,4 +1,4 @@
-"""Which instances are worth exploring: the predictive entropy of each, and its ranking."""
+"""The predictive entropy of each instance, whose ranking selects those worth exploring."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ def predictive_entropy(logits: Float[Tensor, "batch classes"]) -> Float[Tensor, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bands:
-    """Which ranks, as fractions of the training set in descending entropy, play which part.
+    """The bands of ranks, as fractions of the training set in descending entropy.
 
     Args:
         selected: the first part, S_e, from which the agent learns.
@@ -64,11 +64,11 @@ class Bands:
                 "mixed and partners must be equally wide",
             ),
         )
-        for fault, mend in faults:
+        for fault, remedy in faults:
             if fault:
                 raise UserError(
                     f"exploration bands selected={self.selected} mixed={list(mixed)} "
-                    f"partners={list(partners)}: {mend}"
+                    f"partners={list(partners)}: {remedy}"
                 )
 
     def width(self, instances: int) -> int:
@@ -82,7 +82,7 @@ class Ranking:
     """The bands of one epoch."""
 
     selected: Bool[Tensor, " instances"]
-    """Whether an instance is in S_e."""
+    """True for an instance in S_e."""
     partner: Int[Tensor, " instances"]
     """The instance that each is mixed with; -1 for none."""
 

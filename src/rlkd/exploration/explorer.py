@@ -25,7 +25,7 @@ class Explored:
 
 
 class Explorer(nn.Module):
-    """Ranks the instances, mixes a band of them, and tells the agent where to learn.
+    """Ranks the instances, mixes a band of them, and selects the rows that the agent learns from.
 
     Args:
         instances: size of the training set.
@@ -43,7 +43,7 @@ class Explorer(nn.Module):
     selected: Tensor
     partner: Tensor
     mixed_rows: int
-    """How many rows of the training set are mixed in each explored epoch."""
+    """Number of rows of the training set that are mixed in each explored epoch."""
 
     def __init__(
         self,

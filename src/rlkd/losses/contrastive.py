@@ -142,7 +142,7 @@ class MemoryBank(nn.Module):
     """log Z; NaN before the first batch."""
 
     of_one_rank = True
-    """Ranks do not tell each other their rows."""
+    """Ranks do not exchange their rows."""
 
     def __init__(self, instances: int, dimension: int) -> None:
         super().__init__()

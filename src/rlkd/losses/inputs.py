@@ -1,4 +1,4 @@
-"""What a loss may ask for, by the names of its parameters."""
+"""The inputs of losses, matched to them by the names of their parameters."""
 
 import functools
 import inspect
@@ -41,7 +41,7 @@ class LossInputs:
     index: Int[Tensor, " batch"] | None = None
     """The row of each instance in the training set."""
     student_embedding: Float[Tensor, "batch student_dim"] | None = None
-    """What goes into the student's classifier."""
+    """The input of the student's classifier."""
     teacher_embedding: Float[Tensor, "batch teacher_dim"] | None = None
     teacher_head: Callable[[Tensor], Tensor] | None = None
     """The teacher's classifier, frozen: its embedding in, logits out."""
@@ -49,8 +49,8 @@ class LossInputs:
     """The logits of a second, strongly augmented view."""
     teacher_logits_strong: Float[Tensor, "batch classes"] | None = None
     student_loss: Float[Tensor, ""] | None = None
-    """What a student that is no classifier computes from the labels itself: a detector's losses,
-    summed. None for a classifier."""
+    """The loss that a student computes from the labels itself, such as the sum of a detector's;
+    None for a classifier."""
     train_targets: Int[Tensor, " instances"] | None = None
     """The class of every training instance; given where a loss is built, not at each step."""
     student_maps: Mapping[str, Tensor] = field(default_factory=dict)
@@ -58,7 +58,7 @@ class LossInputs:
     teacher_maps: Mapping[str, Tensor] = field(default_factory=dict)
 
     def named(self, name: str, pairs: Sequence[Pair]) -> Any:
-        """Return what a loss calls `name`, in float32 or better.
+        """Return the input that a loss calls `name`, in float32 or better.
 
         Args:
             name: of a parameter.
@@ -75,26 +75,26 @@ class LossInputs:
 
 
 NAMES = frozenset(LossInputs.__slots__) - {"student_maps", "teacher_maps"} | FEATURE | FEATURES
-"""What a loss may ask for."""
+"""The names that a loss may ask for."""
 
 CALLED = NAMES - {"train_targets"}
-"""What it may ask for at every step."""
+"""The names that it may ask for at every step."""
 
 FROM_TEACHER = frozenset(
     {"temperature", HEAD, *(name for name in NAMES if name.startswith("teacher"))}
 )
-"""What only distillation has."""
+"""The names that only distillation has."""
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a loss asks for."""
+    """The inputs that a loss asks for."""
 
     when_called: frozenset[str]
     when_built: frozenset[str] = frozenset()
-    """What the constructor of a class is given examples of; empty for a function."""
+    """The inputs that the constructor of a class gets examples of; empty for a function."""
     builds: bool = False
-    """Whether it is a class, to be built from examples."""
+    """True for a class, which is built from examples."""
     needed: frozenset[str] = frozenset()
     """Those of both that have no default."""
 

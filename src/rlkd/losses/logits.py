@@ -107,7 +107,7 @@ def kd(
 ) -> Float[Tensor, ""] | Float[Tensor, " batch"]:
     r"""Return T_i^2 KL(softmax(z_t / T_i) || softmax(z_s / T_i)), averaged over the batch.
 
-    The factor keeps gradients of one size whatever the temperature; where student and teacher
+    The factor keeps gradients of one size at any temperature; where student and teacher
     have their own, it is the product of the two, unless `Temperatures.weight` says otherwise.
 
     Args:

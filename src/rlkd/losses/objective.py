@@ -1,4 +1,4 @@
-"""The student's objective: a weighted sum of losses, each told only what it asks for."""
+"""The student's objective: a weighted sum of losses, each given only the inputs it asks for."""
 
 import copy
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -39,7 +39,7 @@ class Term:
     """The weight grows from 0 over these epochs: in epoch E it is min(E / warmup_epochs, 1) of
     itself, E counted from 1."""
     layers: Any = "last"
-    """Which features a loss gets that asks for some: `last`, `stages` (as many as both networks
+    """The features of a loss that asks for some: `last`, `stages` (as many as both networks
     have, from the deepest), a name such as `stage2`, a module path, or a list of these;
     `{student: PATH, teacher: PATH}` where the two differ. A loss that asks for one pair is applied
     to each and summed."""
@@ -83,17 +83,17 @@ class Objective(nn.Module):
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether any term asks for what only distillation has, features included."""
+        """True if a term asks for inputs that only distillation has, features included."""
         return self.taps or bool(FROM_TEACHER & self.names)
 
     @property
     def taps(self) -> bool:
-        """Whether any term asks for more of the teacher than its logits."""
+        """True if a term asks for more of the teacher than its logits."""
         return bool(self.names & (FEATURE | FEATURES | EMBEDDING | {HEAD}))
 
     @property
     def strong(self) -> bool:
-        """Whether any term asks for the logits of a second, strongly augmented view."""
+        """True if a term asks for the logits of a second, strongly augmented view."""
         return bool(self.names & STRONG)
 
     @property
@@ -106,7 +106,7 @@ class Objective(nn.Module):
         ]
 
     def start_epoch(self, epoch: int) -> None:
-        """Tell the terms that warm up which epoch begins, counted from 1."""
+        """Start an epoch, counted from 1, for the terms that warm up."""
         self.epoch = epoch
 
     def prepare(
@@ -207,7 +207,7 @@ class Objective(nn.Module):
 
 
 def _reaches_student(value: Tensor, example: LossInputs) -> bool:
-    """Say whether anything of the student that a loss was given has a gradient by it."""
+    """Return whether any input from the student has a gradient by the loss."""
     maybe = (example.student_logits_strong, example.student_embedding, example.student_loss)
     given = [example.student_logits, *example.student_maps.values()]
     given += [each for each in maybe if each is not None]
@@ -225,8 +225,8 @@ def _naming(name: str) -> Generator[None]:
         yield
     except UserError as error:
         raise UserError(f"loss {name}: {error}") from None
-    except Exception as error:  # whatever a loss of somebody's own raises
-        told = f"{type(error).__name__}: {one_line(error)}"
+    except Exception as error:  # a user's own loss may raise anything
+        reason = f"{type(error).__name__}: {one_line(error)}"
         raise UserError(
-            f"loss {name} does not fit this teacher, student and data: {told}"
+            f"loss {name} does not fit this teacher, student and data: {reason}"
         ) from error

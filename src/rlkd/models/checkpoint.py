@@ -34,7 +34,7 @@ class ClassCountError(UserError):
 
 @dataclass(frozen=True)
 class Loaded:
-    """What was made of a file's weights."""
+    """The outcome of loading a file's weights."""
 
     place: str | None
     """Where in the file they were; None where most files have them."""
@@ -43,7 +43,7 @@ class Loaded:
 
     @property
     def told(self) -> str | None:
-        """What a user should know; None where there is nothing to say."""
+        """A note to the user; None where there is nothing to report."""
         said = [self.place] if self.place else []
         said += [f"{', '.join(self.new)} are new, the rest is the file's"] if self.new else []
         return "; ".join(said) or None
@@ -124,7 +124,7 @@ def classifier_entries(model: nn.Module, num_classes: int, shape: Shape) -> list
         have = f"several layers ({', '.join(layers)})" if layers else "no layer"
         raise UserError(
             f"this {type(model).__name__} has {have} of {num_classes} outputs, one a class: its "
-            "classifier cannot be told from the rest"
+            "classifier cannot be distinguished from the rest"
         )
     return [each for each in state if each.rpartition(".")[0] == makers[0]]
 
@@ -169,7 +169,7 @@ def as_safetensors(model: nn.Module) -> bytes:
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()
     }
-    # Its own save_file makes a file that only the user may read, whatever the umask.
+    # Its own save_file makes a file that only the user may read, under any umask.
     return safetensors.torch.save(tensors, metadata={"format": "pt"})
 
 

@@ -14,7 +14,7 @@ from rlkd.trust import is_defined_in
 
 _PACKAGED: dict[str, Callable[..., nn.Module]] = {**cifar.BUILDERS, **small.BUILDERS}
 _ROOMS = ("rlkd.models", "torchvision.models", "timm.models")
-"""Where factories are defined that need no trust: a configuration gives them two numbers alone."""
+"""Packages whose factories need no trust: a configuration gives them two numbers alone."""
 _FORMS = (
     f"one of {', '.join(_PACKAGED)}; or 'torchvision:NAME'; or 'timm:NAME'; or "
     "'package.module:factory'"
@@ -41,8 +41,8 @@ def create(
             those libraries, or "package.module:factory" for a callable that takes `num_classes`
             and returns a module. Upper and lower case differ.
         num_classes: size of the logits.
-        in_channels: channels of the images. torchvision's networks take 3; timm's are told as
-            `in_chans`; a factory is told if its signature has the parameter.
+        in_channels: channels of the images. torchvision's networks take 3; timm's get them as
+            `in_chans`; a factory gets them if its signature has the parameter.
         trusted: where the name is a configuration's: the packages, besides torchvision and timm,
             whose factories it may call, see `rlkd.trust`. None where it is the caller's own.
         **kwargs: passed on.
@@ -105,6 +105,6 @@ def _takes_in_channels(factory: Callable[..., Any], in_channels: int) -> bool:
         parameters = inspect.signature(factory).parameters
     except ValueError:
         return False
-    # A `**kwargs` may or may not take it: it is told only what differs from its likely default.
+    # A `**kwargs` may not take it: it gets only a number that differs from its likely default.
     open_ended = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
     return "in_channels" in parameters or (open_ended and in_channels != 3)

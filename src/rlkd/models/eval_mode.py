@@ -26,7 +26,7 @@ def evaluating(network: nn.Module) -> Generator[None]:
 def observing_nothing(network: nn.Module) -> Generator[None]:
     """Keep the ranges that a quantisation-aware network has observed as they are for a while.
 
-    Its observers would follow whatever it is called on, in evaluation mode too. Those that have
+    Its observers would follow every input, in evaluation mode too. Those that have
     observed nothing yet go on: without a range they cannot quantise.
     """
     switches = [(each, each.clone()) for each in _switches(network)]

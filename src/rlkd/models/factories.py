@@ -1,4 +1,4 @@
-"""From a name to the callable that builds a network, and what is said where there is none."""
+"""Finds the callable that a name stands for, or raises an error that lists the nearest names."""
 
 import importlib
 import sys
@@ -25,9 +25,10 @@ def built(name: str, factory: Callable[..., Any], arguments: dict[str, Any]) -> 
         raise UserError(f"model '{name}' does not take the arguments {given}: {error}") from error
     except UserError:
         raise
-    except Exception as error:  # whatever a factory of somebody's own raises
-        said = one_line(error)
-        raise UserError(f"model '{name}' does not build: {type(error).__name__}: {said}") from error
+    except Exception as error:  # a user's own factory may raise anything
+        raise UserError(
+            f"model '{name}' does not build: {type(error).__name__}: {one_line(error)}"
+        ) from error
     if not isinstance(network, nn.Module):
         raise UserError(
             f"model '{name}' returned a {type(network).__name__}; return a torch.nn.Module"
@@ -52,7 +53,7 @@ def timm_factory(name: str, architecture: str, *, forms: str) -> Callable[..., A
         raise UserError(f"model '{name}' needs timm ({error}): pip install timm") from error
     known: list[str] = timm.list_models()
     prefix = name.removesuffix(architecture)
-    # "resnet18.a1_in1k" names published weights too; whether to load them is `pretrained`'s word.
+    # "resnet18.a1_in1k" names published weights too; only `pretrained` loads them.
     base, _, weights = architecture.partition(".")
     if base not in known:
         raise unknown_name(name, [f"{prefix}{each}" for each in known], forms=forms)

@@ -126,7 +126,7 @@ def named_taps(
     A network's own `taps`, as the packaged ones have, come first. Otherwise the network is called
     once, in evaluation mode: a stage is the last map of its resolution, as long as maps shrink, and
     the embedding is what goes into the last linear layer. Left out are modules that are called more
-    than once, maps that the network changes in place afterwards, and whatever gives no maps of
+    than once, maps that the network changes in place afterwards, and modules that give no maps of
     channels first, as attention does. A lone map of patches, which attention starts from, is no
     stage.
 

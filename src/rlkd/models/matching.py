@@ -1,4 +1,4 @@
-"""Which weights of a file are a network's: found by matching names and shapes."""
+"""Finds the weights of a network in a file by matching names and shapes."""
 
 import re
 from collections import Counter
@@ -35,18 +35,18 @@ class Place:
     holder: str = ""
     """The keys that lead to them, joined by dots; empty for the file itself."""
     stripped: str = ""
-    """What their names begin with, and the network's do not."""
+    """The prefix of their names that the network's do not have."""
     added: str = ""
-    """What the network's names begin with, and theirs do not."""
+    """The prefix of the network's names that theirs do not have."""
 
     @property
     def averaged(self) -> bool:
-        """Whether they are a running average of the weights, by name."""
+        """True for a running average of the weights, by name."""
         return not _AVERAGES.isdisjoint(re.split(r"[._]", f"{self.holder}.{self.stripped}"))
 
     @property
     def usual(self) -> bool:
-        """Whether they are where most files have them."""
+        """True if they are where most files have them."""
         parts = self.stripped.rstrip(".").split(".")
         wrapped = not self.stripped or _WRAPPERS.issuperset(parts)
         return self.holder in _USUAL and wrapped and not self.added
@@ -77,7 +77,7 @@ class Found:
 
     @property
     def told(self) -> str | None:
-        """What a user should know of where they were; None where there is nothing to say."""
+        """A note to the user on where they were found; None where most files have them."""
         if self.beside:
             others = " and ".join(map(str, self.beside))
             which = "an average of them" if self.beside[0].averaged else "others"

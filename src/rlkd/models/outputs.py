@@ -1,4 +1,4 @@
-"""What a network returns, as logits."""
+"""Takes the logits out of what a network returns."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -11,7 +11,7 @@ from rlkd.errors import UserError
 
 
 def giving_logits(network: nn.Module, name: str, num_classes: int) -> nn.Module:
-    """Have a network return its logits alone, whatever its own code returns beside them.
+    """Make a network return its logits alone, without anything else that its code returns.
 
     A forward hook chooses them, so that modules and state dict keep their names. A tensor stays as
     it is. Of Hugging Face's outputs, torchvision's named tuples and dictionaries, `logits` is

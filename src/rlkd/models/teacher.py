@@ -66,7 +66,7 @@ class Teacher(nn.Module):
         return self._unregistered[0]
 
     def train(self, mode: bool = True) -> "Teacher":
-        """Stay in evaluation mode, whatever the parent does."""
+        """Stay in evaluation mode when the parent module changes its own."""
         return self
 
     def forward(
@@ -110,5 +110,5 @@ def weights_sha256(network: nn.Module) -> str:
 def _fused(network: nn.Module) -> nn.Module:
     try:
         return keep_hooks(optimization.fuse(network), network)
-    except Exception:  # whatever a network's own code raises when it is traced, not run
+    except Exception:  # a network's own code may raise anything when it is traced
         return network

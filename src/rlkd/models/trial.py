@@ -19,7 +19,7 @@ Shape = tuple[int, int, int]
 """Channels, height and width."""
 
 Settings = tuple[str | None, str | None]
-"""What sets the channels and the size of images, for messages; None for what nothing sets."""
+"""The settings of the channels and the size of images, for messages; None if there is none."""
 DATA: Settings = ("data.channels", "data.image_size")
 
 _ROWS = 2
@@ -120,7 +120,7 @@ def _state(network: nn.Module) -> Iterator[Tensor]:
 def _copy(network: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(network, {id(each): each for each in network.parameters()})
-    except Exception:  # whatever a stranger's module holds that has no copy
+    except Exception:  # a foreign module may hold objects that cannot be copied
         return network
 
 
@@ -131,7 +131,7 @@ def _call(
         return _answer(network, shape)
     except UserError:
         raise
-    except Exception as error:  # whatever a network's own code raises
+    except Exception as error:  # a network's own code may raise anything
         said = one_line(error)[:200]
         remedy = _remedy(network, shape, settings, trains=trains)
         raise UserError(

@@ -47,7 +47,7 @@ def _read(path: Path, file: BinaryIO) -> dict[str, Any]:
     except UserError:
         raise
     except Exception as error:
-        # A damaged file raises whatever its bytes lead to: EOFError, KeyError, OSError, ...
+        # A damaged file may raise anything: EOFError, KeyError, OSError, ...
         refused = isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error)
         raise UserError(
             _holds_code(path, str(error)) if refused else _not_a_checkpoint(path)

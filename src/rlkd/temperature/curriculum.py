@@ -23,7 +23,7 @@ _ABSURD = 1e4
 
 
 class _CTKD(EpochSource):
-    r"""What both forms of CTKD share: T = lowest + span * sigmoid(raw), learnt adversarially.
+    r"""The base of both forms of CTKD: T = lowest + span * sigmoid(raw), learnt adversarially.
 
     The optimiser that trains the student also trains `raw`, by the gradient of the same loss
     times -lambda: where the student descends, the temperature climbs. lambda grows over the

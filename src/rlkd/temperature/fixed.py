@@ -1,4 +1,4 @@
-"""Temperatures that depend on nothing but chance: the constant and the random control."""
+"""A constant temperature."""
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor

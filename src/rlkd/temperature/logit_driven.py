@@ -29,7 +29,7 @@ class LogitDriven(TemperatureSource):
     """
 
     base_temperature: float = 4.0
-    """What an instance gets whose logits are not finite."""
+    """The temperature of an instance whose logits are not finite."""
 
     def forward(
         self,
@@ -197,7 +197,7 @@ class LogitStandardisation(LogitDriven):
 class NormKD(LogitDriven):
     r"""T of each network = T_0 std(z_i), its own; the loss is weighted by (T_0 std(z_t))^2.
 
-    Softens every instance equally whatever the spread of its logits, where one T for all leaves
+    Softens every instance equally for any spread of its logits, where one T for all leaves
     some sharp and flattens others. Known as customising T at no cost. It differs from logit
     standardisation in the weight alone: instances with widely spread teacher logits count more.
     The gradient passes through the student's deviation, as in the public code.

@@ -1,4 +1,4 @@
-"""The control: temperatures of the agent's distribution, with no regard to the instance."""
+"""The random control: temperatures of the agent's distribution, independent of the instance."""
 
 from pathlib import Path
 from typing import Any

@@ -10,7 +10,7 @@ class RandomStream:
     """Numbers drawn from a seed, apart from torch's global generator.
 
     Args:
-        seed: where a fresh stream starts, on whatever device it is first used; from 0 to 2^32 - 1.
+        seed: where a fresh stream starts, on any device; from 0 to 2^32 - 1.
 
     Raises:
         UserError: for a seed that is none.

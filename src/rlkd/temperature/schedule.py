@@ -1,4 +1,4 @@
-"""Temperatures that follow the clock alone."""
+"""Temperatures that depend on the epoch alone."""
 
 import math
 from typing import Any, Literal
@@ -21,7 +21,7 @@ class EpochSource(TemperatureSource):
         self.epoch = 1
 
     def start_epoch(self, epoch: int) -> None:
-        """Take note of the epoch that begins, counted from 1."""
+        """Start an epoch, counted from 1."""
         self.epoch = epoch
 
     def get_extra_state(self) -> dict[str, Any]:

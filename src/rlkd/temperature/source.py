@@ -1,4 +1,4 @@
-"""What a temperature source is: anything that gives each instance its temperature."""
+"""The interface of a temperature source: it gives each instance its temperature."""
 
 from collections.abc import Iterable
 
@@ -14,7 +14,7 @@ TEMPERATURE_FLOOR = 0.05
 class TemperatureSource(nn.Module):
     """Gives every instance of a batch its temperatures.
 
-    A source needs only `forward`. The other members have defaults that suit a source which
+    A source needs only `forward`. The other members have defaults that suit a source that
     neither learns nor follows a schedule; the training loop calls them all, in this order:
 
         optimizer = SGD([*student.parameters(), *source.trained_parameters()], ...)
@@ -26,16 +26,16 @@ class TemperatureSource(nn.Module):
     """
 
     updates: int = 0
-    """How often the source has learnt; `diagnostics` changes when it does."""
+    """Number of updates that the source has learnt by; `diagnostics` changes when it does."""
 
     @property
     def observation_due(self) -> bool:
-        """Whether the source asks for a measurement of the student now, after its update."""
+        """True if the source needs a measurement of the student now, after its update."""
         return False
 
     @property
     def needs_probe(self) -> bool:
-        """Whether it is measured on images held out of training, not on the batch just trained."""
+        """True if it is measured on images held out of training, not on the batch just trained."""
         return False
 
     def forward(
@@ -57,7 +57,7 @@ class TemperatureSource(nn.Module):
             learn_from: the rows that a learning source may learn from; None means all.
 
         Returns:
-            The temperatures: finite, whatever the logits; a row whose logits are not gets the
+            The temperatures, always finite: a row whose logits are not gets the
             source's base temperature, and a source that learns learns nothing from it.
 
         Raises:
@@ -73,10 +73,10 @@ class TemperatureSource(nn.Module):
         return ()
 
     def start_epoch(self, epoch: int) -> None:
-        """Tell the source which epoch begins, counted from 1."""
+        """Start an epoch, counted from 1."""
 
     def share_update(self, passes: int) -> None:
-        """Tell the source how many calls share one update: above 1 where gradients accumulate.
+        """Set how many calls share one update: above 1 where gradients accumulate.
 
         Args:
             passes: of a step; `observation_due` is asked for after the last.
