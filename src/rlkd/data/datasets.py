@@ -171,7 +171,7 @@ def _cifar(
 ) -> Dataset:
     arguments.flag("data.download", download)
     arguments.count("data.limit", limit, optional=True)
-    own = _normalisation(*given, cifar.NORMALISATION[classes])
+    own = _normalisation(given[0], given[1], cifar.NORMALISATION[classes])
     train, test = cifar.load_cifar(root, num_classes=classes, download=download)
     return Dataset(
         name=f"cifar{classes}",

@@ -213,7 +213,7 @@ def made(
         for each in batches:
             if isinstance(each, UserError):
                 raise each
-            yield each
+            yield cast("_Made", each)
     except RuntimeError as error:
         raise dead_worker(error) or error from error
 
