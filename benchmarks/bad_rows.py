@@ -176,7 +176,7 @@ def main() -> None:
         f"sound: {sum(sound)} of {len(rows)}; greatest difference of a policy {greatest:g}"
     )
     report = {
-        "command": ["python", *sys.argv],
+        "command": " ".join(["python", *sys.argv]),
         "hardware": hardware(),
         "versions": versions(),
         "batches": arguments.batches,
