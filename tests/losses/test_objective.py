@@ -31,7 +31,16 @@ def test_the_objective_is_the_weighted_sum(inputs: LossInputs) -> None:
     ce = cross_entropy(inputs.student_logits, inputs.target)
     distilled = kd(inputs.student_logits, inputs.teacher_logits, inputs.temperature or 1.0)
     torch.testing.assert_close(total, 0.1 * ce + 0.9 * distilled)
-    assert parts == {"ce": ce.detach(), "kd": distilled.detach()}
+    assert parts == {"ce": 0.1 * ce.detach(), "kd": 0.9 * distilled.detach()}
+    assert total == parts["ce"] + parts["kd"]
+
+
+def test_a_term_that_warms_up_is_returned_as_it_enters_the_loss(inputs: LossInputs) -> None:
+    objective = Objective({"two": Term(constant_two, 3.0, warmup_epochs=4)})
+    for epoch, expected in ((1, 1.5), (2, 3.0), (4, 6.0), (9, 6.0)):
+        objective.start_epoch(epoch)
+        total, parts = objective(inputs)
+        assert total == parts["two"] == expected
 
 
 def test_the_total_carries_gradient_and_the_parts_do_not(inputs: LossInputs) -> None:

@@ -22,6 +22,21 @@ def test_loss_and_accuracy_are_means_over_instances() -> None:
     assert row == {"train/loss": (3 * 2 + 6) / 4, "train/accuracy": 2 / 4}
 
 
+def test_the_terms_of_the_loss_are_means_over_instances_and_add_up_to_it() -> None:
+    meters = EpochMeters(("ce", "kd"))
+    logits = torch.eye(3)
+    ce, kd = torch.tensor(0.5), torch.tensor(1.5)
+    meters.add_batch(ce + kd, logits, torch.tensor([0, 1, 0]), {"ce": ce, "kd": kd})
+    ce, kd = torch.tensor(2.0), torch.tensor(4.0)
+    meters.add_batch(ce + kd, logits[:1], torch.tensor([1]), {"kd": kd, "ce": ce})
+    row = meters.read()
+    assert row["train/loss_ce"] == (3 * 0.5 + 2) / 4
+    assert row["train/loss_kd"] == (3 * 1.5 + 4) / 4
+    assert row["train/loss"] == row["train/loss_ce"] + row["train/loss_kd"]
+    meters.reset()
+    assert meters.read()["train/loss_kd"] == 0
+
+
 def test_a_mixed_target_counts_by_its_likeliest_class() -> None:
     meters = EpochMeters()
     meters.add_batch(torch.tensor(1.0), torch.eye(2), torch.tensor([[0.7, 0.3], [0.7, 0.3]]))
@@ -119,13 +134,14 @@ def test_figures_are_means_over_updates_and_begin_anew_each_epoch() -> None:
 
 
 def test_half_an_epoch_survives_a_checkpoint() -> None:
-    meters, file = EpochMeters(), io.BytesIO()
-    meters.add_batch(torch.tensor(2.0), torch.eye(3), torch.tensor([0, 1, 0]))
+    meters, file = EpochMeters(("ce",)), io.BytesIO()
+    term = {"ce": torch.tensor(2.0)}
+    meters.add_batch(torch.tensor(2.0), torch.eye(3), torch.tensor([0, 1, 0]), term)
     meters.add_temperatures(Temperatures.same(torch.tensor([2.0, 4.0])), torch.rand(2, 3))
     meters.add_figures({"reward": torch.tensor(1.0)})
     torch.save(meters.state_dict(), file)
     file.seek(0)
-    restored = EpochMeters()
+    restored = EpochMeters(("ce",))
     restored.load_state_dict(torch.load(file, weights_only=True))
     assert restored.read() == meters.read()
     assert restored.read_policy() == meters.read_policy()

@@ -78,7 +78,9 @@ def test_two_ranks_are_one_process_on_the_whole_batch(
     if alone["entropy"] is not None:
         assert_close(first["entropy"], alone["entropy"], atol=1e-4, rtol=0, equal_nan=True)
     for one, other in zip(first["metrics"], alone["metrics"], strict=True):
-        for column in ("train/loss", "train/accuracy", "test/top1", "temperature/mean"):
+        terms = [each for each in other if each.startswith("train/loss")]
+        assert len(terms) == 3  # the loss, cross-entropy and KD
+        for column in (*terms, "train/accuracy", "test/top1", "temperature/mean"):
             assert one.get(column) == pytest.approx(other.get(column), abs=1e-4), column
 
 

@@ -1,5 +1,6 @@
 """Figures of an epoch, summed on the device and read once at its end."""
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ _POLICY_BINS = 10
 
 
 class EpochMeters(nn.Module):
-    """Loss, accuracy, the distribution of temperatures and the policy, over one epoch.
+    """Loss and its terms, accuracy, the distribution of temperatures and the policy of an epoch.
 
     Nothing here waits for the device but the methods whose name says `read`. Each rank counts its
     own rows; what is read is of all ranks, which read together.
@@ -25,19 +26,25 @@ class EpochMeters(nn.Module):
     Quantiles are of temperatures rounded to bfloat16, each counted: they are within 1/256 (0.4 %)
     of the exact ones from T = 2^-8, below the lowest there is, to 2^24; what lies above counts
     there. Mean and standard deviation are exact.
+
+    Args:
+        terms: the names of the terms that the loss is the sum of.
     """
 
     totals: Tensor
+    term_totals: Tensor
     histogram: Tensor
     bad_rows: Tensor
     """How many rows of the teacher's and of the student's logits were not finite."""
     policy_sum: Tensor
     policy_count: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, terms: Iterable[str] = ()) -> None:
         super().__init__()
+        self.terms = tuple(terms)
         # In float32 a count of ones stops at 2^24, and an epoch of COCO has 60 million regions.
         self.register_buffer("totals", torch.zeros(6, dtype=torch.float64))
+        self.register_buffer("term_totals", torch.zeros(len(self.terms), dtype=torch.float64))
         self.register_buffer("histogram", torch.zeros(_BINS, dtype=torch.int64))
         self.register_buffer("bad_rows", torch.zeros(2, dtype=torch.int64))
         self.register_buffer("policy_sum", torch.zeros(_POLICY_BINS**2, dtype=torch.float64))
@@ -57,8 +64,9 @@ class EpochMeters(nn.Module):
         loss: Float[Tensor, ""],
         student_logits: Float[Tensor, "batch classes"],
         target: Int[Tensor, " batch"] | Float[Tensor, "batch classes"],
+        terms: Mapping[str, Float[Tensor, ""]] | None = None,
     ) -> None:
-        """Count a batch's loss, and the accuracy of the instances that are scored."""
+        """Count a batch's loss, its terms, and the accuracy of the instances that are scored."""
         index = class_index(target)
         correct = (student_logits.argmax(dim=1) == index).sum()
         scored = (index != IGNORED).sum()
@@ -66,6 +74,8 @@ class EpochMeters(nn.Module):
         self.totals[:4] += torch.stack(
             (loss.detach() * rows, rows, correct.to(loss), scored.to(loss))
         )
+        if terms:
+            self.term_totals += torch.stack([terms[name].to(rows) for name in self.terms]) * rows
 
     @torch.no_grad()
     def add_temperatures(
@@ -99,6 +109,8 @@ class EpochMeters(nn.Module):
         totals, counted = ranks.summed(self.totals), ranks.summed(self.histogram)
         loss, rows, correct, scored, total, squares = totals.tolist()
         row = {"train/loss": loss / max(rows, 1), "train/accuracy": correct / max(scored, 1)}
+        for name, term in zip(self.terms, ranks.summed(self.term_totals).tolist(), strict=True):
+            row[f"train/loss_{name}"] = term / max(rows, 1)  # as it enters the loss, weighted
         for role, bad in self.read_bad_rows().items():
             if bad:
                 row[f"train/bad_rows_{role}"] = bad

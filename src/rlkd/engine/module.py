@@ -83,7 +83,7 @@ class StudentModule(L.LightningModule):
         self.passes, self._passed = passes, 0
         if temperature is not None:
             temperature.share_update(passes)
-        self.meters = EpochMeters()
+        self.meters = EpochMeters(objective.terms)
         self.history: list[dict[str, float]] = []
         self.epoch_figures: dict[str, float] = {}
         self.register_buffer("bad_step", torch.tensor(-1))

@@ -160,12 +160,13 @@ class Objective(nn.Module):
             self._rehearse(name, example)
 
     def forward(self, inputs: LossInputs) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
-        """Return the weighted sum, and each loss before its weight."""
+        """Return the weighted sum, and each term of it: a loss times its weight, detached."""
         with torch.autocast(inputs.student_logits.device.type, enabled=False):
             values = {name: self._value(name, inputs) for name in self.terms}
-        total = sum(self._weight(self.terms[name]) * value for name, value in values.items())
+        terms = {name: self._weight(self.terms[name]) * each for name, each in values.items()}
+        total = sum(terms.values())
         assert isinstance(total, Tensor)
-        return total, {name: value.detach() for name, value in values.items()}
+        return total, {name: each.detach() for name, each in terms.items()}
 
     def _weight(self, term: Term) -> float:
         share = min(self.epoch / term.warmup_epochs, 1.0) if term.warmup_epochs else 1.0

@@ -80,11 +80,11 @@ class Distiller(StudentModule):
         # 2. close the previous transition; 3. states; 4. temperatures
         temperatures = self._temperatures(seen, seen.target, learn_from=explored.learn_from)
         # 5. losses
-        loss, _ = self.objective(replace(seen, temperature=temperatures))
+        loss, terms = self.objective(replace(seen, temperature=temperatures))
         # 6. the student's step, after the last of its passes
         stepped = self._step_student(loss)
         # Compiled into CUDA graphs, a student overwrites its logits when it is called again.
-        self._record(loss.detach(), seen.student_logits.detach(), explored)
+        self._record(loss.detach(), terms, seen.student_logits.detach(), explored)
         # 7. measure what the step brought; the source learns when enough transitions are closed
         self._measure(batch, stepped=stepped)
 
@@ -103,10 +103,12 @@ class Distiller(StudentModule):
             source.observe(source.performance(logits, scored.target))
         self._note_update(source)
 
-    def _record(self, loss: Tensor, student_logits: Tensor, explored: Explored) -> None:
+    def _record(
+        self, loss: Tensor, terms: dict[str, Tensor], student_logits: Tensor, explored: Explored
+    ) -> None:
         if self.explorer is not None:
             self.explorer.observe(explored, student_logits)
-        self.meters.add_batch(loss.float(), student_logits, explored.batch.target)
+        self.meters.add_batch(loss.float(), student_logits, explored.batch.target, terms)
         self._note_loss(loss)
 
     def enter_epoch(self, epoch: int, *, start: int) -> None:

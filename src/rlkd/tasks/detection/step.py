@@ -90,12 +90,12 @@ class DetectorDistiller(StudentModule):
         learn_from = self._learn_from(batch, regions)
         temperatures = self._temperatures(seen, scored, learn_from=learn_from)
         # 5. losses
-        loss, _ = self.objective(replace(seen, temperature=temperatures))
+        loss, terms = self.objective(replace(seen, temperature=temperatures))
         # 6. the student's step
         self._step_student(loss)
         # 7. measure what the step brought; the source learns when enough transitions are closed
         self._measure(batch, regions, scored)
-        self._record(loss.detach(), batch, seen, regions, scored)
+        self._record(loss.detach(), terms, batch, seen, regions, scored)
 
     def _learn_from(
         self, batch: DetectionBatch, regions: Regions
@@ -121,6 +121,7 @@ class DetectorDistiller(StudentModule):
     def _record(
         self,
         loss: Tensor,
+        terms: dict[str, Tensor],
         batch: DetectionBatch,
         seen: LossInputs,
         regions: Regions,
@@ -129,5 +130,5 @@ class DetectorDistiller(StudentModule):
         logits = seen.student_logits.detach()
         if self.explorer is not None:
             self.explorer.observe_parts(batch.index, logits, regions.image)
-        self.meters.add_batch(loss.float(), logits, scored)
+        self.meters.add_batch(loss.float(), logits, scored, terms)
         self._note_loss(loss)
