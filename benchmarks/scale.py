@@ -86,7 +86,7 @@ def measure(batch_size: int, classes: int, images: int, *, rounds: int) -> dict[
     }
     seconds = take_turns(steps, rounds)
     full = Steps(every_step, images=images, classes=classes)
-    agent, probe = full.distiller.temperature, full.distiller.probe
+    agent, probe = full.distiller.temperature, full.distiller.forward_pass.probe
     assert isinstance(agent, TemperatureAgent)
     assert probe is not None
     interval = agent.reward.updates_per_window

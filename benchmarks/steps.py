@@ -16,10 +16,10 @@ from rlkd.data import ImageSet, MemoryLoader
 from rlkd.data.cifar import CIFAR100_MEAN, CIFAR100_STD
 from rlkd.engine import build
 from rlkd.engine.module import StudentModule
+from rlkd.engine.scoring import probe_for
 from rlkd.exploration import Bands, Explorer
 from rlkd.models import Teacher
-from rlkd.tasks.classification.forward import observe
-from rlkd.tasks.classification.step import Distiller
+from rlkd.tasks.classification.forward import prepare_forward
 from rlkd.types import Batch
 from timing import Kinds
 
@@ -122,7 +122,7 @@ class Steps:
         student = models.create(config.student.name, num_classes=classes)
         temperature = build.temperature(config, num_classes=classes)
         some = next(iter(loader))
-        observed = observe(
+        forward_pass = prepare_forward(
             objective,
             student,
             teacher,
@@ -130,17 +130,17 @@ class Steps:
             train_targets=loader.images.target.cpu(),
             num_classes=classes,
             temperature=temperature,
+            probe=probe_for(temperature, probe),
         )
-        self.distiller = Distiller(
+        self.distiller = StudentModule(
             student=student,
+            forward_pass=forward_pass,
             loader=loader,
             objective=objective,
             optimizer=build.optimizer(config),
             teacher=teacher,
             temperature=temperature,
-            observed=observed,
             explorer=explorer if config.exploration.enabled else None,
-            probe=probe,
         )
         self.distiller.to(options.device).to(memory_format=options.memory_format)
         trained = [student, objective]

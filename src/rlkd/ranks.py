@@ -63,6 +63,24 @@ def summed(values: Tensor) -> Tensor:
     return total
 
 
+def greatest(value: Tensor) -> Tensor:
+    """Return the greatest over all ranks, of each element."""
+    if here().world == 1:
+        return value
+    most = value.clone()
+    distributed.all_reduce(most, distributed.ReduceOp.MAX)
+    return most
+
+
+def from_first(values: Tensor) -> Tensor:
+    """Return what rank 0 gives. Each gives the same shape and type."""
+    if here().world == 1:
+        return values
+    given = values.clone()
+    distributed.broadcast(given, src=0)
+    return given
+
+
 def said(word: Any) -> list[Any]:
     """Return what each rank says, in the order of the ranks: anything that pickles, and small."""
     part = here()

@@ -70,6 +70,15 @@ class Temperatures:
             return self.one
         return Temperatures(torch.ones_like(self.student), torch.ones_like(self.teacher))
 
+    def first(self, rows: int) -> "Temperatures":
+        """Return those of the first instances."""
+        return Temperatures(
+            self.student[:rows],
+            self.teacher[:rows],
+            None if self.weight is None else self.weight[:rows],
+            None if self.one is None else self.one.first(rows),
+        )
+
     @classmethod
     def same(cls, temperature: Float[Tensor, " batch"]) -> "Temperatures":
         """Give both networks the same temperature."""

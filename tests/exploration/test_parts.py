@@ -71,6 +71,6 @@ def test_instances_are_ranked_by_the_mean_of_their_parts_and_not_by_their_number
     # Instance 3 has two uncertain parts, instance 1 nine half as uncertain.
     logits = torch.tensor([NOTHING, NOTHING, *[HALF] * 9, CERTAIN])
     part_of = torch.tensor([0, 0, *[1] * 9, 2])
-    explorer.observe_parts(torch.tensor([3, 1, 0]), logits, part_of)
+    explorer.record.update_by_parts(torch.tensor([3, 1, 0]), logits, part_of)
     explorer.start_epoch(1)
     assert explorer.selected.nonzero().flatten().tolist() == [3]

@@ -15,7 +15,7 @@ from rlkd.config.compose import configure, options
 from rlkd.engine import build
 from rlkd.losses import LossInputs, Objective
 from rlkd.models import Teacher
-from rlkd.tasks.classification.forward import Observed, observe
+from rlkd.tasks.classification.forward import ClassifierForward, prepare_forward
 from rlkd.temperature import ConstantTemperature, TemperatureSource
 from rlkd.types import Batch
 
@@ -57,7 +57,7 @@ class Pair:
             parameter.data *= 3
         one = torch.ones(1, 1, 1)
         self.teacher = Teacher(network, fuse=fuse, renormalise=(one, 0 * one))
-        self.observed: Observed = observe(
+        self.forward: ClassifierForward = prepare_forward(
             self.objective,
             self.student,
             self.teacher,

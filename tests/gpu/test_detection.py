@@ -103,6 +103,6 @@ def test_regions_belong_to_images_and_images_to_the_explorer(place: Place) -> No
     logits = regions(place).student_logits.detach()
     with place.without_waiting():
         of_image = Regions(images, [around, around]).image
-        explorer.observe_parts(index, logits, of_image)
+        explorer.record.update_by_parts(index, logits, of_image)
         learnt = explorer.selected[index][of_image]
     place.check(around, of_image, learnt, explorer.record.entropy.nan_to_num())

@@ -21,9 +21,9 @@ SLOW = {*METHODS} - {"kd", "dkd", "sp", "crd", "srrl"}
 )
 def test_a_loss_goes_with_sources_without_waiting_for_the_device(method: str, place: Place) -> None:
     pair, batch = Pair(method, place), place.put(batch_of())
-    pair.losses(pair.observed(batch), place.put(source_of("constant")))  # a bank settles
+    pair.losses(pair.forward(batch).inputs, place.put(source_of("constant")))  # a bank settles
     with place.without_waiting():
-        seen = pair.observed(batch)
+        seen = pair.forward(batch).inputs
     mixed = replace(seen, target=F.one_hot(seen.target, CLASSES).float())
     for name in SOURCES if method == "kd" else SOURCES[-1:]:
         source = place.put(source_of(name))
@@ -56,7 +56,7 @@ def figures(method: str, place: Place, monkeypatch: pytest.MonkeyPatch) -> list[
     found: list[torch.Tensor] = []
     for name in sorted(set(SOURCES) - {"random", "rlkd", "rlkd_paper"}):
         source = place.put(source_of(name))
-        loss, parts = pair.losses(pair.observed(place.put(batch_of())), source)
+        loss, parts = pair.losses(pair.forward(place.put(batch_of())).inputs, source)
         trained = [*pair.trained(source)]
         gradients = torch.autograd.grad(loss, trained, allow_unused=True, materialize_grads=True)
         found += [loss.detach(), *parts.values(), *gradients]

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from rlkd import RandomTemperature, TemperatureAgent
 from rlkd.data import ImageSet, MemoryLoader
+from rlkd.engine.module import StudentModule
 from rlkd.exploration import Bands, Explorer
-from rlkd.tasks.classification.forward import Observed
-from rlkd.tasks.classification.step import Distiller
+from rlkd.tasks.classification.forward import ClassifierForward
 from rlkd.temperature import ConstantTemperature, GlobalCTKD, InstanceCTKD, TemperatureSource
 
 pytestmark = pytest.mark.usefixtures("plainly")
@@ -87,16 +87,16 @@ class Steps:
             bands=Bands(),
         )
         probed = isinstance(source, TemperatureAgent) and source.reward.source == "probe"
-        self.module = Distiller(
+        pair.forward.probe = next(iter(held)) if probed else None
+        self.module = StudentModule(
             student=pair.student,
+            forward_pass=pair.forward,
             loader=self.loader,
             objective=pair.objective,
             optimizer=partial(torch.optim.SGD, lr=0.05, momentum=0.9),
             teacher=pair.teacher,
             temperature=place.put(source),
             explorer=place.put(explorer),
-            probe=next(iter(held)) if probed else None,
-            observed=pair.observed,
         )
         place.put(self.module.meters)
         self.module.bad_step = place.put(self.module.bad_step)
@@ -168,7 +168,10 @@ def test_nothing_reads_logits_that_a_later_call_overwrites(name: str) -> None:
     module = steps.module
     module.student = Overwriting(module.student)
     assert module.teacher is not None
-    module.observed = Observed(module.student, Overwriting(module.teacher))
+    assert isinstance(module.forward_pass, ClassifierForward)
+    module.forward_pass = ClassifierForward(
+        module.student, Overwriting(module.teacher), probe=module.forward_pass.probe
+    )
     steps.epoch(place, warm=0)
     assert module.explorer is not None
     place.check(module.explorer.record.entropy.nan_to_num(), module.meters.totals)

@@ -13,7 +13,7 @@ from rlkd import models
 from rlkd.cli import main
 from rlkd.losses import Objective, Term
 from rlkd.models import Teacher
-from rlkd.tasks.classification.forward import Observed, observe
+from rlkd.tasks.classification.forward import ClassifierForward, prepare_forward
 from rlkd.temperature import ConstantTemperature
 from rlkd.types import Batch
 
@@ -81,9 +81,9 @@ def teacher() -> Teacher:
 
 @pytest.fixture
 def ready(student: nn.Module, teacher: Teacher, batch: Batch) -> Ready:
-    def make(**terms: Term) -> tuple[Objective, Observed]:
+    def make(**terms: Term) -> tuple[Objective, ClassifierForward]:
         objective = Objective(terms)
-        observed = observe(
+        forward = prepare_forward(
             objective,
             student,
             teacher,
@@ -92,6 +92,6 @@ def ready(student: nn.Module, teacher: Teacher, batch: Batch) -> Ready:
             num_classes=10,
             temperature=ConstantTemperature(4.0),
         )
-        return objective, observed
+        return objective, forward
 
     return make

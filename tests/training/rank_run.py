@@ -17,8 +17,10 @@ from unittest.mock import patch
 import lightning as L
 import torch
 from tests.training import cpu_sync_norm
+from tests.training.detection_runs import tiny_detection
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
+from torchvision.models.detection import _utils as sampling
 
 from rlkd import ranks
 from rlkd.agent import TemperatureAgent
@@ -82,7 +84,28 @@ CELLS: dict[str, tuple[str, ...]] = {
         "trainer.max_steps=12",
         *LEARNING,
     ),
+    "detector": ("task=detection", "temperature=constant", "trainer.max_steps=8"),
+    "detector, rlkd": (
+        "task=detection",
+        "temperature=rlkd",
+        "probe.size=4",
+        "temperature.probe_interval=1",
+        "temperature.update_interval=2",
+        "data.train=20",
+        "trainer.max_steps=8",
+        "trainer.validation_size=4",
+        *LEARNING,
+    ),
+    "detector, rlkd_paper, in two passes": (
+        "task=detection",
+        "temperature=rlkd_paper",
+        "temperature.update_interval=2",
+        "trainer.accumulate=2",
+        "trainer.max_steps=8",
+        *LEARNING,
+    ),
 }
+"""Those of detectors sample the first regions and not any: what is drawn is each rank's own."""
 
 
 def watched(overrides: list[str], *, stop_at: int | None = None) -> dict[str, Any]:
@@ -96,6 +119,16 @@ def watched(overrides: list[str], *, stop_at: int | None = None) -> dict[str, An
         if len(given) == stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
 
+    class Sampling:
+        """Torch as torchvision's sampler of regions sees it."""
+
+        @staticmethod
+        def randperm(count: int, device: torch.device) -> Tensor:
+            return torch.arange(count, device=device)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(torch, name)
+
     fit = runs.L.Trainer.fit
 
     def fitted(trainer: Any, module: StudentModule, *arguments: Any, **named: Any) -> Any:
@@ -104,7 +137,7 @@ def watched(overrides: list[str], *, stop_at: int | None = None) -> dict[str, An
         module.temperature.register_forward_hook(note)
         return fit(trainer, module, *arguments, **named)
 
-    with patch.object(runs.L.Trainer, "fit", fitted):
+    with patch.object(runs.L.Trainer, "fit", fitted), patch.object(sampling, "torch", Sampling()):
         try:
             # A terminal: there the bar reads figures, for which ranks meet.
             terminal = runs.Console(file=io.StringIO(), force_terminal=True)
@@ -123,8 +156,16 @@ def watched(overrides: list[str], *, stop_at: int | None = None) -> dict[str, An
 
 
 def overrides(teacher: Path, output: Path, *more: str) -> list[str]:
+    if "task=detection" in more:
+        return tiny_detection(
+            detector_beside(teacher), output, "trainer.sync_batch_norm=true", *more
+        )
     given = [*COMMON, f"teacher.checkpoint='{teacher}'", f"output='{output}'", *more]
     return list({each.partition("=")[0]: each for each in given}.values())
+
+
+def detector_beside(teacher: Path) -> Path:
+    return teacher.parents[1] / "detector.safetensors"
 
 
 def refused(act: Callable[[], Any]) -> str:

@@ -23,7 +23,7 @@ from rlkd.cli import main
 from rlkd.config.compose import configure
 from rlkd.data import digits as handwritten
 from rlkd.losses import Objective
-from rlkd.tasks.classification.forward import Observed
+from rlkd.tasks.classification.forward import ClassifierForward
 
 TINY = (
     "data.limit=48",
@@ -61,7 +61,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
 """A run of each source: one epoch of warm-up, one explored."""
 
 
-Ready = Callable[..., tuple[Objective, Observed]]
+Ready = Callable[..., tuple[Objective, ClassifierForward]]
 """Makes an objective of terms, and what calls a small pair of networks for it."""
 
 

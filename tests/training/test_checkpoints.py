@@ -14,11 +14,12 @@ from torch import Tensor
 
 from rlkd.cli import main
 from rlkd.engine import run as running
+from rlkd.engine.forward import Forwarded
 from rlkd.engine.run_folder import RunFolder
 from rlkd.errors import DivergenceError, Notice, UserError
 from rlkd.losses import LossInputs, Objective
 from rlkd.reporting import read_metrics
-from rlkd.tasks.classification.forward import Observed
+from rlkd.tasks.classification.forward import ClassifierForward
 from rlkd.types import Batch
 
 pytestmark = pytest.mark.usefixtures("plainly")
@@ -130,18 +131,18 @@ def test_a_loss_that_is_not_finite_is_told_by_its_step(
 
 def spoil_teacher(step: int, patched: pytest.MonkeyPatch) -> None:
     """Make one row of the teacher's logits NaN in a step, counted from 1."""
-    steps, call = 0, Observed.__call__
+    steps, call = 0, ClassifierForward.__call__
 
-    def spoilt(self: Observed, batch: Batch) -> LossInputs:
+    def spoilt(self: ClassifierForward, batch: Batch) -> Forwarded:
         nonlocal steps
         steps += 1
-        seen = call(self, batch)
+        forwarded = call(self, batch)
         if steps == step:
-            assert seen.teacher_logits is not None
-            seen.teacher_logits[0, 0] = torch.nan
-        return seen
+            assert forwarded.inputs.teacher_logits is not None
+            forwarded.inputs.teacher_logits[0, 0] = torch.nan
+        return forwarded
 
-    patched.setattr(Observed, "__call__", spoilt)
+    patched.setattr(ClassifierForward, "__call__", spoilt)
 
 
 def test_a_loss_made_infinite_by_the_teacher_is_not_answered_with_the_learning_rate(

@@ -46,7 +46,7 @@ def test_without_a_probe_the_same_regions_are_measured_again_after_the_update() 
     seen, regions = made.step(batch_of(0, 1))
     ((logits, target),) = source.measured
     assert torch.equal(target, foreground(seen.target))
-    assert torch.equal(logits, made.distiller.observed.logits(regions))
+    assert torch.equal(logits, made.forward.logits(regions))
     assert not torch.allclose(logits, seen.student_logits, atol=1e-4)
     assert source.observed == [torch.tensor(0.25)]
 
@@ -57,17 +57,17 @@ def test_a_probe_is_measured_on_regions_around_its_boxes() -> None:
     made.step(batch_of(0, 1))
     made.step(batch_of(2, 3))
     (_, target), (logits, target_again) = source.measured
-    regions, label = made.distiller.observed.around(probe)
+    regions, label = made.forward.around(probe)
     assert torch.equal(target, label)
     assert torch.equal(target_again, label)
     assert (label > 0).all()
-    assert torch.equal(logits, made.distiller.observed.logits(regions))
+    assert torch.equal(logits, made.forward.logits(regions))
 
 
 @pytest.mark.parametrize("probed", [True, False])
 def test_performance_may_be_minus_the_detectors_loss(probed: bool) -> None:
     source, probe = Spy(probed=probed), batch_of(4, 5)
-    made = watched(source, probe=probe if probed else None, performance="loss")
+    made = watched(source, probe=probe if probed else None, measured="loss")
     made.step(batch_of(0, 1))
     made.step(batch_of(2, 3))
     scored = probe if probed else batch_of(2, 3)
@@ -91,10 +91,10 @@ def rewards_of(source: str, probe: DetectionBatch | None, batches: int) -> tuple
         updates = agent.updates
         seen, regions = made.step(batch_of(row, row + 1))
         before.append(accuracy(seen.student_logits, seen.target))
-        after.append(accuracy(made.distiller.observed.logits(regions), seen.target))
+        after.append(accuracy(made.forward.logits(regions), seen.target))
         if source == "probe" and probe is not None:
-            around, label = made.distiller.observed.around(probe)
-            on_probe.append(accuracy(made.distiller.observed.logits(around), label))
+            around, label = made.forward.around(probe)
+            on_probe.append(accuracy(made.forward.logits(around), label))
         if agent.updates > updates:
             paid.append(agent.diagnostics()["reward"].item())
     return paid, before, after, on_probe

@@ -10,14 +10,16 @@ from tests.training.runs import SOURCES, metrics_but_time, silent, tiny_config
 from torch import Tensor
 
 from rlkd.agent.rollout import Rollout, Trajectory
+from rlkd.data import MemoryLoader
 from rlkd.engine import build
 from rlkd.engine import run as running
+from rlkd.engine.module import StudentModule
 from rlkd.engine.run_folder import RunFolder
 from rlkd.errors import UserError
 from rlkd.exploration import Explored
 from rlkd.reporting import Result
 from rlkd.tasks.classification.data import load_sets
-from rlkd.tasks.classification.step import Distiller
+from rlkd.tasks.classification.forward import ClassifierForward
 from rlkd.types import Batch
 
 pytestmark = pytest.mark.usefixtures("plainly")
@@ -27,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("plainly")
 class Observed:
     """What a spy saw of a run."""
 
-    distiller: list[Distiller] = field(default_factory=list[Distiller])
+    distiller: list[StudentModule] = field(default_factory=list[StudentModule])
     explored: list[tuple[int, Explored, Tensor]] = field(
         default_factory=list[tuple[int, Explored, Tensor]]
     )
@@ -44,13 +46,17 @@ def distill(teacher_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     def distill(*overrides: str) -> tuple[Result, Observed]:
         observed = Observed()
-        explore, stack, measure = Distiller._explore, Rollout.stack, Distiller.on_train_start
+        explore, stack, measure = (
+            StudentModule._explore,
+            Rollout.stack,
+            StudentModule.on_train_start,
+        )
 
-        def spy_on_start(self: Distiller) -> None:
+        def spy_on_start(self: StudentModule) -> None:
             observed.distiller.append(self)
             measure(self)
 
-        def spy_on_exploring(self: Distiller, batch: Batch) -> Explored:
+        def spy_on_exploring(self: StudentModule, batch: Batch) -> Explored:
             explored = explore(self, batch)
             selected = torch.empty(0) if self.explorer is None else self.explorer.selected.clone()
             observed.explored.append((self.current_epoch + 1, explored, selected))
@@ -61,13 +67,18 @@ def distill(teacher_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             return stack(trajectories)
 
         with monkeypatch.context() as patched:
-            patched.setattr(Distiller, "on_train_start", spy_on_start)
-            patched.setattr(Distiller, "_explore", spy_on_exploring)
+            patched.setattr(StudentModule, "on_train_start", spy_on_start)
+            patched.setattr(StudentModule, "_explore", spy_on_exploring)
             patched.setattr(Rollout, "stack", spy_on_stacking)
             config = tiny_config(teacher_file, tmp_path / "run", *overrides)
             return running.run(config, console=silent()), observed
 
     return distill
+
+
+def images_of(module: StudentModule) -> int:
+    assert isinstance(module.loader, MemoryLoader)
+    return len(module.loader.images)
 
 
 def pixels(images: Tensor) -> set[bytes]:
@@ -96,9 +107,10 @@ def test_images_that_are_held_out_are_never_trained_on(teacher_file: Path, tmp_p
 def test_the_probe_and_the_loader_hold_what_the_sets_say(distill: Distill) -> None:
     _, observed = distill(*SOURCES["rlkd"])
     (distiller,) = observed.distiller
-    assert distiller.probe is not None
-    assert len(distiller.probe.image) == 16
-    assert len(distiller.loader.images) == 48
+    assert isinstance(distiller.forward_pass, ClassifierForward)
+    assert distiller.forward_pass.probe is not None
+    assert len(distiller.forward_pass.probe.image) == 16
+    assert images_of(distiller) == 48
     seen = torch.cat([explored.batch.index for _, explored, _ in observed.explored])
     assert torch.bincount(seen).tolist() == [3] * 48  # each row once in each of three epochs
 
@@ -262,7 +274,7 @@ def test_a_student_that_stands_still_is_paid_nothing_for_the_same_batch(
     assert abs(column(row, "reward")) < 1e-6  # in nats; two sets differ by a hundredth
     assert abs(column(row, "reward_std")) < 1e-6
     (distiller,) = observed.distiller
-    assert len(distiller.loader.images) == (48 if probe else 64)
+    assert images_of(distiller) == (48 if probe else 64)
 
 
 @pytest.mark.parametrize("source", ["rlkd", "rlkd_paper"])

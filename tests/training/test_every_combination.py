@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from rlkd import models
 from rlkd.config.compose import configure, options
 from rlkd.engine import build
-from rlkd.tasks.classification.forward import observe
+from rlkd.tasks.classification.forward import prepare_forward
 from rlkd.types import Batch
 
 pytestmark = pytest.mark.usefixtures("plainly")
@@ -51,7 +51,7 @@ def test_three_steps_are_finite_and_fall(method: str, source: str, batch: Batch)
     teacher = models.create("convnet_small", num_classes=CLASSES, in_channels=1)
     teacher.eval().requires_grad_(False)
     targets = torch.arange(2 * ROWS) % CLASSES
-    observed = observe(
+    forward = prepare_forward(
         objective,
         student,
         teacher,
@@ -68,7 +68,7 @@ def test_three_steps_are_finite_and_fall(method: str, source: str, batch: Batch)
     losses: list[float] = []
     for _ in range(3):
         torch.manual_seed(1)  # a loss that samples meets the same samples
-        seen = observed(batch)
+        seen = forward(batch).inputs
         assert seen.teacher_logits is not None
         chosen = temperature(seen.student_logits, seen.teacher_logits, seen.target)
         loss, parts = objective(replace(seen, temperature=chosen))

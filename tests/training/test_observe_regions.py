@@ -24,8 +24,7 @@ from rlkd.engine import build
 from rlkd.errors import UserError
 from rlkd.losses import Objective, Term
 from rlkd.models import Teacher
-from rlkd.tasks.detection.forward import ObservedRegions
-from rlkd.tasks.detection.observe_regions import observe_regions
+from rlkd.tasks.detection.forward import DetectorForward, prepare_forward
 from rlkd.temperature import ConstantTemperature, TemperatureSource
 from rlkd.types import IGNORED, Temperatures
 
@@ -39,8 +38,8 @@ def ready(
     *,
     temperature: TemperatureSource | None = None,
     num_classes: int = CLASSES,
-) -> ObservedRegions:
-    return observe_regions(
+) -> DetectorForward:
+    return prepare_forward(
         objective,
         student or make_detector(),
         Teacher(teacher or make_detector(1, fpn_channels=32)),
@@ -50,9 +49,9 @@ def ready(
     )
 
 
-def value(objective: Objective, observed: ObservedRegions, *rows: int) -> dict[str, Tensor]:
+def value(objective: Objective, forward: DetectorForward, *rows: int) -> dict[str, Tensor]:
     """Call an objective on a batch, and its backward pass; return each loss."""
-    seen, _ = observed(batch_of(*rows))
+    seen, *_ = forward(batch_of(*rows))
     fixed = Temperatures.constant(4.0, like=seen.student_logits)
     total, values = objective(replace(seen, temperature=fixed))
     total.backward()
@@ -84,9 +83,9 @@ def test_a_feature_loss_gets_the_maps_that_its_term_names(
         return gap(student_feature, teacher_feature)
 
     objective = Objective({"noted": Term(noted, layers=layers)})
-    observed = ready(objective)
+    forward = ready(objective)
     given.clear()
-    values = value(objective, observed, 0, 1, 2)
+    values = value(objective, forward, 0, 1, 2)
     rows = 48 if layers == "regions" else 3
     assert given == [
         (torch.Size((rows, 24, size, size)), torch.Size((rows, 32, size, size))) for size in sizes
@@ -98,8 +97,8 @@ def test_a_feature_loss_gets_the_maps_that_its_term_names(
 def test_imitation_of_the_pyramid_trains_student_and_regressor(layers: str) -> None:
     student = make_detector()
     objective = Objective({"fitnet": Term(losses.FitNet, layers=layers)})
-    observed = ready(objective, student)
-    seen, _ = observed(batch_of(0, 1))
+    forward = ready(objective, student)
+    seen, *_ = forward(batch_of(0, 1))
     total, _ = objective(seen)
     total.backward()
     assert total > 0
@@ -112,8 +111,8 @@ def test_imitation_of_the_pyramid_trains_student_and_regressor(layers: str) -> N
 
 def test_a_teacher_of_larger_images_is_imitated_too() -> None:
     objective = Objective({"fitnet": Term(losses.FitNet, layers="stages")})
-    observed = ready(objective, teacher=make_detector(1, min_size=96, fpn_channels=32))
-    assert torch.isfinite(value(objective, observed, 0, 1)["fitnet"])
+    forward = ready(objective, teacher=make_detector(1, min_size=96, fpn_channels=32))
+    assert torch.isfinite(value(objective, forward, 0, 1)["fitnet"])
 
 
 @pytest.mark.parametrize(
@@ -137,15 +136,15 @@ EMBEDDED: dict[str, Callable[[], Term]] = {
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_losses_on_embeddings_and_relations_run_on_regions(name: str) -> None:
     objective = Objective({name: EMBEDDED[name]()})
-    observed = ready(objective)
+    forward = ready(objective)
     for rows in ((0, 1), (2,)):
-        assert torch.isfinite(value(objective, observed, *rows)[name])
+        assert torch.isfinite(value(objective, forward, *rows)[name])
 
 
 def test_pkt_compares_the_embeddings_of_the_regions() -> None:
     objective = Objective({"pkt": Term(losses.pkt)})
-    observed = ready(objective)
-    seen, _ = observed(batch_of(0, 1))
+    forward = ready(objective)
+    seen, *_ = forward(batch_of(0, 1))
     assert seen.student_embedding is not None
     assert seen.teacher_embedding is not None
     assert seen.student_embedding.shape == (32, 64)
@@ -156,8 +155,8 @@ def test_pkt_compares_the_embeddings_of_the_regions() -> None:
 def test_the_teachers_head_turns_its_embeddings_into_its_logits() -> None:
     teacher = make_detector(1)
     objective = Objective({"srrl": Term(losses.SRRL, layers="regions")})
-    observed = ready(objective, teacher=teacher)
-    seen, _ = observed(batch_of(0, 1))
+    forward = ready(objective, teacher=teacher)
+    seen, *_ = forward(batch_of(0, 1))
     assert seen.teacher_head is not None
     assert seen.teacher_embedding is not None
     torch.testing.assert_close(seen.teacher_head(seen.teacher_embedding), seen.teacher_logits)
@@ -189,7 +188,7 @@ def test_a_loss_that_needs_the_row_of_each_instance_is_refused() -> None:
 def test_every_packaged_method_runs_or_is_refused_in_one_line(name: str) -> None:
     objective = build.objective(configure(["task=detection", f"method={name}"]))
     try:
-        observed = ready(objective)
+        forward = ready(objective)
     except UserError as error:
         told = str(error)
         assert name in {"crd", "fitnet", "reviewkd", "simkd", "srrl"}
@@ -197,7 +196,7 @@ def test_every_packaged_method_runs_or_is_refused_in_one_line(name: str) -> None
         assert "\n" not in told
         assert "does not fit" not in told
     else:
-        assert all(each.isfinite() for each in value(objective, observed, 0, 1).values())
+        assert all(each.isfinite() for each in value(objective, forward, 0, 1).values())
 
 
 @pytest.mark.parametrize("name", options("temperature"))
@@ -225,7 +224,7 @@ def test_a_loss_may_differentiate_itself() -> None:
         return torch.autograd.grad(total, student_logits, create_graph=True)[0].mean()
 
     objective = Objective({"slope": Term(slope)})
-    seen, _ = ready(objective)(batch_of(0, 1))
+    seen, *_ = ready(objective)(batch_of(0, 1))
     assert torch.isfinite(objective(seen)[0])
 
 

@@ -11,7 +11,7 @@ from rlkd import models
 from rlkd.errors import UserError
 from rlkd.losses import Objective, Term, cross_entropy, kd, pkt
 from rlkd.models import Teacher
-from rlkd.tasks.classification.forward import observe
+from rlkd.tasks.classification.forward import prepare_forward
 from rlkd.temperature import ConstantTemperature
 from rlkd.types import Batch
 
@@ -29,11 +29,9 @@ def test_a_loss_gets_the_pair_of_features_that_its_term_names(
         seen.append((student_feature.shape, teacher_feature.shape))
         return student_feature.mean()
 
-    objective, observed = ready(
-        one=Term(shapes, layers="stage2"), all=Term(shapes, layers="stages")
-    )
+    objective, forward = ready(one=Term(shapes, layers="stage2"), all=Term(shapes, layers="stages"))
     seen.clear()
-    objective(observed(batch))
+    objective(forward(batch).inputs)
     # the CIFAR ResNets: 16, 32 and 64 channels at 32, 16 and 8 pixels
     stages = [(4, 16, 32, 32), (4, 32, 16, 16), (4, 64, 8, 8)]
     assert seen == [(torch.Size(each),) * 2 for each in (stages[1], *stages)]
@@ -41,18 +39,18 @@ def test_a_loss_gets_the_pair_of_features_that_its_term_names(
 
 def test_a_loss_applied_to_several_layers_is_their_sum(ready: Ready, batch: Batch) -> None:
     layers = ["stage1", "stage3"]
-    objective, observed = ready(
+    objective, forward = ready(
         both=Term(gap, layers=layers), a=Term(gap, layers="stage1"), b=Term(gap, layers="stage3")
     )
-    _, parts = objective(observed(batch))
+    _, parts = objective(forward(batch).inputs)
     torch.testing.assert_close(parts["both"], parts["a"] + parts["b"])
 
 
 def test_networks_may_be_tapped_at_paths_of_their_own(ready: Ready, batch: Batch) -> None:
     places = {"student": "layer1.0", "teacher": "layer1.1"}
-    objective, observed = ready(gap=Term(gap, layers=[places]))
+    objective, forward = ready(gap=Term(gap, layers=[places]))
     assert objective.pairs["gap"] == [("layer1.0", "layer1.1")]
-    assert torch.isfinite(objective(observed(batch))[0])
+    assert torch.isfinite(objective(forward(batch).inputs)[0])
 
 
 def test_embeddings_are_what_the_classifiers_read(
@@ -70,8 +68,8 @@ def test_embeddings_are_what_the_classifiers_read(
         found["teacher"] = teacher_logits
         return student_embedding.mean()
 
-    objective, observed = ready(keep=Term(keep))
-    seen = observed(batch)
+    objective, forward = ready(keep=Term(keep))
+    seen = forward(batch).inputs
     objective(seen)
     head = models.features.module_at(student, "fc")
     torch.testing.assert_close(head(found["student"]), seen.student_logits)
@@ -95,11 +93,11 @@ class Regressor(nn.Module):
 def test_a_loss_with_a_head_is_built_for_each_layer_and_trained_along(
     ready: Ready, batch: Batch
 ) -> None:
-    objective, observed = ready(hint=Term(partial(Regressor, bias=True), layers="stages"))
+    objective, forward = ready(hint=Term(partial(Regressor, bias=True), layers="stages"))
     assert [tuple(each.shape) for each in objective.parameters()] == [
         (16, 16, 1, 1), (16,), (32, 32, 1, 1), (32,), (64, 64, 1, 1), (64,),
     ]  # fmt: skip
-    objective(observed(batch))[0].backward()
+    objective(forward(batch).inputs)[0].backward()
     assert all(each.grad is not None for each in objective.parameters())
 
 
@@ -128,10 +126,10 @@ def test_the_teacher_and_its_head_stay_out_of_optimisers_and_checkpoints(
     def headed(student_logits: Tensor, teacher_head: Callable[[Tensor], Tensor]) -> Tensor:
         return teacher_head(torch.ones(1, 64)).mean() + student_logits.mean()
 
-    objective, observed = ready(headed=Term(headed))
+    objective, forward = ready(headed=Term(headed))
     assert not list(objective.parameters())
     assert not objective.state_dict()
-    assert objective(observed(batch))[0].requires_grad
+    assert objective(forward(batch).inputs)[0].requires_grad
 
 
 def test_losses_run_in_float32_under_autocast(ready: Ready, batch: Batch) -> None:
@@ -142,9 +140,9 @@ def test_losses_run_in_float32_under_autocast(ready: Ready, batch: Batch) -> Non
         kinds.append(gram.dtype)
         return gram.mean()
 
-    objective, observed = ready(product=Term(product))
+    objective, forward = ready(product=Term(product))
     with torch.autocast("cpu", torch.bfloat16):
-        objective(observed(batch))
+        objective(forward(batch).inputs)
     assert kinds[-1] == torch.float32
 
 
@@ -173,7 +171,7 @@ def test_a_network_without_maps_or_a_linear_classifier_is_refused_for_the_losses
     def refusal(network: nn.Module, loss: Callable[..., Tensor]) -> str:
         objective = Objective({"ce": Term(cross_entropy), "own": Term(loss)})
         with pytest.raises(UserError) as refused:
-            observe(
+            prepare_forward(
                 objective,
                 network,
                 network,
@@ -196,7 +194,7 @@ def test_a_network_without_maps_or_a_linear_classifier_is_refused_for_the_losses
 def test_other_numbers_of_classes_are_refused(student: nn.Module, batch: Batch) -> None:
     other = Teacher(models.create("resnet8", num_classes=12))
     with pytest.raises(UserError, match="teacher gives 12 logits and the data have 10 classes"):
-        observe(
+        prepare_forward(
             Objective({"ce": Term(cross_entropy), "kd": Term(kd)}),
             student,
             other,
@@ -211,11 +209,11 @@ def test_a_weight_may_warm_up(ready: Ready, batch: Batch) -> None:
     def one(student_logits: Tensor) -> Tensor:
         return 1 + 0 * student_logits.mean()
 
-    objective, observed = ready(one=Term(one, weight=2.0, warmup_epochs=4))
+    objective, forward = ready(one=Term(one, weight=2.0, warmup_epochs=4))
     totals = []
     for epoch in (1, 3, 4, 9):
         objective.start_epoch(epoch)
-        totals.append(objective(observed(batch))[0].item())
+        totals.append(objective(forward(batch).inputs)[0].item())
     assert totals == pytest.approx([0.5, 1.5, 2.0, 2.0])  # 2 min(E / 4, 1)
 
 

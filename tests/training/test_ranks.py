@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tests.training import rank_run
+from tests.training.detection_runs import write_detector
 from tests.training.runs import as_users_call, silent
 from torch import nn
 from torch.testing import assert_close
@@ -33,6 +34,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = ["student=convnet_small", "trainer.epochs=2", "trainer.threads=1"]
     with as_users_call():
         train([*settings, "trainer.accelerator=cpu", f"output='{place}'"], console=silent())
+        write_detector(rank_run.detector_beside(place / "student.safetensors").with_suffix(""))
     return place / "student.safetensors"
 
 
@@ -74,13 +76,13 @@ def test_two_ranks_are_one_process_on_the_whole_batch(
         assert_close(torch.cat(parts), whole, atol=1e-5, rtol=0)
     for name, weight in alone["student"].items():
         assert_close(first["student"][name], weight, atol=1e-4, rtol=0)
-    assert alone["temperatures"][-1].std() > 0 or cell in ("constant", "trained along")
+    assert alone["temperatures"][-1].std() > 0 or cell in ("constant", "trained along", "detector")
     if alone["entropy"] is not None:
         assert_close(first["entropy"], alone["entropy"], atol=1e-4, rtol=0, equal_nan=True)
     for one, other in zip(first["metrics"], alone["metrics"], strict=True):
         terms = [each for each in other if each.startswith("train/loss")]
         assert len(terms) == 3  # the loss, cross-entropy and KD
-        for column in (*terms, "train/accuracy", "test/top1", "temperature/mean"):
+        for column in (*terms, "train/accuracy", "test/top1", "test/ap", "temperature/mean"):
             assert one.get(column) == pytest.approx(other.get(column), abs=1e-4), column
 
 

@@ -19,30 +19,30 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.ops import box_iou
 
 from rlkd.engine.scoring import frozen_statistics
-from rlkd.tasks.detection.forward import COPIES, ObservedRegions, jittered
+from rlkd.tasks.detection.forward import COPIES, DetectorForward, jittered
 from rlkd.types import DetectionBatch
 
-Score = Callable[[ObservedRegions, DetectionBatch], Tensor]
+Score = Callable[[DetectorForward, DetectionBatch], Tensor]
 
 
-def logits_around(observed: ObservedRegions, batch: DetectionBatch) -> Tensor:
-    return observed.logits(observed.around(batch)[0])
+def logits_around(forward: DetectorForward, batch: DetectionBatch) -> Tensor:
+    return forward.logits(forward.around(batch)[0])
 
 
-def logits_of_training(observed: ObservedRegions, batch: DetectionBatch) -> Tensor:
+def logits_of_training(forward: DetectorForward, batch: DetectionBatch) -> Tensor:
     with (
         torch.random.fork_rng(devices=[]),
-        frozen_statistics(observed.student),
+        frozen_statistics(forward.student),
         torch.no_grad(),
         torch.autocast("cpu", enabled=False),
     ):
         torch.manual_seed(0)
-        _, regions = observed(batch)
-    return observed.logits(regions)
+        *_, regions = forward(batch)
+    return forward.logits(regions)
 
 
-def own_loss(observed: ObservedRegions, batch: DetectionBatch) -> Tensor:
-    return observed.loss(batch)
+def own_loss(forward: DetectorForward, batch: DetectionBatch) -> Tensor:
+    return forward.loss(batch)
 
 
 SCORES: dict[str, Score] = {
@@ -55,7 +55,7 @@ SCORES: dict[str, Score] = {
 def trained_a_little(seed: int = 0) -> FasterRCNN:
     """A detector with statistics, gradients and a part in a mode of its own."""
     made = make_detector(seed, min_size=(48, 64))
-    ObservedRegions(made, None)(batch_of(3))[0].student_loss.backward()  # pyright: ignore[reportOptionalMemberAccess]
+    DetectorForward(made, None)(batch_of(3))[0].student_loss.backward()  # pyright: ignore[reportOptionalMemberAccess]
     made.backbone.fpn.eval()  # pyright: ignore[reportCallIssue]
     return made
 
@@ -63,10 +63,10 @@ def trained_a_little(seed: int = 0) -> FasterRCNN:
 @pytest.mark.parametrize("name", SCORES)
 def test_scoring_leaves_no_trace(name: str) -> None:
     student = trained_a_little()
-    observed = ObservedRegions(student, None)
+    forward = DetectorForward(student, None)
     torch.manual_seed(11)
     before = everything_of(student)
-    found = SCORES[name](observed, batch_of(0, 1))
+    found = SCORES[name](forward, batch_of(0, 1))
     assert not found.requires_grad
     assert found.dtype == torch.float32
     assert same(everything_of(student), before)
@@ -75,7 +75,7 @@ def test_scoring_leaves_no_trace(name: str) -> None:
 def test_a_trace_would_be_seen() -> None:
     student = trained_a_little()
     before = everything_of(student)
-    ObservedRegions(student, None)(batch_of(0, 1))
+    DetectorForward(student, None)(batch_of(0, 1))
     after = everything_of(student)
     assert not same(after["state"], before["state"])
     assert not same(after["generator"], before["generator"])
@@ -84,16 +84,16 @@ def test_a_trace_would_be_seen() -> None:
 @pytest.mark.parametrize("name", SCORES)
 def test_a_score_is_of_the_weights_of_its_moment_alone(name: str) -> None:
     student = trained_a_little()
-    observed, batch, score = ObservedRegions(student, None), batch_of(0, 1), SCORES[name]
+    forward, batch, score = DetectorForward(student, None), batch_of(0, 1), SCORES[name]
     torch.manual_seed(1)
-    first = score(observed, batch)
+    first = score(forward, batch)
     torch.manual_seed(2)
-    observed(batch_of(2))  # moves statistics and draws
-    assert torch.equal(score(observed, batch), first)
+    forward(batch_of(2))  # moves statistics and draws
+    assert torch.equal(score(forward, batch), first)
     with torch.no_grad():
         for parameter in student.parameters():
             parameter += 0.01
-    assert not torch.allclose(score(observed, batch), first)
+    assert not torch.allclose(score(forward, batch), first)
 
 
 @pytest.mark.parametrize("name", SCORES)
@@ -102,15 +102,15 @@ def test_casts_from_before_an_update_are_not_scored(name: str) -> None:
     twin = make_detector()
     batch = batch_of(0, 1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        observed = ObservedRegions(student, None)
-        seen, _ = observed(batch)  # fills the cache
+        forward = DetectorForward(student, None)
+        seen, *_ = forward(batch)  # fills the cache
         assert seen.student_loss is not None
         seen.student_loss.backward()
         for detector in (student, twin):
             for parameter in detector.parameters():
                 parameter.data += 0.01
-        found = score(observed, batch)
-        again, _ = observed(batch)  # casts made in scoring carry no gradient
+        found = score(forward, batch)
+        again, *_ = forward(batch)  # casts made in scoring carry no gradient
         assert again.student_loss is not None
         student.zero_grad()
         again.student_loss.backward()
@@ -118,24 +118,24 @@ def test_casts_from_before_an_update_are_not_scored(name: str) -> None:
         assert head.box_predictor.cls_score.weight.grad.abs().sum() > 0
     torch.clear_autocast_cache()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        expected = score(ObservedRegions(twin, None), batch)
+        expected = score(DetectorForward(twin, None), batch)
     assert torch.equal(found, expected)
 
 
 def test_the_loss_is_torchvisions_own() -> None:
     student, twin, batch = make_detector(), make_detector(), batch_of(0, 1)
-    found = ObservedRegions(student, None).loss(batch)
+    found = DetectorForward(student, None).loss(batch)
     torch.manual_seed(0)
     expected: Any = twin(list(batch.image), as_torchvision_wants(batch.boxes))
     torch.testing.assert_close(found, sum(expected.values()).detach())
 
 
 def test_one_image_or_none_with_objects_can_be_scored() -> None:
-    observed = ObservedRegions(make_detector(), None)
+    forward = DetectorForward(make_detector(), None)
     for batch in (batch_of(0), emptied(batch_of(0, 1), 0, 1), emptied(batch_of(0, 1), 1)):
-        assert torch.isfinite(observed.loss(batch))
-        regions, label = observed.around(batch)
-        logits = observed.logits(regions)
+        assert torch.isfinite(forward.loss(batch))
+        regions, label = forward.around(batch)
+        logits = forward.logits(regions)
         assert logits.shape == (len(label), CLASSES)
         assert len(label) == COPIES * sum(len(each.box) for each in batch.boxes)
         assert torch.isfinite(logits).all()
@@ -166,13 +166,13 @@ def test_no_boxes_have_no_jittered_regions() -> None:
 def test_regions_around_boxes_are_the_same_at_every_call_and_know_their_class() -> None:
     # several sizes to train at: the last is evaluation's, and twice the images' 64 pixels
     student, batch = make_detector(min_size=(48, 128), max_size=200), batch_of(0, 1)
-    observed = ObservedRegions(student, None)
+    forward = DetectorForward(student, None)
     torch.manual_seed(3)
     draws = torch.random.get_rng_state()
-    regions, label = observed.around(batch)
+    regions, label = forward.around(batch)
     assert torch.equal(torch.random.get_rng_state(), draws)
     assert student.transform.training
-    again, label_again = ObservedRegions(
+    again, label_again = DetectorForward(
         make_detector(9, min_size=(48, 128), max_size=200), None
     ).around(batch)
     assert all(map(torch.equal, regions.proposals, again.proposals))

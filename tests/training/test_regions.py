@@ -20,7 +20,7 @@ from rlkd import losses
 from rlkd.losses import LossInputs, Objective, Term
 from rlkd.models import Teacher
 from rlkd.tasks.detection.evaluate import find
-from rlkd.tasks.detection.forward import ObservedRegions
+from rlkd.tasks.detection.forward import DetectorForward
 from rlkd.types import Boxes, DetectionBatch, Temperatures
 
 BATCHES = {
@@ -47,12 +47,12 @@ def gradients(detector: FasterRCNN, loss: Tensor) -> list[Tensor]:
 @pytest.mark.parametrize("name", BATCHES)
 def test_the_students_losses_and_gradients_are_torchvisions(name: str, taught: bool) -> None:
     batch, student, twin = BATCHES[name], make_detector(), make_detector()
-    observed = ObservedRegions(student, Teacher(make_detector(3)) if taught else None)
+    forward = DetectorForward(student, Teacher(make_detector(3)) if taught else None)
     torch.manual_seed(7)
     expected: Any = twin(list(batch.image), as_torchvision_wants(batch.boxes))
     draws = torch.random.get_rng_state()
     torch.manual_seed(7)
-    seen, regions = observed(batch)
+    seen, _, regions = forward(batch)
     assert torch.equal(torch.random.get_rng_state(), draws)
     total = torch.stack(list(expected.values())).sum()
     assert seen.student_loss is not None
@@ -70,19 +70,19 @@ def test_the_students_losses_and_gradients_are_torchvisions(name: str, taught: b
 
 
 def test_targets_of_empty_images_are_the_background() -> None:
-    seen, regions = ObservedRegions(make_detector(), None)(BATCHES["one of two is empty"])
+    seen, _, regions = DetectorForward(make_detector(), None)(BATCHES["one of two is empty"])
     assert (seen.target[regions.image == 0] == 0).all()
     assert (seen.target[regions.image == 1] > 0).any()
-    seen, _ = ObservedRegions(make_detector(), None)(BATCHES["all are empty"])
+    seen, *_ = DetectorForward(make_detector(), None)(BATCHES["all are empty"])
     assert (seen.target == 0).all()
 
 
 def test_observing_leaves_the_batch_as_it_was() -> None:
     batch, twin = batch_of(0, 1), batch_of(0, 1)
-    observed = ObservedRegions(make_detector(), Teacher(make_detector(1, min_size=80)))
-    observed(batch)
-    observed.around(batch)
-    observed.loss(batch)
+    forward = DetectorForward(make_detector(), Teacher(make_detector(1, min_size=80)))
+    forward(batch)
+    forward.around(batch)
+    forward.loss(batch)
     for one, other in zip(batch.image, twin.image, strict=True):
         assert torch.equal(one, other)
     for one, other in zip(batch.boxes, twin.boxes, strict=True):
@@ -92,7 +92,7 @@ def test_observing_leaves_the_batch_as_it_was() -> None:
 
 def test_a_teacher_that_is_a_copy_says_of_every_region_what_the_student_says() -> None:
     student = make_detector(frozen_norms=True)
-    seen, _ = ObservedRegions(student, frozen_copy(student))(batch_of(0, 1))
+    seen, *_ = DetectorForward(student, frozen_copy(student))(batch_of(0, 1))
     assert seen.teacher_logits is not None
     assert seen.teacher_embedding is not None
     assert torch.equal(seen.teacher_logits, seen.student_logits)
@@ -111,7 +111,7 @@ def test_a_teacher_that_is_a_copy_says_of_every_region_what_the_student_says() -
 def test_the_teacher_classifies_each_region_in_the_image_that_it_lies_in() -> None:
     network = make_detector(3).eval()
     heads: Any = network.roi_heads
-    seen, regions = ObservedRegions(make_detector(), Teacher(network))(batch_of(0, 1, 2))
+    seen, _, regions = DetectorForward(make_detector(), Teacher(network))(batch_of(0, 1, 2))
     assert seen.teacher_logits is not None
     assert regions.image.tolist() == [0] * 16 + [1] * 16 + [2] * 16
     for row, proposals in enumerate(regions.proposals):
@@ -158,10 +158,10 @@ def test_where_both_resize_alike_the_teacher_sees_the_very_same_images() -> None
     network = make_detector(1)
     watched = Watched(network)
     student = make_detector(min_size=(32, 48, 64))
-    observed, batch = ObservedRegions(student, Teacher(network)), unlike_images()
+    forward, batch = DetectorForward(student, Teacher(network)), unlike_images()
     sizes: set[tuple[int, int]] = set()
     for _ in range(16):
-        _, regions = observed(batch)
+        *_, regions = forward(batch)
         assert watched.images[-1] is regions.images.tensors
         assert all(map(torch.equal, watched.regions[-1][0], regions.proposals))
         sizes.add(regions.images.image_sizes[0])
@@ -174,7 +174,7 @@ def test_regions_are_scaled_where_the_teacher_resizes_otherwise() -> None:
     # 82.5 x 110, cut to 82; 96 x 72 by 110/96 = 1.1458 to 110 x 82.5, cut to 82.
     network = make_detector(1, min_size=96, max_size=110)
     watched, student = Watched(network), make_detector(min_size=48)
-    seen, regions = ObservedRegions(student, Teacher(network))(unlike_images())
+    seen, _, regions = DetectorForward(student, Teacher(network))(unlike_images())
     assert regions.images.image_sizes == [(48, 64), (64, 48)]
     (given, sizes) = watched.regions[-1]
     assert sizes == [(82, 110), (110, 82)]
@@ -201,7 +201,7 @@ def test_each_detector_normalises_by_its_own_mean_and_spread() -> None:
     network = make_detector(1, mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 2.0))
     watched = Watched(network)
     batch = batch_of(0)
-    _, regions = ObservedRegions(make_detector(), Teacher(network))(batch)
+    *_, regions = DetectorForward(make_detector(), Teacher(network))(batch)
     mean, std = torch.tensor([0.5, 0.25, 0.0]), torch.tensor([0.5, 0.25, 2.0])
     expected = (batch.image[0] - mean[:, None, None]) / std[:, None, None]
     torch.testing.assert_close(watched.images[-1][0], expected)
@@ -212,7 +212,7 @@ def test_each_detector_normalises_by_its_own_mean_and_spread() -> None:
 @pytest.fixture(scope="module")
 def seen() -> LossInputs:
     torch.manual_seed(0)
-    inputs, _ = ObservedRegions(make_detector(), Teacher(make_detector(1)))(batch_of(0, 1))
+    inputs, *_ = DetectorForward(make_detector(), Teacher(make_detector(1)))(batch_of(0, 1))
     return inputs
 
 
@@ -270,7 +270,7 @@ def test_mixed_precision_does_not_round_boxes_to_whole_pixels() -> None:
     boxes = (Boxes(corners, torch.tensor([1])),)
     batch = DetectionBatch((torch.rand(3, 64, 960),), boxes, torch.tensor([0]))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        seen, regions = ObservedRegions(detector, None)(batch)
+        seen, _, regions = DetectorForward(detector, None)(batch)
     assert regions.proposals[0].dtype == torch.float32
     assert any(torch.equal(each, corners[0]) for each in regions.proposals[0])
     assert (seen.target > 0).any()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from rlkd.errors import UserError
 from rlkd.losses import Objective, Term, kd
 from rlkd.models import Teacher
-from rlkd.tasks.classification.forward import observe
+from rlkd.tasks.classification.forward import prepare_forward
 from rlkd.temperature import ConstantTemperature
 from rlkd.types import Batch, Temperatures
 
@@ -26,8 +26,8 @@ def test_what_is_bound_to_a_loss_is_not_overwritten(ready: Ready, batch: Batch) 
         seen.append(temperature)
         return student_logits.mean()
 
-    objective, observed = ready(told=Term(partial(told, temperature=1.0)))
-    objective(observed(batch))
+    objective, forward = ready(told=Term(partial(told, temperature=1.0)))
+    objective(forward(batch).inputs)
     assert set(seen) == {1.0}
 
 
@@ -38,7 +38,7 @@ def test_a_loss_is_rehearsed_with_mixed_targets_where_there_will_be_some(
         return student_logits[torch.arange(len(target)), target].mean()
 
     def make(*, mixes: bool) -> None:
-        observe(
+        prepare_forward(
             Objective({"own": Term(by_index)}),
             student,
             teacher,
@@ -62,7 +62,7 @@ def test_a_source_of_the_wrong_shape_is_refused(
             return Temperatures.same(torch.full((len(arguments[0]), 1), 4.0))
 
     with as_users_call(), pytest.raises(UserError, match=r"Columns returned shapes \(4, 1\)"):
-        observe(
+        prepare_forward(
             Objective({"kd": Term(kd)}),
             student,
             teacher,
@@ -79,7 +79,7 @@ def test_a_network_that_returns_no_logits_is_named(teacher: Teacher, batch: Batc
             return image, image
 
     with as_users_call(), pytest.raises(UserError, match="the student returned a tuple of"):
-        observe(
+        prepare_forward(
             Objective({"kd": Term(kd)}),
             Pair(),
             teacher,
@@ -101,8 +101,8 @@ def test_a_loss_may_differentiate_itself(ready: Ready, batch: Batch) -> None:
         total = (student_logits - teacher_logits).square().sum()
         return torch.autograd.grad(total, student_logits, create_graph=True)[0].mean()
 
-    objective, observed = ready(slope=Term(slope))
-    assert torch.isfinite(objective(observed(batch))[0])
+    objective, forward = ready(slope=Term(slope))
+    assert torch.isfinite(objective(forward(batch).inputs)[0])
 
 
 def test_all_training_targets_are_for_building_only(ready: Ready) -> None:

@@ -139,9 +139,9 @@ def stepped(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Note the rate of every step of a run."""
     step, noted = StudentModule._step_student, []
 
-    def spy(self: StudentModule, loss: torch.Tensor) -> None:
+    def spy(self: StudentModule, loss: torch.Tensor) -> bool:
         noted.append(self.trainer.optimizers[0].param_groups[0]["lr"])
-        step(self, loss)
+        return step(self, loss)
 
     monkeypatch.setattr(StudentModule, "_step_student", spy)
     return noted

@@ -1,4 +1,4 @@
-"""A detector's distiller under observation, and a source that notes what it is told."""
+"""A detector's training module under observation, and a source that notes its calls."""
 
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,10 +12,12 @@ from torch import Tensor
 from rlkd import losses
 from rlkd.agent import TemperatureAgent
 from rlkd.data.detection.loader import DetectionLoader
+from rlkd.engine.forward import Forwarded
+from rlkd.engine.module import StudentModule
+from rlkd.engine.scoring import probe_for
 from rlkd.losses import LossInputs, Objective, Term
 from rlkd.models import Teacher
-from rlkd.tasks.detection.forward import ObservedRegions, Regions
-from rlkd.tasks.detection.step import DetectorDistiller
+from rlkd.tasks.detection.forward import DetectorForward, Regions
 from rlkd.temperature import TemperatureSource
 from rlkd.types import DetectionBatch, Temperatures
 
@@ -24,7 +26,8 @@ from rlkd.types import DetectionBatch, Temperatures
 class Watched:
     """A distiller whose every look at a batch is noted."""
 
-    distiller: DetectorDistiller
+    distiller: StudentModule
+    forward: DetectorForward
     seen: list[tuple[LossInputs, Regions]] = field(default_factory=list[tuple[LossInputs, Regions]])
     batches: list[DetectionBatch] = field(default_factory=list[DetectionBatch])
     temperatures: list[Temperatures] = field(default_factory=list[Temperatures])
@@ -38,40 +41,48 @@ def watched(source: TemperatureSource | None, **options: Any) -> Watched:
     """Make a distiller with a plain optimiser in place of Lightning's."""
     student = make_detector()
     teacher = None if source is None else Teacher(make_detector(1))
-    observed = ObservedRegions(student, teacher)
+    forward = DetectorForward(
+        student,
+        teacher,
+        probe=probe_for(source, options.pop("probe", None)),
+        measured=options.pop("measured", "foreground"),
+    )
 
     def kd(student_logits: Tensor, teacher_logits: Tensor, temperature: Temperatures) -> Tensor:
         noted.temperatures.append(temperature)
         return losses.kd(student_logits, teacher_logits, temperature)
 
     terms = {"own": Term(losses.supervised)} | ({} if source is None else {"kd": Term(kd)})
-    distiller = DetectorDistiller(
+    distiller = StudentModule(
         student=student,
+        forward_pass=forward,
         loader=DetectionLoader(scenes(), batch_size=2, shuffle=False),
         objective=Objective(terms),
         optimizer=partial(torch.optim.SGD, lr=0.01),
-        observed=observed,
         teacher=teacher,
         temperature=source,
         **options,
     )
-    noted, optimizer = Watched(distiller), torch.optim.SGD(student.parameters(), lr=0.01)
+    noted, optimizer = Watched(distiller, forward), torch.optim.SGD(student.parameters(), lr=0.01)
 
     class Noting:
-        def __call__(self, batch: DetectionBatch) -> tuple[LossInputs, Regions]:
+        def __call__(self, batch: DetectionBatch) -> Forwarded:
+            forwarded = forward(batch)
+            assert isinstance(forwarded.parts, Regions)
             noted.batches.append(batch)
-            noted.seen.append(observed(batch))
-            return noted.seen[-1]
+            noted.seen.append((forwarded.inputs, forwarded.parts))
+            return forwarded
 
         def __getattr__(self, name: str) -> Any:
-            return getattr(observed, name)
+            return getattr(forward, name)
 
-    def update(loss: Tensor) -> None:
+    def update(loss: Tensor) -> bool:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        return True
 
-    distiller.observed = Noting()  # pyright: ignore[reportAttributeAccessIssue]
+    distiller.forward_pass = Noting()  # pyright: ignore[reportAttributeAccessIssue]
     distiller._step_student = update  # pyright: ignore[reportAttributeAccessIssue, reportPrivateUsage]
     return noted
 

@@ -3,6 +3,7 @@
 import inspect
 import sys
 from collections.abc import Callable, Container
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -265,7 +266,13 @@ def scheduler(config: DictConfig, *, steps_per_epoch: int = 1) -> tuple[Schedule
 
 
 def explorer(
-    config: DictConfig, *, instances: int, num_classes: int, first_epoch: int, seed: int
+    config: DictConfig,
+    *,
+    instances: int,
+    num_classes: int,
+    first_epoch: int,
+    seed: int,
+    mixes: bool = True,
 ) -> Explorer | None:
     """Make the explorer; None where exploration is off.
 
@@ -275,6 +282,7 @@ def explorer(
         num_classes: of the data.
         first_epoch: the agent's first, counted from 1.
         seed: of the run.
+        mixes: whether images can be mixed, which takes all to be of one size.
     """
     options = exploration_options(config)
     if not options.enabled:
@@ -284,7 +292,7 @@ def explorer(
         num_classes=num_classes,
         first_epoch=first_epoch,
         epochs=options.epochs,
-        bands=options.bands,
+        bands=options.bands if mixes else replace(options.bands, mixed=(0.0, 0.0)),
         mix_weight=options.mix_weight,
         seed=seed,
     )

@@ -119,12 +119,12 @@ def _check_progress(held: Mapping[str, Any], trainer: L.Trainer, module: Student
     require(done == (0 if batches["is_last_batch"] else current), "loops and batches_done differ")
     require(len(history) - epoch in (0, 1), "history and epoch differ")
     if trainer.max_steps == -1:
-        whole = len(module.batches)
+        whole = len(module.loader)
         ended = done == 0
         require(current == (whole if ended else done) and done < whole, "there are fewer batches")
         require(len(history) - epoch == ended, "history and batches_done differ")
         passed = epoch * whole + current
-        require(step * module.passes == passed, "global_step and epoch differ")
+        require(step * module.accumulate == passed, "global_step and epoch differ")
         for count in _counts(loops):
             require(count <= passed, "loops count more than was trained")
 

@@ -1,12 +1,13 @@
-"""What every training module has around its step: optimiser, schedule, history, resumption."""
+"""The training module of every task: the step of the paper's figure, and what is around it."""
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import lightning as L
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
@@ -15,10 +16,13 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from rlkd import ranks
 from rlkd.agent import instance_state
+from rlkd.checks import values_unchecked
+from rlkd.data import BatchLoader
+from rlkd.engine.forward import Forward, Forwarded, SourceInputs
 from rlkd.engine.meters import EpochMeters
 from rlkd.errors import notice
-from rlkd.exploration import Explorer
-from rlkd.losses import LossInputs, Objective
+from rlkd.exploration import Explored, Explorer
+from rlkd.losses import Objective
 from rlkd.temperature import TemperatureSource
 from rlkd.text_files import FORMAT
 from rlkd.types import Temperatures
@@ -43,10 +47,11 @@ class EpochLoader(Protocol):
 
 
 class StudentModule(L.LightningModule):
-    """Trains a student; a subclass says what a step is.
+    """Trains a student: from a teacher at the temperatures of a source, or alone.
 
     Args:
         student: the network to train.
+        forward_pass: calls student and teacher on a batch; what differs between tasks.
         loader: the training batches.
         objective: the losses.
         optimizer: makes the student's optimiser from its parameters.
@@ -54,17 +59,18 @@ class StudentModule(L.LightningModule):
         schedule_by: whether the schedule is stepped once an `epoch` or once a `step`.
         teacher: a frozen network; None where the student trains alone.
         temperature: sets the temperatures; needed with a teacher.
-        explorer: ranks instances; None for none.
-        passes: over how many batches of the loader the gradients of one step are averaged.
+        explorer: ranks and mixes images; None for none.
+        accumulate: over how many batches of the loader the gradients of one step are averaged.
 
     Raises:
-        UserError: if the source cannot work with several passes.
+        UserError: if the source cannot work with accumulated gradients.
     """
 
     def __init__(
         self,
         *,
         student: nn.Module,
+        forward_pass: Forward,
         loader: EpochLoader,
         objective: Objective,
         optimizer: Callable[..., Optimizer],
@@ -73,16 +79,16 @@ class StudentModule(L.LightningModule):
         teacher: nn.Module | None = None,
         temperature: TemperatureSource | None = None,
         explorer: Explorer | None = None,
-        passes: int = 1,
+        accumulate: int = 1,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.student, self.teacher, self.temperature = student, teacher, temperature
-        self.objective, self.explorer = objective, explorer
-        self.batches: EpochLoader = loader
-        self.passes, self._passed = passes, 0
+        self.forward_pass, self.objective, self.explorer = forward_pass, objective, explorer
+        self.loader: EpochLoader = loader
+        self.accumulate, self._passed = accumulate, 0
         if temperature is not None:
-            temperature.share_update(passes)
+            temperature.share_update(accumulate)
         self.meters = EpochMeters(objective.terms)
         self.history: list[dict[str, float]] = []
         self.epoch_figures: dict[str, float] = {}
@@ -95,6 +101,23 @@ class StudentModule(L.LightningModule):
 
     bad_step: Tensor
     """The first step whose loss was not finite; -1 while there is none."""
+
+    @values_unchecked()
+    def training_step(self, batch: Any, batch_index: int) -> None:
+        """Train on one batch: a step, or one of the passes of a step."""
+        explored = self._explore(batch)
+        # 1. student and teacher logits, and features where a loss asks for them
+        forwarded = self.forward_pass(explored.batch)
+        # 2. close the previous transition; 3. states; 4. temperatures
+        temperatures = self._temperatures(forwarded, explored)
+        # 5. losses
+        loss, terms = self.objective(replace(forwarded.inputs, temperature=temperatures))
+        # 6. the student's step, after the last of its passes
+        stepped = self._step_student(loss)
+        # Compiled into CUDA graphs, a student overwrites its logits when it is called again.
+        self._record(loss.detach(), terms, forwarded, explored)
+        # 7. measure what the step brought; the source learns when enough transitions are closed
+        self._measure(forwarded, explored, stepped=stepped)
 
     def configure_optimizers(self) -> Any:
         """Make the student's optimiser and its schedule; losses and sources may train along."""
@@ -164,40 +187,53 @@ class StudentModule(L.LightningModule):
         return batch
 
     def enter_epoch(self, epoch: int, *, start: int) -> None:
-        """Tell the loader, the source and the explorer where training stands.
+        """Set the loader, the losses, the source and the explorer to where training stands.
 
         Args:
             epoch: counted from 0.
             start: the batch that comes first; above 0 where a run resumes within an epoch.
         """
-        self.batches.set_epoch(epoch)
-        self.batches.start_at(start)
+        self.loader.set_epoch(epoch)
+        self.loader.start_at(start)
         self.objective.start_epoch(epoch + 1)
         if self.temperature is not None:
             self._source_updates = self.temperature.updates
             self.temperature.start_epoch(epoch + 1)
         if self.explorer is not None:
             self.explorer.start_epoch(epoch + 1, resumed=start > 0)
+            if self.explorer.mixed_rows:
+                active = self.explorer.active
+                self._mixing_loader.set_partners(self.explorer.partner if active else None)
 
     def _trained(self) -> list[nn.Parameter]:
         along = () if self.temperature is None else self.temperature.trained_parameters()
         return [*self.student.parameters(), *self.objective.parameters(), *along]
 
-    def _temperatures(
-        self,
-        seen: LossInputs,
-        target: Int[Tensor, " batch"] | Float[Tensor, "batch classes"],
-        *,
-        learn_from: Bool[Tensor, " batch"] | None,
-    ) -> Temperatures | None:
+    @property
+    def _mixing_loader(self) -> BatchLoader:
+        return cast(BatchLoader, self.loader)
+
+    def _explore(self, batch: Any) -> Explored[Any]:
+        if self.explorer is None:
+            return Explored(batch, learn_from=None, mixed=None)
+        return self.explorer.explore(batch, lambda each: self._mixing_loader.partner_batch(each))
+
+    def _temperatures(self, forwarded: Forwarded, explored: Explored[Any]) -> Temperatures | None:
         """Let the source set a temperature for every instance, and count them."""
-        if self.temperature is None or seen.teacher_logits is None:
+        student, teacher = forwarded.inputs.student_logits, forwarded.inputs.teacher_logits
+        if self.temperature is None or teacher is None:
             return None
-        temperatures = self.temperature(
-            seen.student_logits, seen.teacher_logits, target, learn_from=learn_from
-        )
+        learn_from = explored.learn_from
+        if learn_from is not None and forwarded.parts is not None:
+            learn_from = learn_from[forwarded.parts.image]
+        given = SourceInputs(student, teacher, forwarded.target, learn_from)
+        if forwarded.parts is not None and ranks.here().world > 1:
+            given = given.alike_in_length()
+        temperatures = self.temperature(*given[:3], learn_from=given.learn_from)
+        if len(given.target) > len(student):
+            temperatures = temperatures.first(len(student))
         with torch.no_grad():
-            states = instance_state(seen.student_logits, seen.teacher_logits)
+            states = instance_state(student, teacher)
             self.meters.add_temperatures(temperatures, states)
         return temperatures
 
@@ -206,11 +242,11 @@ class StudentModule(L.LightningModule):
         optimizer = cast(LightningOptimizer, self.optimizers())
         if self._passed == 0:
             optimizer.zero_grad()
-        self._passed = (self._passed + 1) % self.passes
+        self._passed = (self._passed + 1) % self.accumulate
         strategy: Any = self.trainer.strategy
         waits = self._passed > 0 and isinstance(strategy, ParallelStrategy)
         with strategy.block_backward_sync() if waits else nullcontext():
-            self.manual_backward(loss if self.passes == 1 else loss / self.passes)
+            self.manual_backward(loss if self.accumulate == 1 else loss / self.accumulate)
         if self._passed > 0:
             return False
         optimizer.step()
@@ -221,14 +257,30 @@ class StudentModule(L.LightningModule):
         if self._make_scheduler is not None and self.schedule_by == now:
             cast(LRScheduler, self.lr_schedulers()).step()
 
-    def _note_update(self, source: TemperatureSource) -> None:
-        """Sum the figures of a source that has just learnt."""
+    def _measure(self, forwarded: Forwarded, explored: Explored[Any], *, stepped: bool) -> None:
+        """Give the source the measurement that it asks for; sum its figures if it has learnt."""
+        source = self.temperature
+        if source is None:
+            return
+        if stepped and source.observation_due:
+            source.observe(self.forward_pass.performance(source, explored.batch, forwarded))
         if source.updates != self._source_updates:
             self._source_updates = source.updates
             self.meters.add_figures(source.diagnostics())
 
-    def _note_loss(self, loss: Tensor) -> None:
-        """Keep the number of the first step whose loss is not finite."""
+    def _record(
+        self,
+        loss: Float[Tensor, ""],
+        terms: Mapping[str, Float[Tensor, ""]],
+        forwarded: Forwarded,
+        explored: Explored[Any],
+    ) -> None:
+        """Count the batch, and keep the number of the first step whose loss is not finite."""
+        logits = forwarded.inputs.student_logits.detach()
+        if self.explorer is not None:
+            part_of = None if forwarded.parts is None else forwarded.parts.image
+            self.explorer.observe(explored, logits, part_of)
+        self.meters.add_batch(loss.float(), logits, forwarded.target, terms)
         first_bad = (self.bad_step < 0) & ~torch.isfinite(loss)
         self.bad_step.copy_(torch.where(first_bad, self.global_step, self.bad_step))
 

@@ -40,19 +40,6 @@ def require_same_data(
             )
 
 
-def require_one_rank(what: str, *, passes: int) -> None:
-    """Refuse several ranks, or several passes, where something knows but one.
-
-    Raises:
-        UserError: naming it.
-    """
-    world = ranks.here().world
-    if world > 1:
-        raise UserError(f"{what} trains on one rank, these are {world}: start one process")
-    if passes > 1:
-        raise UserError(f"{what} makes each step in one pass: give trainer.accumulate=1")
-
-
 def require_shareable(objective: Objective) -> None:
     """Refuse losses whose memory ranks would have to share.
 

@@ -138,7 +138,7 @@ def _trained(
     if ranks.here().rank > 0:  # dropout's draws are each rank's own
         torch.manual_seed(generator_of(config.seed, ranks.here().rank).initial_seed())
     with quiet_lightning(), keep.signals.listening():
-        trainer.fit(module, clock.timed(module.batches), ckpt_path=resumed, weights_only=True)
+        trainer.fit(module, clock.timed(module.loader), ckpt_path=resumed, weights_only=True)
     check_finite(module, folder)
 
     final = log.latest or scores()

@@ -144,10 +144,7 @@ class EntropyRecord(nn.Module):
                 a row whose logits are not finite.
         """
         entropy = predictive_entropy(student_logits)
-        if ranks.here().world > 1:
-            index, entropy, keep = _of_all_ranks(index, entropy, keep)
-        kept = entropy.isnan() if keep is None else keep | entropy.isnan()
-        self.entropy[index] = torch.where(kept, self.entropy[index], entropy)
+        self._record(index, entropy if keep is None else entropy.masked_fill(keep, torch.nan))
 
     @torch.no_grad()
     def update_by_parts(
@@ -156,10 +153,12 @@ class EntropyRecord(nn.Module):
         student_logits: Float[Tensor, "parts classes"],
         part_of: Int[Tensor, " parts"],
     ) -> None:
-        """Record the mean entropy of the parts of each instance, such as the regions of an image.
+        """Record the mean entropy of the parts of each instance, on all ranks.
+
+        A part is a region of an image, say.
 
         Args:
-            index: rows of the training set, each once.
+            index: rows of the training set, each once; as many on every rank.
             student_logits: the student's logits on all parts.
             part_of: the row of `index` that each part belongs to. An instance without parts, or
                 without one whose logits are finite, keeps its record.
@@ -169,16 +168,12 @@ class EntropyRecord(nn.Module):
         entropy = entropy.nan_to_num(0.0)
         total = torch.zeros(len(index), device=entropy.device).index_add_(0, part_of, entropy)
         count = torch.zeros_like(total).index_add_(0, part_of, usable)
-        self.entropy[index] = torch.where(count > 0, total / count, self.entropy[index])
+        self._record(index, total / count)
 
-
-def _of_all_ranks(
-    index: Int[Tensor, " batch"],
-    entropy: Float[Tensor, " batch"],
-    keep: Bool[Tensor, " batch"] | None,
-) -> tuple[Int[Tensor, " all"], Float[Tensor, " all"], Bool[Tensor, " all"] | None]:
-    kept = torch.zeros_like(entropy) if keep is None else keep
-    # float64 holds every row up to 2^53, and one message costs less than three.
-    joined = ranks.gathered(torch.stack([each.double() for each in (index, entropy, kept)], dim=1))
-    kept = None if keep is None else joined[:, 2] > 0
-    return joined[:, 0].long(), joined[:, 1].float(), kept
+    def _record(self, index: Int[Tensor, " batch"], entropy: Float[Tensor, " batch"]) -> None:
+        """Record what all ranks found; where that is NaN, the record stays as it is."""
+        if ranks.here().world > 1:
+            # float64 holds every row up to 2^53, and one message costs less than two.
+            joined = ranks.gathered(torch.stack([index.double(), entropy.double()], dim=1))
+            index, entropy = joined[:, 0].long(), joined[:, 1].float()
+        self.entropy[index] = torch.where(entropy.isnan(), self.entropy[index], entropy)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -10,14 +11,16 @@ from torch import Tensor, nn
 from rlkd import arguments
 from rlkd.exploration.entropy import NO_PARTNER, Bands, EntropyRecord, rank
 from rlkd.exploration.mixup import mix
-from rlkd.types import Batch
+from rlkd.types import Batch, DetectionBatch
+
+AnyBatch = TypeVar("AnyBatch", bound=Batch | DetectionBatch)
 
 
 @dataclass(frozen=True, slots=True)
-class Explored:
+class Explored(Generic[AnyBatch]):
     """A batch as the student and the agent are to see it."""
 
-    batch: Batch
+    batch: AnyBatch
     learn_from: Bool[Tensor, " batch"] | None
     """The rows that the agent learns from; None for all."""
     mixed: Bool[Tensor, " batch"] | None
@@ -90,7 +93,7 @@ class Explorer(nn.Module):
         within = range(1, epochs + 1)
         return sum(each in within for each in self.explored_epochs) if self.mixed_rows else 0
 
-    def explore(self, batch: Batch, partners_of: Callable[[Batch], Batch]) -> Explored:
+    def explore(self, batch: AnyBatch, partners_of: Callable[[Batch], Batch]) -> Explored[AnyBatch]:
         """Mix a batch's uncertain rows, and say which rows the agent learns from.
 
         A mixed row has one image: it stands in the strong view too, which otherwise would show an
@@ -105,6 +108,7 @@ class Explorer(nn.Module):
         learn_from = self.selected[batch.index]
         if not self.mixed_rows:
             return Explored(batch, learn_from=learn_from, mixed=None)
+        assert isinstance(batch, Batch), "images of sizes of their own are not mixed"
         mixed = self.partner[batch.index] != NO_PARTNER
         seen = mix(
             batch,
@@ -118,15 +122,20 @@ class Explorer(nn.Module):
             seen = replace(seen, strong=strong)
         return Explored(seen, learn_from=learn_from, mixed=mixed)
 
-    def observe(self, explored: Explored, student_logits: Float[Tensor, "batch classes"]) -> None:
-        """Record the entropies of a training pass."""
-        self.record.update(explored.batch.index, student_logits, keep=explored.mixed)
-
-    def observe_parts(
+    def observe(
         self,
-        index: Int[Tensor, " batch"],
-        student_logits: Float[Tensor, "parts classes"],
-        part_of: Int[Tensor, " parts"],
+        explored: Explored[Any],
+        student_logits: Float[Tensor, "rows classes"],
+        part_of: Int[Tensor, " rows"] | None = None,
     ) -> None:
-        """Record the mean entropies of instances that have parts, see `EntropyRecord`."""
-        self.record.update_by_parts(index, student_logits, part_of)
+        """Record the entropies of a training pass.
+
+        Args:
+            explored: the batch.
+            student_logits: the student's on each image; or on its parts.
+            part_of: the image of the batch that each part belongs to, see `EntropyRecord`.
+        """
+        if part_of is None:
+            self.record.update(explored.batch.index, student_logits, keep=explored.mixed)
+        else:
+            self.record.update_by_parts(explored.batch.index, student_logits, part_of)

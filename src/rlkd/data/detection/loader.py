@@ -10,10 +10,12 @@ from torch.utils.data import Dataset
 
 from rlkd import arguments
 from rlkd.data.detection.coco_set import CocoSet
+from rlkd.data.loaders.batch_plan import ALONE, Plan
 from rlkd.data.loaders.loader import check_start
 from rlkd.data.loaders.workers import made
 from rlkd.data.seeding import generator_of
 from rlkd.errors import UserError
+from rlkd.ranks import Part
 from rlkd.types import Boxes, DetectionBatch
 
 
@@ -57,7 +59,7 @@ class DetectionLoader:
 
     Args:
         images: the images.
-        batch_size: images a batch, 1 or more.
+        batch_size: images a batch, 1 or more; of all ranks and passes together where shuffled.
         shuffle: whether each epoch has an order of its own; otherwise rows come as they lie.
         seed: of the order and the augmentation.
         flip: whether images are mirrored left to right with probability one half.
@@ -67,6 +69,8 @@ class DetectionLoader:
         drop_last: whether a last batch that is not full is left out.
         workers: processes that decode; 0 for none but this one.
         device: where batches are put.
+        part: which of several ranks this is; see `Plan`.
+        passes: passes that gradients are accumulated over; see `Plan`.
 
     Raises:
         UserError: if an option is out of its range, or no batch is left.
@@ -84,30 +88,31 @@ class DetectionLoader:
         drop_last: bool = False,
         workers: int = 0,
         device: torch.device | str = "cpu",
+        part: Part = ALONE,
+        passes: int = 1,
     ) -> None:
-        arguments.count("batch_size", batch_size)
+        self.plan = Plan(
+            len(images),
+            batch_size,
+            every_row=not shuffle,
+            drop_last=drop_last,
+            part=part,
+            passes=passes,
+        )
         arguments.count("workers", workers, least=0, most=arguments.MOST_WORKERS)
-        if drop_last and len(images) < batch_size:
-            raise UserError(
-                f"batch_size={batch_size} with drop_last leaves no batch of {len(images)} images: "
-                "give a smaller batch_size"
-            )
         self.images = images
-        self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
         self.flip = flip
         self.group_by_aspect = group_by_aspect
-        self.drop_last = drop_last
         self.workers = workers
         self.device = torch.device(device)
         self.epoch = 0
         self._start = 0
 
     def __len__(self) -> int:
-        """Return how many batches a whole epoch has."""
-        whole, rest = divmod(len(self.images), self.batch_size)
-        return whole if self.drop_last or rest == 0 else whole + 1
+        """Return how many batches a whole epoch has, on this rank."""
+        return len(self.plan)
 
     def __iter__(self) -> Iterator[DetectionBatch]:
         start, self._start = self._start, 0
@@ -140,10 +145,9 @@ class DetectionLoader:
         flip = torch.rand(count, generator=generator) < (0.5 if self.flip else 0.0)
         if self.group_by_aspect:
             height, width = self.images.sizes[rows].unbind(dim=1)
-            batches = _grouped(rows, width >= height, self.batch_size)
-        else:
-            batches = list(rows.split(self.batch_size))
-        return [_Request(batch.tolist(), flip[batch].tolist()) for batch in batches[: len(self)]]
+            rows = _grouped(rows, width >= height, self.plan.batch_size)
+        batches = [self.plan.rows(rows, position) for position in range(len(self))]
+        return [_Request(batch.tolist(), flip[batch].tolist()) for batch in batches]
 
     def _batch(self, request: _Request, read: _Made) -> DetectionBatch:
         def put(tensor: Tensor) -> Tensor:
@@ -168,8 +172,8 @@ def mirrored(
 
 def _grouped(
     rows: Int64[Tensor, " rows"], wide: Bool[Tensor, " rows"], batch_size: int
-) -> list[Int64[Tensor, " batch"]]:
-    """Cut rows into batches of one kind, in the order in which each becomes full.
+) -> Int64[Tensor, " rows"]:
+    """Order rows into batches of one kind, in the order in which each becomes full.
 
     What is over of either kind follows, cut into batches too.
     """
@@ -181,7 +185,4 @@ def _grouped(
         full += places[:cut].view(-1, batch_size).unbind()
         over.append(places[cut:])
     full.sort(key=lambda places: int(places[-1]))
-    left = torch.cat(over)
-    if len(left):
-        full += left.split(batch_size)
-    return [rows[places] for places in full]
+    return rows[torch.cat([*full, *over])]

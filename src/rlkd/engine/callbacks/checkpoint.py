@@ -112,11 +112,11 @@ class KeepLast(Checkpoint):
         """Save when it is due, and stop when asked."""
         assert isinstance(pl_module, StudentModule)
         passes = batch_idx + 1
-        if passes == trainer.num_training_batches or passes % pl_module.passes:
+        if passes == trainer.num_training_batches or passes % pl_module.accumulate:
             return
         late, asked = False, None
         meeting = MEETING.get(pl_module.device.type, 1)
-        if ranks.here().world == 1 or (passes // pl_module.passes) % meeting == 0:
+        if ranks.here().world == 1 or (passes // pl_module.accumulate) % meeting == 0:
             late, asked = self._agreed(pl_module)
         due = self.every_steps is not None and trainer.global_step % self.every_steps == 0
         if due or late or asked is not None:

@@ -198,7 +198,7 @@ class ShowProgress(L.Callback):
             console=self.console,
         )
         assert isinstance(pl_module, StudentModule)
-        steps = int(trainer.num_training_batches) // pl_module.passes
+        steps = int(trainer.num_training_batches) // pl_module.accumulate
         total = steps * (trainer.max_epochs or 1)
         self._task = self._progress.add_task("training", total=total, figures="")
         self._progress.update(self._task, completed=trainer.global_step)
@@ -214,7 +214,7 @@ class ShowProgress(L.Callback):
     ) -> None:
         """Move the bar; read figures when they are due."""
         assert isinstance(pl_module, StudentModule)
-        if (batch_idx + 1) % pl_module.passes or trainer.global_step % self.every_steps:
+        if (batch_idx + 1) % pl_module.accumulate or trainer.global_step % self.every_steps:
             return
         self.clock.settle()
         check_finite(pl_module, self.folder)

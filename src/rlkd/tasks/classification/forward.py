@@ -1,6 +1,5 @@
-"""What the losses are given: both networks' logits, and features where a loss asks for them."""
+"""The forward passes of classification: logits, and features where a loss asks for them."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
+from rlkd.engine.forward import Forward, Forwarded, Head, Scored, rehearsed_temperatures
+from rlkd.engine.scoring import scored_logits
 from rlkd.errors import UserError
 from rlkd.losses import LossInputs, Objective, Pair
 from rlkd.losses.inputs import EMBEDDING as EMBEDDING_INPUTS
@@ -19,7 +20,7 @@ from rlkd.models.features import EMBEDDING as EMBEDDING_TAP
 from rlkd.models.features import Taps, module_at, named_taps
 from rlkd.models.outputs import check_logits
 from rlkd.temperature import TemperatureSource
-from rlkd.types import Batch, Temperatures
+from rlkd.types import Batch
 
 _STAGE = "stage"
 _NO_MAPS = (
@@ -28,8 +29,8 @@ _NO_MAPS = (
 )
 
 
-class Observed:
-    """Calls student and teacher on a batch and gathers what the losses ask for.
+class ClassifierForward(Forward):
+    """Calls student and teacher on images and gathers what the losses ask for.
 
     Args:
         student: returns logits.
@@ -41,6 +42,8 @@ class Observed:
         teacher_embedding: the same of the teacher.
         needs_head: whether the losses ask for the teacher's classifier.
         strong: whether they ask for the logits of the second view, where a batch has one.
+        probe: images held out of training, on which a reward is measured; None to measure it on
+            the batch.
     """
 
     def __init__(
@@ -54,7 +57,9 @@ class Observed:
         teacher_embedding: str | None = None,
         needs_head: bool = False,
         strong: bool = False,
+        probe: Batch | None = None,
     ) -> None:
+        self.student, self.probe = student, probe
         self._strong = strong
         self._student_embedding, self._teacher_embedding = student_embedding, teacher_embedding
         self._student = Taps(student, _all(student_taps, student_embedding))
@@ -66,7 +71,7 @@ class Observed:
             if needs_head and teacher_embedding is not None:
                 self._head = Head(module_at(network, teacher_embedding))
 
-    def __call__(self, batch: Batch) -> LossInputs:
+    def __call__(self, batch: Batch) -> Forwarded:
         """Call both networks on a batch."""
         student_logits, student_maps = self._student(batch.image)
         teacher_logits, teacher_maps = None, dict[str, Tensor]()
@@ -80,7 +85,7 @@ class Observed:
         if strong is not None and self._teacher is not None:
             with torch.no_grad():
                 teacher_strong, _ = self._teacher(strong)
-        return LossInputs(
+        inputs = LossInputs(
             student_logits=student_logits,
             target=batch.target,
             teacher_logits=teacher_logits,
@@ -93,22 +98,15 @@ class Observed:
             student_maps=student_maps,
             teacher_maps=teacher_maps,
         )
+        return Forwarded(inputs, batch.target)
+
+    def score(self, batch: Batch, forwarded: Forwarded) -> Scored:
+        """Call the student again: on the probe if there is one, else on the batch."""
+        scored = batch if self.probe is None else self.probe
+        return scored_logits(self.student, scored.image), scored.target
 
 
-class Head:
-    """A copy of a classifier in float32, out of reach of optimisers and checkpoints."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self._module = copy.deepcopy(module).float().eval().requires_grad_(False)
-
-    def __call__(self, embedding: Tensor) -> Tensor:
-        """Return the logits of an embedding, where it is."""
-        if next(self._module.parameters()).device != embedding.device:
-            self._module.to(embedding.device)
-        return self._module(embedding)
-
-
-def observe(
+def prepare_forward(
     objective: Objective,
     student: nn.Module,
     teacher: nn.Module | None,
@@ -118,7 +116,8 @@ def observe(
     num_classes: int,
     temperature: TemperatureSource | None,
     mixes: bool = False,
-) -> Observed:
+    probe: Batch | None = None,
+) -> ClassifierForward:
     """Tap both networks where the losses ask for features, and make the objective ready for them.
 
     Args:
@@ -130,14 +129,15 @@ def observe(
         num_classes: of the data.
         temperature: the source; called once in evaluation mode.
         mixes: whether exploration will mix targets; every loss is then called with such ones too.
+        probe: images held out of training, on which a reward is measured; None for the batch.
 
     Raises:
         UserError: if a term names a place that a network does not have, or a network, the source
             or a loss does not fit.
     """
-    observed, pairs = _tapped(objective, student, teacher, batch.image)
+    forward, pairs = _tapped(objective, student, teacher, batch.image, probe)
     with evaluating(student):
-        seen = observed(batch)
+        seen = forward(batch).inputs
     for role, logits in (("student", seen.student_logits), ("teacher", seen.teacher_logits)):
         if logits is not None:
             check_logits(role, logits, len(batch.index), num_classes)
@@ -146,29 +146,19 @@ def observe(
     objective.prepare(replace(seen, train_targets=train_targets), pairs)
     if mixes:
         objective.rehearse(replace(seen, target=one_hot(seen.target, num_classes).float()))
-    return observed
-
-
-def rehearsed_temperatures(source: TemperatureSource, seen: LossInputs) -> Temperatures:
-    """Return the temperatures that a source gives in evaluation mode, where it learns nothing."""
-    assert seen.teacher_logits is not None
-    with evaluating(source), torch.no_grad(), torch.random.fork_rng(devices=[]):
-        chosen = source(seen.student_logits, seen.teacher_logits, seen.target)
-    shapes = [tuple(each.shape) for each in (chosen.student, chosen.teacher)]
-    if any(shape != (len(seen.target),) for shape in shapes):
-        raise UserError(
-            f"temperature: {type(source).__name__} returned shapes {shapes[0]} and {shapes[1]} for "
-            f"{len(seen.target)} instances: return one temperature for each"
-        )
-    return chosen
+    return forward
 
 
 def _tapped(
-    objective: Objective, student: nn.Module, teacher: nn.Module | None, image: Tensor
-) -> tuple[Observed, dict[str, list[Pair]]]:
+    objective: Objective,
+    student: nn.Module,
+    teacher: nn.Module | None,
+    image: Tensor,
+    probe: Batch | None,
+) -> tuple[ClassifierForward, dict[str, list[Pair]]]:
     pairs: dict[str, list[Pair]] = {name: [] for name in objective.terms}
     if teacher is None or not objective.taps:
-        return Observed(student, teacher, strong=objective.strong), pairs
+        return ClassifierForward(student, teacher, strong=objective.strong, probe=probe), pairs
     named = {
         "student": named_taps(student, image),
         "teacher": named_taps(
@@ -193,7 +183,7 @@ def _tapped(
                 "embedding: choose a method without embeddings, or give the network `taps` of its "
                 "own"
             )
-    return Observed(
+    return ClassifierForward(
         student,
         teacher,
         student_taps=[pair[0] for pair in wanted],
@@ -202,6 +192,7 @@ def _tapped(
         teacher_embedding=embedding["teacher"],
         needs_head=needs_head,
         strong=objective.strong,
+        probe=probe,
     ), pairs
 
 

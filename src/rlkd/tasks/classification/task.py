@@ -16,10 +16,11 @@ from rlkd.engine import build
 from rlkd.engine.class_names import check_run_order, keep_order
 from rlkd.engine.compile import compiled
 from rlkd.engine.finished_run import require_student, with_weights
+from rlkd.engine.module import StudentModule
 from rlkd.engine.normalisation import renormalisation, resolution
 from rlkd.engine.rank_checks import require_same_data, require_shareable
 from rlkd.engine.run_folder import RunFolder
-from rlkd.engine.scoring import evaluate
+from rlkd.engine.scoring import evaluate, probe_for
 from rlkd.engine.sync_norm import synchronised
 from rlkd.engine.task import Asked, Exportable, Prepared
 from rlkd.errors import UserError
@@ -42,9 +43,8 @@ from rlkd.tasks.classification.data import (
     train_loader,
 )
 from rlkd.tasks.classification.export import exportable_classifier
-from rlkd.tasks.classification.forward import observe
+from rlkd.tasks.classification.forward import prepare_forward
 from rlkd.tasks.classification.predict import predict_classes
-from rlkd.tasks.classification.step import Distiller
 from rlkd.types import Batch
 
 
@@ -157,7 +157,7 @@ class Classification:
             image, row = torch.randn(8, 3, 32, 32), torch.arange(8)
             batch = Batch(image, row, row, image.flip(3) if made.strong else None)
             targets = torch.arange(100).repeat(2)
-            observed = observe(
+            forward_pass = prepare_forward(
                 made,
                 student,
                 teacher,
@@ -166,7 +166,7 @@ class Classification:
                 num_classes=100,
                 temperature=source,
             )
-            seen = observed(batch)
+            seen = forward_pass(batch).inputs
             assert seen.teacher_logits is not None
             temperatures = source(seen.student_logits, seen.teacher_logits, seen.target)
             made(replace(seen, temperature=temperatures))
@@ -221,7 +221,7 @@ def _remarks(dataset: Dataset) -> list[str]:
     return [unreadable.told] if unreadable is not None and unreadable.told else []
 
 
-def _distiller(config: DictConfig, sets: Sets, options: build.TrainerOptions) -> Distiller:
+def _distiller(config: DictConfig, sets: Sets, options: build.TrainerOptions) -> StudentModule:
     objective = build.objective(config)
     student = build.network(config.student, "student", sets.dataset, trains=True)
     if options.sync_batch_norm and ranks.here().world > 1:
@@ -241,7 +241,7 @@ def _distiller(config: DictConfig, sets: Sets, options: build.TrainerOptions) ->
         seed=config.seed,
     )
     student = student.to(memory_format=options.memory_format)  # pyright: ignore[reportCallIssue]
-    observed = observe(
+    forward_pass = prepare_forward(
         objective,
         student,
         teacher,
@@ -250,13 +250,15 @@ def _distiller(config: DictConfig, sets: Sets, options: build.TrainerOptions) ->
         num_classes=sets.dataset.num_classes,
         temperature=temperature,
         mixes=teacher is not None and explorer is not None and explorer.mixed_rows > 0,
+        probe=probe_for(temperature, probe_batch(sets, options)),
     )
     require_shareable(objective)
     loader = train_loader(sets, options, seed=config.seed, strong_view=objective.strong)
     steps = len(loader) // options.accumulate
     scheduler, schedule_by = build.scheduler(config, steps_per_epoch=steps)
-    return Distiller(
+    return StudentModule(
         student=student,
+        forward_pass=forward_pass,
         loader=loader,
         objective=objective,
         optimizer=build.optimizer(config),
@@ -265,7 +267,5 @@ def _distiller(config: DictConfig, sets: Sets, options: build.TrainerOptions) ->
         teacher=teacher,
         temperature=temperature,
         explorer=None if teacher is None else explorer,
-        probe=probe_batch(sets, options),
-        observed=observed,
-        passes=options.accumulate,
+        accumulate=options.accumulate,
     )

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
+from rlkd import ranks
 from rlkd.data.detection.coco_set import CocoSet
 from rlkd.errors import UserError
 from rlkd.models.eval_mode import evaluating
@@ -91,6 +92,8 @@ def detect(
 ) -> list[CocoResult]:
     """Return all that a detector finds in a set, every image once, in the set's order.
 
+    Several ranks share the batches out, and each returns what all of them found.
+
     A label that is no category of the data, which the classifiers of COCO's 91 numbers have, is
     left out. A batch is padded to its largest image, which moves boxes by fractions of a pixel, so
     images share one only with those of their own size: what is found does not depend on the others.
@@ -105,10 +108,12 @@ def detect(
     numbered = enumerate(images.category_ids, start=1)
     category = {label: each for label, each in numbered if each in images.categories}
     of_row: dict[int, list[CocoResult]] = {}
-    for rows in _alike(images.sizes, batch_size):
+    part = ranks.here()
+    for rows in list(_alike(images.sizes, batch_size))[part.rank :: part.world]:
         batch = [as_input(images.image(row), device) for row in rows]
         for row, found in zip(rows, find(detector, batch, autocast=autocast), strict=True):
             of_row[row] = _as_coco(found, images.image_id(row), category)
+    of_row = {row: found for each in ranks.said(of_row) for row, found in each.items()}
     return [each for row in sorted(of_row) for each in of_row[row]]
 
 

@@ -1,22 +1,29 @@
-"""Regions: the instances of a detector, which student and teacher classify alike."""
+"""The forward passes of detection: student and teacher classify the same regions."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, cast
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 from torchvision.models.detection.transform import resize_boxes
 
-from rlkd.engine.scoring import scoring
-from rlkd.losses import LossInputs
-from rlkd.models import Teacher
-from rlkd.tasks.classification.forward import Head
+from rlkd import ranks
+from rlkd.engine.forward import Forward, Forwarded, Head, Scored, rehearsed_temperatures
+from rlkd.engine.scoring import frozen_statistics, scoring
+from rlkd.errors import UserError
+from rlkd.losses import LossInputs, Objective, Pair
+from rlkd.losses.inputs import CALLED, FEATURE, FEATURES, HEAD
+from rlkd.models import Teacher, is_two_stage
+from rlkd.temperature import TemperatureSource
 from rlkd.types import IGNORED, Boxes, DetectionBatch
+
+Performance = Literal["foreground", "loss"]
+"""What a reward measures: the source's metric on regions with an object, or minus the loss."""
 
 LEVEL = "fpn"
 """A map of the feature pyramid is called by this and its level, from 0, finest first."""
@@ -24,6 +31,8 @@ POOLED = "regions"
 """What is pooled from the pyramid for every region, one map a region."""
 COPIES = 4
 """Regions around each box of a probe."""
+_OF_REGIONS = CALLED - FEATURE - FEATURES - {HEAD, "student_loss"}
+"""What has a row for each region, where a map of the pyramid has one for each image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +55,8 @@ class Regions:
         )
 
 
-class ObservedRegions:
-    """Calls student and teacher on the regions that the student samples.
+class DetectorForward(Forward):
+    """Calls student and teacher on the regions that the student samples; each is an instance.
 
     The student proposes and samples regions as it does without a teacher. The teacher pools the
     same regions from its own features and classifies them. Where both resize and normalise alike,
@@ -58,12 +67,22 @@ class ObservedRegions:
         student: a two-stage detector, in training mode.
         teacher: a frozen one that knows the same classes; None where the student trains alone.
         needs_head: whether the losses ask for the teacher's classifier.
+        probe: images held out of training, on which a reward is measured; None to measure it on
+            the batch.
+        measured: what a reward measures.
     """
 
     def __init__(
-        self, student: FasterRCNN, teacher: Teacher | None, *, needs_head: bool = False
+        self,
+        student: FasterRCNN,
+        teacher: Teacher | None,
+        *,
+        needs_head: bool = False,
+        probe: DetectionBatch | None = None,
+        measured: Performance = "foreground",
     ) -> None:
-        self.student = student
+        self.student, self.probe, self.measured = student, probe, measured
+        self._around_probe = None if probe is None else self.around(probe)
         self.teacher, self._head = None, None
         if teacher is not None:
             self.teacher = cast(FasterRCNN, teacher.network)
@@ -71,8 +90,11 @@ class ObservedRegions:
             if needs_head:
                 self._head = Head(cast(Any, self.teacher.roi_heads.box_predictor).cls_score)
 
-    def __call__(self, batch: DetectionBatch) -> tuple[LossInputs, Regions]:
-        """Return what the losses ask for, with regions as rows, and the regions themselves."""
+    def __call__(self, batch: DetectionBatch) -> Forwarded:
+        """Return what the losses ask for, with regions as rows, and the regions themselves.
+
+        Regions without an object are not scored.
+        """
         student = self.student
         heads: Any = student.roi_heads
         images, targets = student.transform(list(batch.image), _targets(batch.boxes))
@@ -96,7 +118,23 @@ class ObservedRegions:
             student_maps=_levels(student, maps) | {POOLED: pooled},
             teacher_maps=taught.maps,
         )
-        return inputs, regions
+        return Forwarded(inputs, foreground(inputs.target), regions)
+
+    def score(self, batch: DetectionBatch, forwarded: Forwarded) -> Scored:
+        """Call the student again: around the probe's boxes, else on the batch's regions."""
+        if self._around_probe is not None:
+            regions, target = self._around_probe
+            return self.logits(regions), target
+        assert isinstance(forwarded.parts, Regions)
+        return self.logits(forwarded.parts), forwarded.target
+
+    def performance(
+        self, source: TemperatureSource, batch: DetectionBatch, forwarded: Forwarded
+    ) -> Float[Tensor, ""]:
+        """Return what a source observes after an update: its own metric, or minus the loss."""
+        if self.measured == "loss":
+            return -ranks.summed(self.loss(self.probe or batch)) / ranks.here().world
+        return super().performance(source, batch, forwarded)
 
     def around(self, batch: DetectionBatch) -> tuple[Regions, Int[Tensor, " regions"]]:
         """Return regions around a batch's own boxes, and the class of each.
@@ -152,6 +190,61 @@ class _Taught:
     logits: Tensor | None = None
     embedding: Tensor | None = None
     maps: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+
+
+def prepare_forward(
+    objective: Objective,
+    student: FasterRCNN,
+    teacher: Teacher | None,
+    *,
+    batch: DetectionBatch,
+    num_classes: int,
+    temperature: TemperatureSource | None,
+    probe: DetectionBatch | None = None,
+    measured: Performance = "foreground",
+) -> DetectorForward:
+    """Make the objective ready for the regions of two detectors.
+
+    Args:
+        objective: the losses; those with weights are built.
+        student: on the batch's device, in training mode.
+        teacher: the same; None where the student trains alone.
+        batch: a few training images with objects.
+        num_classes: of the data, the background counted.
+        temperature: the source; called once in evaluation mode.
+        probe: images held out of training, on which a reward is measured; None for the batch.
+        measured: what a reward measures.
+
+    Raises:
+        UserError: if a detector is not of two stages, knows other classes, or if a loss or the
+            source does not fit.
+    """
+    roles = {"student": student} | ({"teacher": teacher.network} if teacher else {})
+    for role, network in roles.items():
+        if not is_two_stage(network):
+            raise UserError(
+                f"the {role} is a {type(network).__name__}, which does not classify regions: give "
+                "a two-stage detector such as fasterrcnn_resnet50"
+            )
+    needs_head = HEAD in objective.names
+    forward = DetectorForward(
+        student, teacher, needs_head=needs_head, probe=probe, measured=measured
+    )
+    # Before any label is looked up among too few classes.
+    _check_classes("student", forward.logits(forward.around(batch)[0]), num_classes)
+    # Batch norms and random generators stay as they were.
+    with frozen_statistics(student), torch.random.fork_rng(devices=[]):
+        seen, target, _ = forward(batch)
+    if seen.teacher_logits is not None:
+        _check_classes("teacher", seen.teacher_logits, num_classes)
+    if temperature is not None and seen.teacher_logits is not None:
+        scored = replace(seen, target=target)
+        seen = replace(seen, temperature=rehearsed_temperatures(temperature, scored))
+    pairs = {name: _pairs(name, objective, seen) for name in objective.terms}
+    if teacher is not None and any(pair[0] != POOLED for each in pairs.values() for pair in each):
+        _check_strides(student, teacher.network)
+    objective.prepare(seen, pairs)
+    return forward
 
 
 def foreground(label: Int[Tensor, " regions"]) -> Int[Tensor, " regions"]:
@@ -224,3 +317,41 @@ def _transform_alike(student: FasterRCNN, teacher: FasterRCNN) -> bool:
         for each in transforms
     )
     return one == other
+
+
+def _check_classes(role: str, logits: Float[Tensor, "regions classes"], num_classes: int) -> None:
+    if logits.shape[1] != num_classes:
+        raise UserError(
+            f"the {role} has {logits.shape[1]} classes and the data have {num_classes}, "
+            "the background counted: make a detector for these classes"
+        )
+
+
+def _check_strides(student: nn.Module, teacher: nn.Module) -> None:
+    pools: list[Any] = [cast(Any, each).roi_heads.box_roi_pool for each in (student, teacher)]
+    one, other = ([round(1 / scale) for scale in each.scales] for each in pools)
+    if one != other:
+        raise UserError(
+            f"the student's pyramid has strides {one} and the teacher's {other}, so their maps do "
+            f"not pair: choose networks of equal strides, or layers={POOLED}"
+        )
+
+
+def _pairs(name: str, objective: Objective, seen: LossInputs) -> list[Pair]:
+    asked = objective.asked[name].names
+    if not asked & (FEATURE | FEATURES):
+        return []
+    levels = [each for each in seen.student_maps if each in seen.teacher_maps and each != POOLED]
+    named = {"stages": levels, "last": levels[-1:], POOLED: [POOLED]}
+    named |= {each: [each] for each in levels}
+    given: Any = objective.terms[name].layers
+    listed: Sequence[Any] = given if isinstance(given, list | tuple) else [given]
+    if not listed or not all(isinstance(each, str) and each in named for each in listed):
+        raise UserError(f"loss {name}: layers={given}: a detector has {', '.join(named)}")
+    wanted = [one for each in listed for one in named[each]]
+    if asked & _OF_REGIONS and set(wanted) != {POOLED}:
+        raise UserError(
+            f"loss {name} needs the map of each region and not of an image: give its term "
+            f"layers={POOLED}"
+        )
+    return [(each, each) for each in wanted]

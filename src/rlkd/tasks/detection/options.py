@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from rlkd import arguments
 from rlkd.errors import UserError
-from rlkd.tasks.detection.step import Performance
+from rlkd.tasks.detection.forward import Performance
 
 PRETRAINED: Mapping[str | None, dict[str, bool]] = {
     None: {},

@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import nn
 from torchvision.models.detection import FasterRCNN
 
-from rlkd import models
+from rlkd import models, ranks
 from rlkd.config.options import TrainerOptions
 from rlkd.config.settings import trusted_by
 from rlkd.data.detection.coco_set import CocoSet
@@ -17,8 +17,11 @@ from rlkd.data.detection.loader import DetectionLoader
 from rlkd.engine import build
 from rlkd.engine.class_names import check_order, check_run_order, keep_order
 from rlkd.engine.finished_run import require_student, with_weights
-from rlkd.engine.rank_checks import require_one_rank
+from rlkd.engine.module import StudentModule
+from rlkd.engine.rank_checks import require_same_data
 from rlkd.engine.run_folder import RunFolder
+from rlkd.engine.scoring import probe_for
+from rlkd.engine.sync_norm import synchronised
 from rlkd.engine.task import Asked, Exportable, Prepared
 from rlkd.errors import UserError, notice
 from rlkd.models import Teacher, create_detector
@@ -41,10 +44,9 @@ from rlkd.tasks.detection.evaluate import (
     require_pycocotools,
     write_detections,
 )
-from rlkd.tasks.detection.observe_regions import observe_regions
+from rlkd.tasks.detection.forward import prepare_forward
 from rlkd.tasks.detection.options import PRETRAINED, REPLACED, DetectionOptions
 from rlkd.tasks.detection.predict import predict_images, prediction_rows
-from rlkd.tasks.detection.step import DetectorDistiller
 from rlkd.temperature import TemperatureSource
 from rlkd.trust import TRUST
 
@@ -63,10 +65,11 @@ class Detection(DetectionOptions):
     def prepare(self, config: DictConfig, options: TrainerOptions) -> Prepared:
         """Load the data, make the detectors and find out whether all fits together."""
         require_pycocotools()
-        require_one_rank("task=detection", passes=options.accumulate)
         if options.compile:
             raise UserError("trainer.compile is for task=classification: leave it at false")
         held = hold_out(config, options)
+        sizes = {"training images": held.train.sizes, "test images": held.test.sizes}
+        require_same_data(sizes, held.train.output_names)
         check_run_order(RunFolder(Path(config.output)), held.train.output_names)
         module = self._module(config, options, held)
         sets = {"test": held.test} | ({"validation": held.validation} if held.validation else {})
@@ -241,9 +244,11 @@ class Detection(DetectionOptions):
         """Return the roles whose whole detectors have published weights."""
         return [each for each in _ROLES if getattr(self, f"{each}_pretrained") == "coco"]
 
-    def _module(self, config: DictConfig, options: TrainerOptions, held: Held) -> DetectorDistiller:
+    def _module(self, config: DictConfig, options: TrainerOptions, held: Held) -> StudentModule:
         objective = build.objective(config)
         student = self.network(config.student, "student", held.train)
+        if options.sync_batch_norm and ranks.here().world > 1:
+            student = cast(FasterRCNN, synchronised(student, options.device))
         for images in (held.train, held.test, held.validation, held.probe):
             if images is not None:
                 check_sizes(images, student)
@@ -259,6 +264,7 @@ class Detection(DetectionOptions):
             num_classes=held.train.num_classes,
             first_epoch=first_epoch,
             seed=config.seed,
+            mixes=False,
         )
         loader = DetectionLoader(
             held.train,
@@ -269,29 +275,35 @@ class Detection(DetectionOptions):
             group_by_aspect=self.group_by_aspect,
             workers=self.workers,
             device=options.device,
+            part=ranks.here(),
+            passes=options.accumulate,
         )
-        observed = observe_regions(
+        probe = None if held.probe is None else whole_batch(held.probe, options.device)
+        forward_pass = prepare_forward(
             objective,
             student,
             teacher,
             batch=example_batch(held.train),
             num_classes=held.train.num_classes,
             temperature=temperature,
+            probe=probe_for(temperature, probe),
+            measured=self.performance,
         )
-        scheduler, schedule_by = build.scheduler(config, steps_per_epoch=len(loader))
-        return DetectorDistiller(
+        scheduler, schedule_by = build.scheduler(
+            config, steps_per_epoch=len(loader) // options.accumulate
+        )
+        return StudentModule(
             student=student,
+            forward_pass=forward_pass,
             loader=loader,
             objective=objective,
             optimizer=build.optimizer(config),
-            observed=observed,
             scheduler=scheduler,
             schedule_by=schedule_by,
             teacher=teacher,
             temperature=temperature,
             explorer=None if teacher is None else explorer,
-            probe=None if held.probe is None else whole_batch(held.probe, options.device),
-            performance=self.performance,
+            accumulate=options.accumulate,
         )
 
     def _teacher(self, config: DictConfig, held: Held) -> Teacher:
