@@ -75,6 +75,12 @@ CELLS: dict[str, tuple[str, ...]] = {
     ),
     "random": ("temperature=random", "temperature.warmup_epochs=0", "trainer.max_steps=3"),
     "trained along": ("temperature=ctkd", "trainer.max_steps=10"),
+    "with a memory bank": (
+        "temperature=constant",
+        "method=crd",
+        "method.terms.crd.loss.negatives=256",
+        "trainer.max_steps=12",
+    ),
     "unbroken": BROKEN,
     "in two passes": (
         "temperature=rlkd_paper",
@@ -91,7 +97,7 @@ CELLS: dict[str, tuple[str, ...]] = {
         "probe.size=4",
         "temperature.probe_interval=1",
         "temperature.update_interval=2",
-        "data.train=20",
+        "data.train=24",
         "trainer.max_steps=8",
         "trainer.validation_size=4",
         *LEARNING,
@@ -288,7 +294,6 @@ def scenes(folder: Path, teacher: Path) -> dict[str, Any]:
         "went on": went_on(),
         "different data": refusal(f"data.limit={1280 - rank}"),
         "odd batch": refusal("trainer.batch_size=63"),
-        "memory bank": refusal("method=crd"),
         "norm": norm_on(rows_for_norm()),
         "somebody's module": own_module(),
     }

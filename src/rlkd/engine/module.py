@@ -288,7 +288,7 @@ class StudentModule(L.LightningModule):
         """Name what ranks hold alike by construction, or each its own."""
         trained = {id(each) for each in self._trained()}
         apart = [self.bad_step, *self.meters.buffers()]
-        for held in (self.temperature, self.teacher, self.explorer):
+        for held in (self.temperature, self.teacher, self.explorer, self.objective):
             apart += [] if held is None else [*held.parameters(), *held.buffers()]
         ranks.keep_apart(self, (each for each in apart if id(each) not in trained))
 

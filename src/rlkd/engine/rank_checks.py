@@ -1,4 +1,4 @@
-"""What several ranks, or several passes, need of a run, found out before it trains."""
+"""Checks that several ranks see the same data, before they train."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,6 @@ from torch import Tensor
 
 from rlkd import ranks
 from rlkd.errors import UserError
-from rlkd.losses import Objective
 
 
 def require_same_data(
@@ -23,7 +22,7 @@ def require_same_data(
     Raises:
         UserError: on every rank, naming the first split or rank that differs from rank 0.
     """
-    own = {split: _told(torch.as_tensor(each)) for split, each in targets.items()}
+    own = {split: _known_by(torch.as_tensor(each)) for split, each in targets.items()}
     own["class names"] = (len(class_names), _hash("\n".join(class_names).encode()))
     seen = ranks.said(own)
     for rank, each in enumerate(seen):
@@ -40,20 +39,7 @@ def require_same_data(
             )
 
 
-def require_shareable(objective: Objective) -> None:
-    """Refuse losses whose memory ranks would have to share.
-
-    Raises:
-        UserError: naming the first of them.
-    """
-    if ranks.here().world > 1 and objective.of_one_rank:
-        raise UserError(
-            f"loss {objective.of_one_rank[0]} remembers the embeddings of one rank's instances: "
-            "start one process, or choose a method without a memory"
-        )
-
-
-def _told(target: Tensor) -> tuple[int, str]:
+def _known_by(target: Tensor) -> tuple[int, str]:
     return len(target), _hash(target.cpu().long().numpy().tobytes())
 
 

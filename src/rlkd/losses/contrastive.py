@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rlkd import arguments
+from rlkd import arguments, ranks
 from rlkd.errors import UserError
 
 
@@ -28,7 +28,8 @@ class CRD(nn.Module):
     A batch draws one random pool of instances, and each of its rows takes the pool's first K of
     other classes: for a row a uniform draw without replacement, as published, but not independent
     of the other rows'. So scores are one product with the pool, and no tensor of batch x K x
-    dimension exists. Banks and Z move in training mode alone.
+    dimension exists. Banks and Z move in training mode alone. Several ranks draw one pool, and the
+    bank of each remembers what all of them saw.
 
     Args:
         student_embedding: an example of what goes into the student's classifier.
@@ -124,7 +125,8 @@ class CRD(nn.Module):
             them, all of other classes.
         """
         targets = self.train_targets
-        pool = torch.randperm(len(targets), device=targets.device)[: self.pool_size]
+        drawn = torch.randperm(len(targets), device=targets.device)[: self.pool_size]
+        pool = ranks.from_first(drawn)
         is_other = targets[pool] != targets[index][:, None]
         return pool, is_other & (is_other.cumsum(dim=1, dtype=torch.int32) <= self.negatives)
 
@@ -140,9 +142,6 @@ class MemoryBank(nn.Module):
     rows: Tensor
     log_normalizer: Tensor
     """log Z; NaN before the first batch."""
-
-    of_one_rank = True
-    """Ranks do not exchange their rows."""
 
     def __init__(self, instances: int, dimension: int) -> None:
         super().__init__()
@@ -169,8 +168,9 @@ class MemoryBank(nn.Module):
             return self.log_normalizer
         counted = negative.masked_fill(~is_negative, -math.inf)
         scores = torch.cat([positive, counted.flatten()])
-        count = (len(positive) + is_negative.sum()).to(scores.dtype)
-        first = scores.logsumexp(dim=0) + (len(self.rows) / count).log()
+        count = ranks.summed((len(positive) + is_negative.sum()).to(scores.dtype))
+        total = ranks.gathered(scores.logsumexp(dim=0, keepdim=True)).logsumexp(dim=0)
+        first = total + (len(self.rows) / count).log()
         kept = torch.where(self.log_normalizer.isnan(), first, self.log_normalizer)
         if self.training:
             self.log_normalizer.copy_(kept)
@@ -185,13 +185,14 @@ class MemoryBank(nn.Module):
         *,
         momentum: float,
     ) -> None:
-        """Move the rows of a batch to its embeddings, along the sphere.
+        """Move the rows of a batch, of all ranks, to its embeddings, along the sphere.
 
         Args:
-            index: the rows.
+            index: the rows; as many on every rank.
             embedding: of unit length.
             momentum: the share of the old rows; in [0, 1).
         """
+        index, embedding = ranks.gathered(index), ranks.gathered(embedding)
         moved = momentum * self.rows[index] + (1 - momentum) * embedding
         self.rows.index_copy_(0, index, F.normalize(moved, dim=1))
 

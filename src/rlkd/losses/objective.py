@@ -96,15 +96,6 @@ class Objective(nn.Module):
         """True if a term asks for the logits of a second, strongly augmented view."""
         return bool(self.names & STRONG)
 
-    @property
-    def of_one_rank(self) -> list[str]:
-        """The terms that keep what ranks would have to share, and so train on one rank only."""
-        return [
-            name
-            for name, losses in self.losses.items()
-            if any(getattr(each, "of_one_rank", False) for each in losses.modules())
-        ]
-
     def start_epoch(self, epoch: int) -> None:
         """Start an epoch, counted from 1, for the terms that warm up."""
         self.epoch = epoch

@@ -18,7 +18,7 @@ from rlkd.engine.compile import compiled
 from rlkd.engine.finished_run import require_student, with_weights
 from rlkd.engine.module import StudentModule
 from rlkd.engine.normalisation import renormalisation, resolution
-from rlkd.engine.rank_checks import require_same_data, require_shareable
+from rlkd.engine.rank_checks import require_same_data
 from rlkd.engine.run_folder import RunFolder
 from rlkd.engine.scoring import evaluate, probe_for
 from rlkd.engine.sync_norm import synchronised
@@ -252,7 +252,6 @@ def _distiller(config: DictConfig, sets: Sets, options: build.TrainerOptions) ->
         mixes=teacher is not None and explorer is not None and explorer.mixed_rows > 0,
         probe=probe_for(temperature, probe_batch(sets, options)),
     )
-    require_shareable(objective)
     loader = train_loader(sets, options, seed=config.seed, strong_view=objective.strong)
     steps = len(loader) // options.accumulate
     scheduler, schedule_by = build.scheduler(config, steps_per_epoch=steps)
