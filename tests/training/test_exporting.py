@@ -25,7 +25,7 @@ from rlkd.data import digits as handwritten
 from rlkd.data.detection.shapes import shapes
 from rlkd.engine.run_folder import RunFolder
 from rlkd.models import create_detector
-from rlkd.tasks.classification.export import _aligned
+from rlkd.tasks.detection.export import _aligned
 
 pytestmark = pytest.mark.usefixtures("plainly")
 

@@ -45,7 +45,7 @@ def export(overrides: Iterable[str] = (), *, console: Console | None = None) -> 
         The largest difference found between the file's answers and the student's.
 
     Raises:
-        UserError: for what the user can mend, and if that difference is above `TOLERANCE`.
+        UserError: for what the user can fix, and if that difference is above `TOLERANCE`.
     """
     words, others = own_words(overrides, WORDS)
     name, path = _format_and_path(words)
@@ -73,7 +73,8 @@ def _export(
             f"give format={' or '.join(ready.formats)}"
         )
     with whole(path) as unfinished:
-        difference = _difference(ready, ready.formats[name](unfinished))
+        ready.formats[name].write(unfinished)
+        difference = _difference(ready, ready.formats[name].read(unfinished))
         if not difference <= TOLERANCE:
             raise UserError(
                 f"format={name}: the file's answers differ from the student's by {difference:.2g}, "

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from rlkd import ranks
 from rlkd.errors import UserError
 from rlkd.losses import LossInputs
-from rlkd.models.modes import evaluating
+from rlkd.models.eval_mode import evaluating
 from rlkd.temperature import TemperatureSource
 from rlkd.types import IGNORED, Temperatures
 

@@ -1,5 +1,6 @@
 """What a kind of training has of its own: its networks, data, step and scores."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,7 +57,27 @@ class Asked:
 
 
 Answer = Callable[[Float[Tensor, "..."]], Sequence[Tensor]]
-"""What a network says of one input, as tensors in main memory whose entries are to agree."""
+"""A network's outputs for one input, as tensors in main memory whose entries are to agree."""
+
+
+class Format(ABC):
+    """A kind of file that a student is written to."""
+
+    @abstractmethod
+    def write(self, path: Path) -> None:
+        """Write the file.
+
+        Raises:
+            UserError: if the format does not hold the student.
+        """
+
+    @abstractmethod
+    def read(self, path: Path) -> Answer:
+        """Return the answers that a file gives.
+
+        Raises:
+            UserError: if it cannot be read back.
+        """
 
 
 @dataclass(frozen=True)
@@ -67,8 +88,8 @@ class Exportable:
     """The student's own."""
     inputs: Sequence[Float[Tensor, "..."]]
     """What a written file is compared with the student on: images of the test set."""
-    formats: Mapping[str, Callable[[Path], Answer]]
-    """By name, what writes a file and returns the answers that the file gives."""
+    formats: Mapping[str, Format]
+    """By name."""
     facts: dict[str, object]
     """What a user of the file has to know, for JSON."""
     refused: Mapping[str, str] = field(default_factory=dict[str, str])

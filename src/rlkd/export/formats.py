@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 from torch.onnx import operators
 
 from rlkd import models
-from rlkd.engine.task import Answer
+from rlkd.engine.task import Answer, Format
 from rlkd.errors import UserError
 
 SUFFIXES = {"safetensors": ".safetensors", "onnx": ".onnx", "torch_export": ".pt2"}
@@ -25,10 +26,9 @@ SUFFIXES = {"safetensors": ".safetensors", "onnx": ".onnx", "torch_export": ".pt
 _OPSET = 17  # the first whose operators torch's tracing exporter writes a detector with
 
 
-def write_safetensors(
-    network: nn.Module, fresh: Callable[[Path], nn.Module], answer: Callable[[nn.Module], Answer]
-) -> Callable[[Path], Answer]:
-    """Return what writes weights alone.
+@dataclass(frozen=True)
+class Safetensors(Format):
+    """Weights alone.
 
     Args:
         network: has the weights.
@@ -36,85 +36,126 @@ def write_safetensors(
         answer: makes answers of a network.
     """
 
-    def write(path: Path) -> Answer:
-        path.write_bytes(models.as_safetensors(network))
-        return answer(fresh(path))
+    network: nn.Module
+    fresh: Callable[[Path], nn.Module]
+    answer: Callable[[nn.Module], Answer]
 
-    return write
+    def write(self, path: Path) -> None:
+        """Write the weights."""
+        path.write_bytes(models.as_safetensors(self.network))
+
+    def read(self, path: Path) -> Answer:
+        """Return the answers of a fresh network with the file's weights."""
+        return self.answer(self.fresh(path))
 
 
-def write_torch_export(
-    network: nn.Module, example: Float[Tensor, "2 c h w"]
-) -> Callable[[Path], Answer]:
-    """Return what writes a classifier by `torch.export`, for any number of images at once."""
+@dataclass(frozen=True)
+class TorchExport(Format):
+    """A classifier by `torch.export`, for any number of images at once.
 
-    def write(path: Path) -> Answer:
-        with _exporting(network, "torch_export"):
-            batch = torch.export.Dim("batch")
-            program = torch.export.export(network, (example,), dynamic_shapes=({0: batch},))
+    Args:
+        network: the classifier.
+        example: images that it is traced with.
+    """
+
+    network: nn.Module
+    example: Float[Tensor, "2 c h w"]
+
+    def write(self, path: Path) -> None:
+        """Write the program."""
+        with _exporting(self.network, "torch_export"):
+            shapes = ({0: torch.export.Dim("batch")},)
+            program = torch.export.export(self.network, (self.example,), dynamic_shapes=shapes)
             for module in program.graph_module.modules():
                 for node in module.graph.nodes if isinstance(module, GraphModule) else ():
                     node.meta.pop("stack_trace", None)  # which names files of this machine
             content = io.BytesIO()
             torch.export.save(program, content)
         path.write_bytes(content.getbuffer())
-        with _exporting(network, "torch_export"):
+
+    def read(self, path: Path) -> Answer:
+        """Return the program's answers."""
+        with _exporting(self.network, "torch_export"):
             read = torch.export.load(io.BytesIO(path.read_bytes())).module()
         return lambda images: [read(images)]
 
-    return write
 
+@dataclass(frozen=True)
+class Onnx(Format):
+    """A classifier as ONNX, `images` to `logits`, any number at once.
 
-def write_onnx(network: nn.Module, example: Float[Tensor, "2 c h w"]) -> Callable[[Path], Answer]:
-    """Return what writes a classifier as ONNX, `images` to `logits`, any number at once."""
+    Args:
+        network: the classifier.
+        example: images that it is traced with; for a detector one image.
+    """
 
-    def write(path: Path) -> Answer:
-        with _exporting(network, "onnx"):
-            program: Any = torch.onnx.export(
-                network,
-                (example,),
-                dynamo=True,
-                verbose=False,
-                input_names=["images"],
-                output_names=["logits"],
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
+    network: nn.Module
+    example: Float[Tensor, "..."]
+
+    def write(self, path: Path) -> None:
+        """Write the graph; a full disk is no fault of the exporter's."""
+        with _exporting(self.network, "onnx"):
+            content = self.content()
+        path.write_bytes(content)
+
+    def read(self, path: Path) -> Answer:
+        """Return what onnxruntime makes of an input."""
+        with _exporting(self.network, "onnx"):
+            import onnxruntime
+
+            options: Any = onnxruntime.SessionOptions()
+            options.log_severity_level = 3  # errors alone
+            session: Any = onnxruntime.InferenceSession(
+                path.read_bytes(), options, providers=["CPUExecutionProvider"]
             )
-            for node in program.model.graph.all_nodes():
-                node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)  # as above
-            content = program.model_proto.SerializeToString()
-        return _read_back(network, path, content)
+            (name,) = (each.name for each in session.get_inputs())
 
-    return write
+        def answer(image: Tensor) -> Sequence[Tensor]:
+            return [torch.from_numpy(each) for each in session.run(None, {name: image.numpy()})]
+
+        return answer
+
+    def content(self) -> bytes:
+        """Return the bytes of the file."""
+        program: Any = torch.onnx.export(
+            self.network,
+            (self.example,),
+            dynamo=True,
+            verbose=False,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+        )
+        for node in program.model.graph.all_nodes():
+            node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)  # as above
+        return program.model_proto.SerializeToString()
 
 
-def write_detector_onnx(
-    network: nn.Module, example: Float[Tensor, "3 h w"]
-) -> Callable[[Path], Answer]:
-    """Return what writes a detector as ONNX: one `image` to `boxes`, `labels` and `scores`.
+@dataclass(frozen=True)
+class DetectorOnnx(Onnx):
+    """A detector as ONNX: one `image` to `boxes`, `labels` and `scores`.
 
     By torch's older exporter, which follows the operators of one call: `torch.export` does not get
     through torchvision's choice of proposals, whose number depends on the image.
     """
 
-    def write(path: Path) -> Answer:
+    def content(self) -> bytes:
+        """Return the bytes of the file."""
         content: Any = io.BytesIO()
-        with _exporting(network, "onnx"):
-            torch.onnx.export(
-                _resizing_exactly(network),
-                ([example],),
-                content,
-                dynamo=False,
-                opset_version=_OPSET,
-                input_names=["image"],
-                output_names=["boxes", "labels", "scores"],
-                dynamic_axes={
-                    "image": {1: "height", 2: "width"},
-                    **{name: {0: "objects"} for name in ("boxes", "labels", "scores")},
-                },
-            )
-        return _read_back(network, path, content.getbuffer())
-
-    return write
+        torch.onnx.export(
+            _resizing_exactly(self.network),
+            ([self.example],),
+            content,
+            dynamo=False,
+            opset_version=_OPSET,
+            input_names=["image"],
+            output_names=["boxes", "labels", "scores"],
+            dynamic_axes={
+                "image": {1: "height", 2: "width"},
+                **{name: {0: "objects"} for name in ("boxes", "labels", "scores")},
+            },
+        )
+        return content.getvalue()
 
 
 def _resizing_exactly(detector: nn.Module) -> nn.Module:
@@ -142,28 +183,9 @@ def _resizing_exactly(detector: nn.Module) -> nn.Module:
     return exact
 
 
-def _read_back(network: nn.Module, path: Path, content: bytes | memoryview) -> Answer:
-    """Write an ONNX file and return its answers; a full disk is no fault of the exporter's."""
-    path.write_bytes(content)
-    with _exporting(network, "onnx"):
-        import onnxruntime
-
-        options: Any = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors alone
-        session: Any = onnxruntime.InferenceSession(
-            path.read_bytes(), options, providers=["CPUExecutionProvider"]
-        )
-        (name,) = (each.name for each in session.get_inputs())
-
-    def answer(image: Tensor) -> Sequence[Tensor]:
-        return [torch.from_numpy(each) for each in session.run(None, {name: image.numpy()})]
-
-    return answer
-
-
 @contextmanager
 def _exporting(network: nn.Module, name: str) -> Generator[None]:
-    """Tell the user why a network cannot be written, and hush what exporters say meanwhile.
+    """Report why a network cannot be written, and silence the exporters meanwhile.
 
     Raises:
         UserError: if a package is missing, or the exporter does not get through.

@@ -28,7 +28,6 @@ from rlkd.models import Teacher, create_detector
 from rlkd.reporting import AnyScores, ImageCounts, class_by_class, in_full, print_cells
 from rlkd.reporting.escaping import say
 from rlkd.reporting.predictions import write_predictions
-from rlkd.tasks.classification.export import exportable_detector
 from rlkd.tasks.detection.data import (
     Held,
     check_sizes,
@@ -44,6 +43,7 @@ from rlkd.tasks.detection.evaluate import (
     require_pycocotools,
     write_detections,
 )
+from rlkd.tasks.detection.export import exportable_detector
 from rlkd.tasks.detection.forward import prepare_forward
 from rlkd.tasks.detection.options import PRETRAINED, REPLACED, DetectionOptions
 from rlkd.tasks.detection.predict import predict_images, prediction_rows
