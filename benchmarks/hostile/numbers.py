@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from rlkd import losses
-from rlkd.engine.scoring import evaluate
 from rlkd.exploration import Explorer
 from rlkd.exploration.entropy import Bands
+from rlkd.tasks.classification.evaluate import evaluate
 from rlkd.types import Batch
 
 from . import tensors

@@ -97,8 +97,8 @@ CELLS: dict[str, tuple[str, ...]] = {
         "probe.size=4",
         "temperature.probe_interval=1",
         "temperature.update_interval=2",
-        "data.train=24",
-        "trainer.max_steps=8",
+        "data.train=20",
+        "trainer.max_steps=6",  # soon rounding swaps two regions of nearly one score
         "trainer.validation_size=4",
         *LEARNING,
     ),

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rlkd.engine.scoring import evaluate, scored_logits
+from rlkd.engine.scoring import scored_logits
 from rlkd.errors import UserError
+from rlkd.tasks.classification.evaluate import evaluate
 from rlkd.types import Batch
 
 

@@ -1,73 +1,19 @@
-"""Scoring networks: whole sets for a result, single batches for a reward."""
+"""Scoring a student for a reward: without a trace, on a probe or on the batch."""
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
-from rlkd import ranks
 from rlkd.errors import UserError
-from rlkd.models.eval_mode import evaluating, observing_nothing
-from rlkd.reporting import Scores
+from rlkd.models.eval_mode import observing_nothing
 from rlkd.temperature import TemperatureSource
-from rlkd.types import Batch
 
 _Probe = TypeVar("_Probe")
-
-
-@torch.no_grad()
-def evaluate(network: nn.Module, batches: Iterable[Batch], *, num_classes: int) -> Scores:
-    """Score a network in evaluation mode, which it leaves as it found it.
-
-    Args:
-        network: returns logits.
-        batches: the set; every instance counts once. Where there are several ranks, this one's
-            part of it; they score together.
-        num_classes: of the data.
-
-    Returns:
-        Top-1 and top-5 accuracy as fractions (top-k with fewer than 5 classes), and the mean
-        cross-entropy in nats.
-
-    Raises:
-        UserError: on every rank, if none has an instance.
-    """
-    device = next((each.device for each in network.parameters()), torch.device("cpu"))
-    totals = torch.zeros(4, dtype=torch.float64, device=device)
-    with evaluating(network):
-        for batch in batches:
-            if not len(batch.target):  # of images none of which can be decoded
-                continue
-            logits = network(batch.image).float()
-            place = _places(logits, batch.target)
-            loss = F.cross_entropy(logits, batch.target, reduction="sum")
-            right = [(place < most).sum() for most in (1, min(5, num_classes))]
-            totals += torch.stack([*right, loss, torch.ones_like(place).sum()])
-    top1, top5, loss, count = ranks.summed(totals).tolist()
-    if not count:
-        raise UserError(
-            "there is nothing to score: no image of the set can be decoded, fix the data"
-        )
-    return Scores(top1=top1 / count, top5=top5 / count, loss=loss / count)
-
-
-def _places(
-    logits: Float[Tensor, "batch classes"], target: Int[Tensor, " batch"]
-) -> Int[Tensor, " batch"]:
-    """Return how many classes come before the target's: of equal ones, those of lower number.
-
-    In a row with NaN or +inf, whose greatest value says nothing, all do.
-    """
-    own, number = target[:, None], torch.arange(logits.shape[1], device=logits.device)
-    value = logits.gather(1, own)
-    before = (logits > value) | ((logits == value) & (number < own))
-    bad = (logits.isnan() | (logits == torch.inf)).any(dim=1)
-    return before.sum(dim=1).masked_fill(bad, logits.shape[1])
 
 
 @contextmanager

@@ -1,45 +1,69 @@
-"""What a kind of training has of its own: its networks, data, step and scores."""
+"""The interface of a task: its networks, data, forward passes and scores."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from omegaconf import DictConfig
 from rich.console import Console
-from torch import Tensor
+from torch import Tensor, nn
 
 from rlkd.config.options import TrainerOptions
+from rlkd.engine.class_names import keep_order
 from rlkd.engine.module import StudentModule
 from rlkd.engine.run_folder import RunFolder
 from rlkd.reporting import AnyScores, ImageCounts
 
 
-def nothing_more(folder: RunFolder) -> None:
-    """Leave nothing in a run's folder beyond what every run does."""
+class Prepared(ABC):
+    """A run that is ready to train; each task has its own.
 
+    Args:
+        module: trains the student.
+        held_out: the images that the student is scored on, by name; `test` is one.
+        images: how many it trains on.
+        sha256: of the data, see `data.fingerprint`.
+        class_names: in the order of the student's logits.
+    """
 
-@dataclass(frozen=True)
-class Prepared:
-    """A run that is ready to train."""
+    def __init__(
+        self,
+        module: StudentModule,
+        held_out: Mapping[str, Any],
+        *,
+        images: ImageCounts,
+        sha256: str,
+        class_names: Sequence[str],
+    ) -> None:
+        self.module, self.held_out = module, held_out
+        self.images, self.sha256, self.class_names = images, sha256, class_names
 
-    module: StudentModule
-    scores: Callable[[], dict[str, AnyScores]]
-    """Scores the student on each held-out set, by its name; `test` is one."""
-    teacher_scores: Callable[[], AnyScores | None]
-    """Scores the teacher on the test set; None where there is none."""
-    images: ImageCounts
-    sha256: str
-    """Of the data, see `data.fingerprint`."""
-    """What it is going to train on."""
-    enter: Callable[[RunFolder], None] = nothing_more
-    """Writes into the folder, before training, what a resumed run is checked against."""
-    leave: Callable[[RunFolder], None] = nothing_more
-    """Writes what only this kind of run leaves in its folder."""
-    remarks: Callable[[], list[str]] = list[str]
-    """Returns what is to be said of the run once it has trained, a line each."""
+    @abstractmethod
+    def score(self, network: nn.Module, name: str) -> AnyScores:
+        """Score a network on a held-out set."""
+
+    def scores(self) -> dict[str, AnyScores]:
+        """Score the student on each held-out set."""
+        return {name: self.score(self.module.student, name) for name in self.held_out}
+
+    def teacher_scores(self) -> AnyScores | None:
+        """Score the teacher on the test set; None where there is none."""
+        return None if self.module.teacher is None else self.score(self.module.teacher, "test")
+
+    def enter(self, folder: RunFolder) -> None:
+        """Write into the folder, before training, what a resumed run is checked against."""
+        keep_order(folder, self.class_names)
+
+    @abstractmethod
+    def leave(self, folder: RunFolder) -> None:
+        """Write what runs of this task alone leave in their folders."""
+
+    def remarks(self) -> list[str]:
+        """Return remarks on the run once it has trained, a line each."""
+        return []
 
 
 @dataclass(frozen=True)
@@ -51,7 +75,7 @@ class Asked:
     output: Path
     """A folder that is new, empty, or of an earlier prediction."""
     threshold: float | None = None
-    """The lowest score or probability that is told, in [0, 1]; None for the task's own."""
+    """The lowest score or probability that is reported, in [0, 1]; None for the task's own."""
     skip_unreadable: bool = False
     """Leave out and count the files that cannot be decoded."""
 
@@ -91,7 +115,7 @@ class Exportable:
     formats: Mapping[str, Format]
     """By name."""
     facts: dict[str, object]
-    """What a user of the file has to know, for JSON."""
+    """All that a user of the file has to know, for JSON."""
     refused: Mapping[str, str] = field(default_factory=dict[str, str])
     """Why a format that others have is not among them."""
 
@@ -129,7 +153,7 @@ class Task(Protocol):
     def predict(
         self, config: DictConfig, options: TrainerOptions, asked: Asked, console: Console
     ) -> None:
-        """Write what the student says of somebody's images.
+        """Write the student's predictions for images of one's own.
 
         Raises:
             UserError: for what the user can fix.

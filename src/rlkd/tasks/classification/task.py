@@ -10,23 +10,22 @@ from torch import nn
 
 from rlkd import arguments, models, ranks
 from rlkd.config.settings import trusted_by
-from rlkd.data import Images
 from rlkd.data.datasets import Dataset
 from rlkd.engine import build
-from rlkd.engine.class_names import check_run_order, keep_order
+from rlkd.engine.class_names import check_run_order
 from rlkd.engine.compile import compiled
 from rlkd.engine.finished_run import require_student, with_weights
 from rlkd.engine.module import StudentModule
 from rlkd.engine.normalisation import renormalisation, resolution
 from rlkd.engine.rank_checks import require_same_data
 from rlkd.engine.run_folder import RunFolder
-from rlkd.engine.scoring import evaluate, probe_for
+from rlkd.engine.scoring import probe_for
 from rlkd.engine.sync_norm import synchronised
 from rlkd.engine.task import Asked, Exportable, Prepared
 from rlkd.errors import UserError
 from rlkd.exploration import Explorer
 from rlkd.models import Teacher
-from rlkd.reporting import AnyScores, ImageCounts, Scores
+from rlkd.reporting import AnyScores, ImageCounts
 from rlkd.reporting.escaping import say
 from rlkd.tasks.classification.data import (
     Sets,
@@ -36,12 +35,12 @@ from rlkd.tasks.classification.data import (
     leave_unreadable,
     load_dataset,
     load_sets,
-    plain_loader,
     probe_batch,
     share_unreadable,
     take_up_unreadable,
     train_loader,
 )
+from rlkd.tasks.classification.evaluate import score
 from rlkd.tasks.classification.export import exportable_classifier
 from rlkd.tasks.classification.forward import prepare_forward
 from rlkd.tasks.classification.predict import predict_classes
@@ -81,35 +80,9 @@ class Classification:
         )
         folder = RunFolder(Path(config.output))
         check_run_order(folder, sets.dataset.class_names)
-        distiller = _distiller(config, sets, options)
-        compiled(distiller, options)
-        held_out = {"test": sets.test} | (
-            {"validation": sets.validation} if sets.validation else {}
-        )
-
-        def scores() -> dict[str, AnyScores]:
-            scored: dict[str, AnyScores] = {
-                name: score(distiller.student, images, sets, options)
-                for name, images in held_out.items()
-            }
-            share_unreadable(sets.dataset)
-            ranks.first_alone(lambda: leave_unreadable(folder, sets.dataset))
-            return scored
-
-        def teacher_scores() -> AnyScores | None:
-            teacher = distiller.teacher
-            return None if teacher is None else score(teacher, sets.test, sets, options)
-
-        return Prepared(
-            distiller,
-            scores,
-            teacher_scores,
-            _counted(sets, distiller.explorer, options.epochs),
-            data_sha256(sets.dataset),
-            enter=lambda folder: _enter(folder, sets.dataset),
-            leave=lambda folder: leave_unreadable(folder, sets.dataset),
-            remarks=lambda: _remarks(sets.dataset),
-        )
+        module = _module(config, sets, options)
+        compiled(module, options)
+        return PreparedClassification(module, sets, options, folder)
 
     def score_checkpoints(
         self, config: DictConfig, options: build.TrainerOptions, console: Console
@@ -128,7 +101,7 @@ class Classification:
                 )
             made = made.to(options.device)
             made = made.to(memory_format=options.memory_format)  # pyright: ignore[reportCallIssue]
-            scores = score(made, sets.test, sets, options)
+            scores = score(made, sets.test, sets.dataset, options)
             scored[role] = scores
             say(
                 console,
@@ -193,12 +166,52 @@ class Classification:
         return exportable_classifier(config.student.name, make, dataset, options)
 
 
-def score(network: nn.Module, images: Images, sets: Sets, options: build.TrainerOptions) -> Scores:
-    """Score a network on a held-out set, in the run's precision."""
-    network = network.to(options.device)
-    with options.autocast():
-        batches = plain_loader(images, sets.dataset, options, part=ranks.here())
-        return evaluate(network, batches, num_classes=sets.dataset.num_classes)
+class PreparedClassification(Prepared):
+    """A classification run that is ready to train.
+
+    Args:
+        module: trains the student.
+        sets: the images, by their part in the run.
+        options: of the run.
+        folder: of the run.
+    """
+
+    def __init__(
+        self, module: StudentModule, sets: Sets, options: build.TrainerOptions, folder: RunFolder
+    ) -> None:
+        held_out = {"test": sets.test, "validation": sets.validation}
+        super().__init__(
+            module,
+            {name: each for name, each in held_out.items() if each is not None},
+            images=_counted(sets, module.explorer, options.epochs),
+            sha256=data_sha256(sets.dataset),
+            class_names=sets.dataset.class_names,
+        )
+        self.dataset, self.options, self.folder = sets.dataset, options, folder
+
+    def score(self, network: nn.Module, name: str) -> AnyScores:
+        """Score a network on a held-out set."""
+        return score(network, self.held_out[name], self.dataset, self.options)
+
+    def scores(self) -> dict[str, AnyScores]:
+        """Score the student on each held-out set, and write which images cannot be decoded."""
+        scored = super().scores()
+        share_unreadable(self.dataset)
+        ranks.first_alone(lambda: self.leave(self.folder))
+        return scored
+
+    def enter(self, folder: RunFolder) -> None:
+        """Write the class order, and take up which images an earlier start could not decode."""
+        super().enter(folder)
+        take_up_unreadable(folder, self.dataset)
+
+    def leave(self, folder: RunFolder) -> None:
+        """Write which images cannot be decoded."""
+        leave_unreadable(folder, self.dataset)
+
+    def remarks(self) -> list[str]:
+        """Return how many images cannot be decoded, if any."""
+        return _remarks(self.dataset)
 
 
 def _counted(sets: Sets, explorer: Explorer | None, epochs: int) -> ImageCounts:
@@ -211,17 +224,12 @@ def _counted(sets: Sets, explorer: Explorer | None, epochs: int) -> ImageCounts:
     )
 
 
-def _enter(folder: RunFolder, dataset: Dataset) -> None:
-    keep_order(folder, dataset.class_names)
-    take_up_unreadable(folder, dataset)
-
-
 def _remarks(dataset: Dataset) -> list[str]:
     unreadable = dataset.unreadable
     return [unreadable.told] if unreadable is not None and unreadable.told else []
 
 
-def _distiller(config: DictConfig, sets: Sets, options: build.TrainerOptions) -> StudentModule:
+def _module(config: DictConfig, sets: Sets, options: build.TrainerOptions) -> StudentModule:
     objective = build.objective(config)
     student = build.network(config.student, "student", sets.dataset, trains=True)
     if options.sync_batch_norm and ranks.here().world > 1:

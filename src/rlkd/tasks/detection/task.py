@@ -15,7 +15,7 @@ from rlkd.config.settings import trusted_by
 from rlkd.data.detection.coco_set import CocoSet
 from rlkd.data.detection.loader import DetectionLoader
 from rlkd.engine import build
-from rlkd.engine.class_names import check_order, check_run_order, keep_order
+from rlkd.engine.class_names import check_order, check_run_order
 from rlkd.engine.finished_run import require_student, with_weights
 from rlkd.engine.module import StudentModule
 from rlkd.engine.rank_checks import require_same_data
@@ -39,6 +39,7 @@ from rlkd.tasks.detection.data import (
     whole_batch,
 )
 from rlkd.tasks.detection.evaluate import (
+    CocoResult,
     evaluate_detector,
     require_pycocotools,
     write_detections,
@@ -58,6 +59,54 @@ _THRESHOLD = 0.5
 """The lowest score of what is predicted, unless told otherwise."""
 
 
+class PreparedDetection(Prepared):
+    """A detection run that is ready to train.
+
+    Args:
+        module: trains the student.
+        held: the images, by their part in the run.
+        options: of the run.
+    """
+
+    def __init__(self, module: StudentModule, held: Held, options: TrainerOptions) -> None:
+        held_out = {"test": held.test, "validation": held.validation}
+        super().__init__(
+            module,
+            {name: each for name, each in held_out.items() if each is not None},
+            images=ImageCounts(
+                training=len(held.train),
+                probe=len(held.probe or ()),
+                validation=len(held.validation or ()),
+            ),
+            sha256=data_sha256(held),
+            class_names=held.train.output_names,
+        )
+        self.options, self._found = options, list[CocoResult]()
+
+    def score(self, network: nn.Module, name: str) -> AnyScores:
+        """Score a detector on a held-out set."""
+        scored, found = _scored(_detector(network), self.held_out[name], self.options)
+        if name == "test" and network is self.module.student:
+            self._found = found
+        return scored
+
+    def leave(self, folder: RunFolder) -> None:
+        """Write all detections in the test set, and a page with the first of its images."""
+        write_detections(folder.path / "detections.json", self._found)
+        module = self.module.to(self.options.device)  # a trainer puts it back on the CPU
+        test: CocoSet = self.held_out["test"]
+        rows = prediction_rows(
+            None if module.teacher is None else _detector(module.teacher),
+            module.student,
+            test,
+            range(min(_SHOWN, len(test))),
+            device=self.options.device,
+            autocast=self.options.mixed,
+        )
+        title = f"rlkd: {folder.path.name}, the first test images"
+        write_predictions(folder.path / "predictions.html", rows, title)
+
+
 @dataclass(frozen=True)
 class Detection(DetectionOptions):
     """The task of detecting objects with two-stage detectors; see configs/task/detection.yaml."""
@@ -72,50 +121,7 @@ class Detection(DetectionOptions):
         require_same_data(sizes, held.train.output_names)
         check_run_order(RunFolder(Path(config.output)), held.train.output_names)
         module = self._module(config, options, held)
-        sets = {"test": held.test} | ({"validation": held.validation} if held.validation else {})
-        latest: dict[str, list[Any]] = {}
-
-        def scores() -> dict[str, AnyScores]:
-            scored: dict[str, AnyScores] = {}
-            for name, images in sets.items():
-                scored[name], latest[name] = _scored(module.student, images, options)
-            return scored
-
-        def teacher_scores() -> AnyScores | None:
-            teacher = module.teacher
-            if teacher is None:
-                return None
-            assert isinstance(teacher, Teacher)
-            return _scored(teacher.network, held.test, options)[0]
-
-        def leave(folder: RunFolder) -> None:
-            write_detections(folder.path / "detections.json", latest["test"])
-            module.to(options.device)  # a trainer puts it back on the CPU
-            teacher = module.teacher
-            rows = prediction_rows(
-                teacher.network if isinstance(teacher, Teacher) else None,
-                module.student,
-                held.test,
-                range(min(_SHOWN, len(held.test))),
-                device=options.device,
-                autocast=options.mixed,
-            )
-            title = f"rlkd: {folder.path.name}, the first test images"
-            write_predictions(folder.path / "predictions.html", rows, title)
-
-        return Prepared(
-            module,
-            scores,
-            teacher_scores,
-            ImageCounts(
-                training=len(held.train),
-                probe=len(held.probe or ()),
-                validation=len(held.validation or ()),
-            ),
-            data_sha256(held),
-            enter=lambda folder: keep_order(folder, held.train.output_names),
-            leave=leave,
-        )
+        return PreparedDetection(module, held, options)
 
     def score_checkpoints(
         self, config: DictConfig, options: TrainerOptions, console: Console
@@ -328,6 +334,10 @@ class Detection(DetectionOptions):
                 f"reward_source={reward_source}: "
                 "give temperature.reward_source=probe, or task.performance=foreground"
             )
+
+
+def _detector(network: nn.Module) -> nn.Module:
+    return network.network if isinstance(network, Teacher) else network
 
 
 def _scored(
