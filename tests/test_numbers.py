@@ -11,22 +11,27 @@ import re
 import types
 import typing
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jaxtyping
 import pytest
 import torch
 from hydra.utils import get_object
+from omegaconf import OmegaConf
 
 import rlkd
 from rlkd import arguments
 from rlkd.agent.actor_critic import Actor, Critic
+from rlkd.config.compose import configure
 from rlkd.errors import InputError, UserError
 from rlkd.exploration import Bands
 
 CONFIGS = Path(rlkd.__file__).parent / "configs"
-ROOMS = ("agent", "temperature", "exploration", "losses", "data", "training")
+CORE = ("agent", "temperature", "exploration", "losses", "data")
+SHELL = ("config", "engine", "tasks", "sweep")
+"""Of these the options are checked."""
 
 INTERNAL = {
     "rlkd.temperature.bounded_gaussian.BoundedGaussian": "made at every step, of checked values",
@@ -43,8 +48,7 @@ INTERNAL = {
     "rlkd.data.datasets.Dataset": "a record of what was loaded, made by functions that check",
     "rlkd.data.loaders.workers.Request": "a message to a worker",
     "rlkd.data.loaders.workers.Maker": "made by a loader",
-    "rlkd.data.loaders.stream.StreamLoader": "made of a run's options, see Plan",
-    "rlkd.data.loaders.memory.MemoryLoader": "likewise",
+    "rlkd.data.loaders.memory.MemoryLoader": "made of a run's options, see Plan",
     "rlkd.data.loaders.loader.BatchLoader": "likewise",
     "rlkd.data.detection.loader.DetectionLoader": "likewise",
     "rlkd.data.loaders.batch_plan.Plan": "likewise; `rank_checks` sees that ranks share evenly",
@@ -115,12 +119,12 @@ def numbers_of(part: Any) -> Iterator[tuple[str, str, tuple[Any, ...]]]:
 def parts() -> dict[str, Any]:
     """Find what a configuration or a user makes a run of."""
     found: dict[str, Any] = {}
-    for room in ROOMS:
+    for room in (*CORE, *SHELL):
         package = importlib.import_module(f"rlkd.{room}")
         for each in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             for name, one in vars(importlib.import_module(each.name)).items():
                 own = inspect.isclass(one) and one.__module__ == each.name and name[0] != "_"
-                if own and (room != "training" or name.endswith("Options")):
+                if own and (room in CORE or name.endswith("Options")):
                     found[f"{each.name}.{name}"] = one
     for name in rlkd.losses.__all__:
         found[f"rlkd.losses.{name}"] = getattr(rlkd.losses, name)
@@ -160,6 +164,22 @@ def bad_values(name: str, kind: str, others: tuple[Any, ...]) -> Iterator[Any]:
         yield -1
 
 
+@cache
+def packaged() -> dict[str, dict[str, Any]]:
+    """Return the packaged values of options, by the name of their class."""
+    plain, regions = configure(["task=classification"]), configure(["task=detection"])
+    sections = {
+        "TrainerOptions": plain.trainer,
+        "ProbeOptions": plain.probe,
+        "ExplorationOptions": plain.exploration,
+        "Classification": plain.task,
+        "DetectionOptions": regions.task,
+        "Detection": regions.task,
+    }
+    held = {name: OmegaConf.to_container(each, resolve=True) for name, each in sections.items()}
+    return cast("dict[str, dict[str, Any]]", held)
+
+
 def examples(part: Any) -> dict[str, Any]:
     """Return what a part must be given, by the names of its parameters."""
     logits, feature = torch.randn(4, 5), torch.randn(4, 6, 4, 4)
@@ -181,6 +201,7 @@ def examples(part: Any) -> dict[str, Any]:
             base_temperature=4.0, max_temperature=10.0, initial_std=0.5, hidden=8
         ),
         "critic": lambda: Critic(hidden=8),
+        **packaged().get(part.__name__, {}),
     }
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     needed = [

@@ -64,7 +64,7 @@ IMPOSSIBLE = {
     "task.student_pretrained=imagenet": "student: model 'fasterrcnn_tiny' has no published weights",
     "task.detector.min_size=0": "tiny': min_size=0, max_size=160; give pixels, 1 or more",
     "task.detector.anchor_sizes=[8]": r"anchor_sizes=\[8\]; give one for each of its 3 levels",
-    "task.detector.regions_per_image=0": "regions_per_image=0; give 1 or more",
+    "task.detector.regions_per_image=0": "regions_per_image=0: give a whole number of at least 1",
     "+task.detector.min_sizes=64": "has no option 'min_sizes'; did you mean 'min_size'",
     "task.max_instances=0": "max_instances=0: give",
     "probe.size=16": "probe.size=16: 16 training images can be held out; give 0 to 15",
@@ -303,6 +303,6 @@ def test_published_weights_are_scored_without_a_checkpoint_of_ones_own(
     published = [f"teacher=torchvision:{name}", "task.teacher_pretrained=coco", *SHORT[2:3]]
     capsys.readouterr()
     assert main(["evaluate", *given, *published]) == 2
-    assert "know 91 classes" in capsys.readouterr().err
+    assert "weights are of 91 classes" in capsys.readouterr().err
     assert main(["evaluate", *given, *published, "data.keep_ids=true"]) == 0
     assert capsys.readouterr().out.startswith(f"teacher torchvision:{name}: AP ")
