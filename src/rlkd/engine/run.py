@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import lightning as L
@@ -72,28 +73,22 @@ def run(config: DictConfig, *, console: Console) -> Result:
     options = build.trainer_options(config)
     launch = Launch.found()
     launch.join(options.device)  # before the ranks have met, nothing is lost
+    console = console if ranks.here().rank == 0 else Console(quiet=True)
+    tell = partial(say, console)
+    folder = RunFolder(Path(config.output))
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
     try:
-        return _run(config, options, launch, console)
+        # To know that nothing is left to do takes no writing there.
+        if ranks.first_alone(lambda: folder.complete and folder.report.is_file()):
+            return _completed(folder, config, options, tell)
+        with locked(folder.path, config.lock, console):
+            if ranks.first_alone(lambda: folder.complete):  # by the process that had it
+                return _completed(folder, config, options, tell)
+            return _trained(folder, config, options, launch, console, tell)
     except RuntimeError as error:
         told = lost(error) or uncompiled(error) or dead_worker(error)
         raise error if told is None else told from error
-
-
-def _run(
-    config: DictConfig, options: build.TrainerOptions, launch: Launch, console: Console
-) -> Result:
-    def tell(line: str) -> None:
-        say(console, line)
-
-    console = console if ranks.here().rank == 0 else Console(quiet=True)
-    folder = RunFolder(Path(config.output))
-    # To know that nothing is left to do takes no writing there.
-    if ranks.first_alone(lambda: folder.complete and folder.report.is_file()):
-        return _completed(folder, config, options, tell)
-    with locked(folder.path, config.lock, console):
-        if ranks.first_alone(lambda: folder.complete):  # by the process that had it
-            return _completed(folder, config, options, tell)
-        return _trained(folder, config, options, launch, console, tell)
 
 
 def _trained(
@@ -105,7 +100,8 @@ def _trained(
     tell: Callable[[str], None],
 ) -> Result:
     began, settings = time.perf_counter(), as_yaml(config)
-    prepared = _prepared(config, options)
+    torch.manual_seed(config.seed)
+    prepared = build.task(config).prepare(config, options)
     module, scores = prepared.module, prepared.scores
     ranks.first_alone(lambda: _claim(folder, settings, prepared, tell))
     clock = Clock(options.device)
@@ -190,12 +186,6 @@ def score_checkpoints(
     return build.task(config).score_checkpoints(config, options, console)
 
 
-def _prepared(config: DictConfig, options: build.TrainerOptions) -> Prepared:
-    options.use_threads()
-    torch.manual_seed(config.seed)
-    return build.task(config).prepare(config, options)
-
-
 def _completed(
     folder: RunFolder,
     config: DictConfig,
@@ -206,7 +196,8 @@ def _completed(
     settings = as_yaml(config)
     folder.require_same(settings)
     if folder.moved(settings):  # are the data the same?
-        prepared = _prepared(config, options)
+        torch.manual_seed(config.seed)
+        prepared = build.task(config).prepare(config, options)
         folder.require_images(prepared.images, prepared.sha256)
     # A run that was killed at the very end has none.
     ranks.first_alone(lambda: folder.report.is_file() or _report(folder))
