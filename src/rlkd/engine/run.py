@@ -76,8 +76,7 @@ def run(config: DictConfig, *, console: Console) -> Result:
     console = console if ranks.here().rank == 0 else Console(quiet=True)
     tell = partial(say, console)
     folder = RunFolder(Path(config.output))
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
+    options.use_threads()
     try:
         # To know that nothing is left to do takes no writing there.
         if ranks.first_alone(lambda: folder.complete and folder.report.is_file()):
