@@ -25,7 +25,7 @@ FLOORS = {
             "arguments",
             "atomic",
             "checks",
-            "ranks",
+            "distributed",
             "regular_files",
             "text_files",
             "reporting",

@@ -123,9 +123,9 @@ def _run(home: str, words: Sequence[str]) -> None:
         function = getattr(import_module(module), name)  # with everything that takes seconds
         from rich.console import Console
 
-        from rlkd import ranks
+        from rlkd import distributed
     with _noticing(Console(stderr=True)):
-        function(list(words), console=Console(quiet=not ranks.tells()))
+        function(list(words), console=Console(quiet=not distributed.is_rank_zero()))
 
 
 def _report(error: BaseException, *, debug: bool) -> int:
@@ -133,10 +133,10 @@ def _report(error: BaseException, *, debug: bool) -> int:
     with _leaving_at_once():
         from rich.console import Console
 
-        from rlkd import ranks
+        from rlkd import distributed
         from rlkd.reporting.escaping import one_line, say, say_trace
     code, line = _code_and_line(error)
-    if ranks.first_to_tell():
+    if distributed.is_first_to_report():
         errors = Console(stderr=True)
         if debug or code == 1:
             say_trace(errors, error)
@@ -198,11 +198,11 @@ def _noticing(errors: "Console") -> Generator[None]:
                 # Of libraries, in as many lines as they wrote.
                 lines = "\n".join(map(printable, str(message).split("\n")))
                 return otherwise(lines, category, *where)
-            if str(message) not in printed and ranks.tells():
+            if str(message) not in printed and distributed.is_rank_zero():
                 say(errors, one_line(f"rlkd: note: {message}"))
             return printed.add(str(message))
 
-        from rlkd import ranks
+        from rlkd import distributed
         from rlkd.reporting.escaping import one_line, printable, say
 
         # What is odd about an image file's metadata does no harm to its pixels.

@@ -6,7 +6,7 @@ import lightning as L
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rlkd import ranks
+from rlkd import distributed
 from rlkd.engine.scoring import probe_for, scored_logits
 from rlkd.errors import UserError
 from rlkd.temperature import TemperatureSource
@@ -47,7 +47,7 @@ class TemperatureCallback(L.Callback):
         """Keep what the source trains itself out of the gradients that ranks average."""
         along = {id(each) for each in self.source.trained_parameters()}
         own = [*self.source.parameters(), *self.source.buffers()]
-        ranks.keep_apart(pl_module, (each for each in own if id(each) not in along))
+        distributed.exclude_from_ddp(pl_module, (each for each in own if id(each) not in along))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check where the source is, and note where it stands; move the probe to the device.

@@ -4,14 +4,14 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from rlkd.data.loaders.batch_plan import Plan, leaves_one
+from rlkd.distributed import Rank
 from rlkd.errors import UserError
-from rlkd.ranks import Part
 
 
 def batches(count: int, size: int, *, world: int, passes: int) -> list[list[list[int]]]:
     """Rows of each rank's batches, of an order that is told from the rows themselves."""
     order = torch.arange(count) + 100
-    plans = [Plan(count, size, part=Part(rank, world), passes=passes) for rank in range(world)]
+    plans = [Plan(count, size, part=Rank(rank, world), passes=passes) for rank in range(world)]
     return [[plan.rows(order, at).tolist() for at in range(len(plan))] for plan in plans]
 
 
@@ -61,7 +61,7 @@ def test_ranks_and_passes_together_are_the_global_batch_whatever_their_number(
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_where_every_row_is_seen_ranks_take_turns_and_none_is_left_out(world: int) -> None:
     order = torch.arange(11)
-    plans = [Plan(11, 2, every_row=True, part=Part(rank, world)) for rank in range(world)]
+    plans = [Plan(11, 2, every_row=True, part=Rank(rank, world)) for rank in range(world)]
     seen = [[plan.rows(order, at).tolist() for at in range(len(plan))] for plan in plans]
     assert sorted(row for own in seen for batch in own for row in batch) == list(range(11))
     assert [batch for batch in seen[-1] if not batch] == []
@@ -70,10 +70,10 @@ def test_where_every_row_is_seen_ranks_take_turns_and_none_is_left_out(world: in
 
 def test_a_global_batch_that_cannot_be_shared_out_is_refused() -> None:
     with pytest.raises(UserError, match=r"trainer\.batch_size=30 .* 2 ranks and 4 .* of 8$"):
-        Plan(100, 30, part=Part(0, 2), passes=4)
+        Plan(100, 30, part=Rank(0, 2), passes=4)
     with pytest.raises(UserError, match=r"trainer\.accumulate=0"):
         Plan(100, 30, passes=0)
-    assert len(Plan(100, 30, every_row=True, part=Part(0, 7))) == 1
+    assert len(Plan(100, 30, every_row=True, part=Rank(0, 7))) == 1
 
 
 def test_a_last_batch_of_one_row_a_share_is_told() -> None:

@@ -13,12 +13,12 @@ from tests.data.test_memory import assert_same
 from tests.data.test_memory import loader_of as memory_loader_of
 
 from rlkd.data import Dataset, ImageSet, StreamSet, in_memory
+from rlkd.distributed import Rank
 from rlkd.errors import UserError
-from rlkd.ranks import Part
 from rlkd.types import Batch
 
 each_layout = pytest.mark.parametrize("layout", LAYOUTS)
-BOTH = [Part(0, 2), Part(1, 2)]
+BOTH = [Rank(0, 2), Rank(1, 2)]
 
 
 def joined(parts: list[list[Batch]]) -> list[Batch]:

@@ -18,8 +18,8 @@ from rlkd.data import Dataset, StreamSet, first_readable, in_memory
 from rlkd.data.datasets import parquet
 from rlkd.data.loaders.workers import Made, Maker, Request
 from rlkd.data.sources.unreadable import Unreadable
+from rlkd.distributed import Rank
 from rlkd.errors import UserError
-from rlkd.ranks import Part
 
 BROKEN = (3, 4, 5, 20)
 
@@ -70,7 +70,7 @@ def test_training_puts_the_next_readable_image_in_the_place_of_one_that_is_not(
 def test_what_stands_in_is_the_same_for_any_number_of_ranks(tmp_path: Path) -> None:
     images = broken(tmp_path, "skip").train
     alone = [batch.index for batch in loader_of(images)]
-    parts = [[b.index for b in loader_of(images, part=Part(rank, 2))] for rank in (0, 1)]
+    parts = [[b.index for b in loader_of(images, part=Rank(rank, 2))] for rank in (0, 1)]
     assert torch.equal(
         torch.cat([torch.cat(both) for both in zip(*parts, strict=True)]), torch.cat(alone)
     )
@@ -107,7 +107,7 @@ def test_a_rank_of_which_nothing_can_be_decoded_leaves_the_scoring_to_the_others
     tmp_path: Path,
 ) -> None:
     images = broken(tmp_path, "skip").train.select(torch.tensor([3, 0, 4, 1]))
-    parts = [list(loader_of(images, shuffle=False, part=Part(rank, 2))) for rank in (0, 1)]
+    parts = [list(loader_of(images, shuffle=False, part=Rank(rank, 2))) for rank in (0, 1)]
     assert parts[0] == []
     assert [batch.index.tolist() for batch in parts[1]] == [[1, 3]]
 

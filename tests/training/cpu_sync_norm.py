@@ -11,7 +11,7 @@ from torch.distributed.nn.functional import (
 )
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
-from rlkd import ranks
+from rlkd import distributed
 from rlkd.engine import sync_norm
 
 
@@ -27,7 +27,7 @@ class _CpuSyncBatchNorm(_BatchNorm):
         assert input.dim() >= 2
 
     def forward(self, input: Tensor) -> Tensor:
-        world = ranks.here().world
+        world = distributed.this_rank().world_size
         if world == 1 or not self.training:
             return super().forward(input)
         over, shape = [0, *range(2, input.dim())], (1, -1, *(1 for _ in range(2, input.dim())))

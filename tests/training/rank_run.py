@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models.detection import _utils as sampling
 
-from rlkd import ranks
+from rlkd import distributed
 from rlkd.agent import TemperatureAgent
 from rlkd.config.compose import configure
 from rlkd.engine import run as runs
@@ -155,7 +155,7 @@ def watched(overrides: list[str], *, stop_at: int | None = None) -> dict[str, An
     return {
         "student": module.student.state_dict(),
         "temperatures": given,
-        "source": ranks.fingerprint(module.temperature),
+        "source": distributed.fingerprint(module.temperature),
         "entropy": None if module.explorer is None else module.explorer.record.entropy,
         "metrics": module.history,
     }
@@ -190,15 +190,15 @@ def norm_on(rows: Tensor) -> dict[str, Tensor]:
         norm.weight.uniform_()
         norm.bias.uniform_()
     norm = synchronised(norm, torch.device("cpu"))
-    own = ranks.here().of(rows).clone().requires_grad_()
+    own = distributed.this_rank().share_of(rows).clone().requires_grad_()
     output = norm(own)
     # Ranks' losses are averaged, as DistributedDataParallel does with their gradients.
-    (output.sin().mean() / ranks.here().world).backward()
+    (output.sin().mean() / distributed.this_rank().world_size).backward()
     assert own.grad is not None
     return {
-        "output": ranks.gathered(output.detach()),
-        "input gradient": ranks.gathered(own.grad),
-        "weight gradient": ranks.summed(norm.get_parameter("weight").grad),  # pyright: ignore[reportArgumentType]
+        "output": distributed.gather_rows(output.detach()),
+        "input gradient": distributed.gather_rows(own.grad),
+        "weight gradient": distributed.sum_over_ranks(norm.get_parameter("weight").grad),  # pyright: ignore[reportArgumentType]
         "running_mean": norm.get_buffer("running_mean"),
         "running_var": norm.get_buffer("running_var"),
     }
@@ -232,7 +232,7 @@ class Own(L.LightningModule):
 
 def own_module() -> dict[str, Any]:
     """Train somebody's module, each rank on rows of its own."""
-    module, rank = Own(), ranks.here().rank
+    module, rank = Own(), distributed.this_rank().rank
     rows = torch.randn(96, 4, generator=torch.Generator().manual_seed(rank))
     batches = DataLoader(TensorDataset(rows, rows.argmax(1) % 3), batch_size=8)
     launch = Launch.found()
@@ -250,14 +250,14 @@ def own_module() -> dict[str, Any]:
     ).fit(module, batches)
     return {
         "updates": module.temperature.updates,
-        "agent": ranks.fingerprint(module.temperature),
-        "student": ranks.fingerprint(module.student),
+        "agent": distributed.fingerprint(module.temperature),
+        "student": distributed.fingerprint(module.student),
     }
 
 
 def scenes(folder: Path, teacher: Path) -> dict[str, Any]:
     """What only several ranks can show."""
-    rank = ranks.here().rank
+    rank = distributed.this_rank().rank
 
     def stopped() -> str:
         try:
@@ -272,7 +272,7 @@ def scenes(folder: Path, teacher: Path) -> dict[str, Any]:
             shutil.copytree(folder / "broken", folder / "copy")
             config = folder / "copy" / "config.yaml"
             config.write_text(config.read_text().replace("/broken", "/copy"))
-        ranks.said("copied")
+        distributed.gather_objects("copied")
         return watched(overrides(teacher, folder / "copy", *BROKEN))
 
     def refusal(*more: str) -> str:
@@ -285,7 +285,7 @@ def scenes(folder: Path, teacher: Path) -> dict[str, Any]:
         with (held / LOCK).open("w") as lock:
             if rank == 0:
                 fcntl.flock(lock, fcntl.LOCK_EX)
-            ranks.said("locked")
+            distributed.gather_objects("locked")
             return refused(lambda: watched(overrides(teacher, held)))
 
     return {
@@ -307,7 +307,7 @@ def main(folder: Path, teacher: Path) -> None:
             for name, more in CELLS.items()
         }
         done["scenes"] = scenes(folder, teacher)
-    torch.save(done, folder / f"rank{ranks.here().rank}.pt")
+    torch.save(done, folder / f"rank{distributed.this_rank().rank}.pt")
 
 
 if __name__ == "__main__":

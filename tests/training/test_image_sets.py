@@ -13,16 +13,16 @@ from tests.training.refusal import Refuse, assert_told
 from tests.training.runs import silent
 from torchvision.models import ResNet18_Weights
 
-from rlkd import models, ranks
+from rlkd import distributed, models
 from rlkd.cli import main
 from rlkd.config.compose import configure
 from rlkd.data import ImageSet, StreamSet
 from rlkd.data.imagenet_names import WNIDS, readable
+from rlkd.distributed import Rank
 from rlkd.engine import build
 from rlkd.engine import run as running
 from rlkd.engine.run_folder import RunFolder
 from rlkd.errors import UserError
-from rlkd.ranks import Part
 from rlkd.tasks.classification.data import (
     Sets,
     example_batch,
@@ -141,14 +141,14 @@ def test_ranks_share_batches_and_each_has_the_whole_probe(
 ) -> None:
     root = write_folder(tmp_path)
     sets, options = sets_of(root, "probe.size=4", "trainer.batch_size=9", "trainer.accumulate=1")
-    monkeypatch.setattr(ranks, "here", lambda: Part(1, 3))
+    monkeypatch.setattr(distributed, "this_rank", lambda: Rank(1, 3))
     loader = train_loader(sets, options, seed=0)
     # 20 images in batches of 9 leave 2, too few for three ranks.
     assert [len(batch.index) for batch in loader] == [3, 3]
     probe = probe_batch(sets, options)
     assert probe is not None
     assert len(probe.index) == 4
-    plain = plain_loader(sets.test, sets.dataset, options, part=ranks.here())
+    plain = plain_loader(sets.test, sets.dataset, options, part=distributed.this_rank())
     assert torch.equal(torch.cat([b.index for b in plain]), torch.arange(1, 24, 3))
     options.batch_size = 10
     with pytest.raises(UserError, match=r"trainer\.batch_size=10 is the batch of all 3 ranks"):

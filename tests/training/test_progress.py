@@ -11,12 +11,12 @@ import torch
 from rich.console import Console
 from tests.training.runs import silent, tiny
 
+from rlkd.distributed import Rank
 from rlkd.engine.callbacks import checkpoint, metrics, progress
 from rlkd.engine.callbacks.progress import Clock
 from rlkd.engine.meters import EpochMeters
 from rlkd.engine.run import distill
 from rlkd.engine.run_folder import RunFolder
-from rlkd.ranks import Part
 from rlkd.reporting import read_metrics
 
 pytestmark = pytest.mark.usefixtures("plainly")
@@ -97,7 +97,7 @@ def test_less_than_a_second_an_epoch_binds_nothing(hours: Hours) -> None:
 
 
 def test_images_are_those_of_all_ranks(hours: Hours, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "ranks", SimpleNamespace(here=lambda: Part(1, 4)))
+    monkeypatch.setattr(progress, "distributed", SimpleNamespace(this_rank=lambda: Rank(1, 4)))
     clock = Clock()
     train(clock, SlowLoader(hours, 2), hours)
     assert clock.images == 2 * 5 * 4

@@ -15,7 +15,7 @@ from tests.training.runs import as_users_call, silent
 from torch import nn
 from torch.testing import assert_close
 
-from rlkd import ranks
+from rlkd import distributed
 from rlkd.commands.compare import compare
 from rlkd.engine.launch import Launch, lost
 from rlkd.engine.run import train
@@ -50,7 +50,8 @@ def both(place: Path, teacher: Path) -> Ranks:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
         [*torchrun, rank_run.__file__, str(place), str(teacher)],
-        env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        env=os.environ
+        | {"PYTHONPATH": f"{root}{os.pathsep}{root / 'src'}", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,
@@ -251,16 +252,16 @@ def test_agents_in_somebodys_module_stay_alike(both: Ranks) -> None:
 
 def test_a_process_alone_is_rank_0_of_1() -> None:
     rows = torch.arange(3)
-    assert ranks.here() == ranks.Part(0, 1)
-    assert ranks.gathered(rows) is rows
-    assert ranks.summed(rows) is rows
-    assert ranks.said("word") == ["word"]
-    assert ranks.first_alone(lambda: 7) == 7
-    assert ranks.here().of(rows).tolist() == [0, 1, 2]
+    assert distributed.this_rank() == distributed.Rank(0, 1)
+    assert distributed.gather_rows(rows) is rows
+    assert distributed.sum_over_ranks(rows) is rows
+    assert distributed.gather_objects("word") == ["word"]
+    assert distributed.on_rank_zero(lambda: 7) == 7
+    assert distributed.this_rank().share_of(rows).tolist() == [0, 1, 2]
     assert lost(RuntimeError("[gloo] Connection closed by peer")) is None
 
 
 def test_each_part_has_as_many_rows() -> None:
     rows = torch.arange(7)
-    parts = [ranks.Part(rank, 3).of(rows).tolist() for rank in range(3)]
+    parts = [distributed.Rank(rank, 3).share_of(rows).tolist() for rank in range(3)]
     assert parts == [[0, 1], [2, 3], [4, 5]]

@@ -12,7 +12,7 @@ from tests.training.runs import SOURCES, silent, tiny_config
 from tests.training.test_resume import archive_checkpoints
 from torch import Tensor
 
-from rlkd import ranks
+from rlkd import distributed
 from rlkd.engine import run as running
 from rlkd.engine import signals as stopping
 from rlkd.engine.callbacks import checkpoint as checkpoints
@@ -179,7 +179,7 @@ def test_what_a_launcher_passes_on_to_a_rank_is_no_second_signal(
 ) -> None:
     now, signals = 100.0, StopSignals(lambda: "nowhere")
     monkeypatch.setattr(stopping, "monotonic", lambda: now)
-    monkeypatch.setattr(ranks, "here", lambda: ranks.Part(1, 2))
+    monkeypatch.setattr(distributed, "this_rank", lambda: distributed.Rank(1, 2))
     with signals.listening():
         os.kill(os.getpid(), signal.SIGINT)
         now += 1

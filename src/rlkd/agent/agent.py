@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rlkd import arguments, ranks
+from rlkd import arguments, distributed
 from rlkd.agent.gathering import Seen, nothing_scored, of_all_ranks
 from rlkd.agent.learner import Calibration, Learner, dtype_kept
 from rlkd.agent.noise import draw_field
@@ -202,7 +202,9 @@ class TemperatureAgent(TemperatureSource):
                 # Learning between two passes of a step would give it two policies.
                 if closing is not None and self._passes == 1:
                     self._close(*closing)
-                temperature = ranks.here().of(self._act(seen.state, seen.learn_from))
+                temperature = distributed.this_rank().share_of(
+                    self._act(seen.state, seen.learn_from)
+                )
                 if closing is not None and self._passes > 1:
                     self._close(*closing)
             else:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rlkd import ranks
+from rlkd import distributed
 from rlkd.agent.state import STATE_SIZE
 
 
@@ -28,7 +28,7 @@ def of_all_ranks(own: Seen) -> Seen:
     Args:
         own: as many rows on every rank.
     """
-    world = ranks.here().world
+    world = distributed.this_rank().world_size
     if world == 1:
         return own
     rows, width = len(own.state), STATE_SIZE + 1
@@ -37,7 +37,7 @@ def of_all_ranks(own: Seen) -> Seen:
     message[:rows, STATE_SIZE] = own.learn_from.to(message)
     message[rows, :2] = own.tally.to(message)
     message[rows, 2] = own.bad_rows.to(message)
-    joined = ranks.gathered(message).view(world, rows + 1, width)
+    joined = distributed.gather_rows(message).view(world, rows + 1, width)
     instances = joined[:, :rows].reshape(-1, width)
     sums = joined[:, rows, :3].sum(dim=0)
     return Seen(instances[:, :STATE_SIZE], instances[:, STATE_SIZE] > 0, sums[:2], sums[2])

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from rlkd import arguments, ranks
+from rlkd import arguments, distributed
 from rlkd.checks import MASKED
 from rlkd.errors import UserError
 from rlkd.types import IGNORED, class_index
@@ -106,7 +106,7 @@ class Reward:
         target: Int[Tensor, " batch"] | Float[Tensor, "batch classes"],
     ) -> Float[Tensor, ""]:
         """Return the mean score, see `tally`, over all ranks; NaN where no instance counts."""
-        return mean_score(ranks.summed(self.tally(student_logits, target)))
+        return mean_score(distributed.sum_over_ranks(self.tally(student_logits, target)))
 
     def gate(self, epoch: int) -> float:
         """Return sigmoid(E / n_gate), in (0.5, 1) for E >= 1; 1 without a gate."""

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from rlkd import ranks
+from rlkd import distributed
 from rlkd.errors import UserError
 from rlkd.losses import LossInputs
 from rlkd.models.eval_mode import evaluating
@@ -92,7 +92,7 @@ class SourceInputs(NamedTuple):
         nothing is learnt from it.
         """
         rows, device = len(self.target), self.target.device
-        missing = int(ranks.greatest(torch.tensor(rows, device=device))) - rows
+        missing = int(distributed.max_over_ranks(torch.tensor(rows, device=device))) - rows
         if not missing:
             return self
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
+import torch.distributed
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy, Strategy
-from torch import distributed
 
-from rlkd import ranks
+from rlkd import distributed
 from rlkd.errors import UserError, one_line
 
 _PATIENCE = timedelta(minutes=30)
@@ -67,7 +67,7 @@ class Launch:
         Raises:
             UserError: if a machine has fewer GPUs than ranks.
         """
-        if self.environment is None or distributed.is_initialized():
+        if self.environment is None or torch.distributed.is_initialized():
             return
         local = self.environment.local_rank()
         if device.type == "cuda":
@@ -81,13 +81,13 @@ class Launch:
         os.environ["MASTER_ADDR"] = self.environment.main_address
         os.environ["MASTER_PORT"] = str(self.environment.main_port)
         try:
-            distributed.init_process_group(
+            torch.distributed.init_process_group(
                 "nccl" if device.type == "cuda" else "gloo",
                 rank=self.environment.global_rank(),
                 world_size=self.environment.world_size(),
                 timeout=_PATIENCE,
             )
-        except distributed.DistError as error:
+        except torch.distributed.DistError as error:
             raise UserError(
                 f"the ranks do not meet at {self.environment.main_address}:"
                 f"{self.environment.main_port} ({_reason(error)}): start all of them, with an "
@@ -99,19 +99,20 @@ class Launch:
         if self.environment is None:
             return "auto"
         return DDPStrategy(
-            cluster_environment=self.environment, process_group_backend=distributed.get_backend()
+            cluster_environment=self.environment,
+            process_group_backend=torch.distributed.get_backend(),
         )
 
 
 def lost(error: BaseException) -> UserError | None:
     """Return what to tell of an error that says that another rank is gone; None for any other."""
-    here = ranks.here()
-    if here.world == 1 or not isinstance(error, RuntimeError):
+    here = distributed.this_rank()
+    if here.world_size == 1 or not isinstance(error, RuntimeError):
         return None
     if not any(each.lower() in str(error).lower() for each in _GONE):
         return None
     return UserError(
-        f"rank {here.rank} of {here.world} stops: another one is gone or no longer answers "
+        f"rank {here.rank} of {here.world_size} stops: another one is gone or no longer answers "
         f"({_reason(error)}); the same command goes on from the last checkpoint"
     )
 

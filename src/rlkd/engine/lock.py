@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rlkd import ranks
+from rlkd import distributed
 from rlkd.atomic import remove_unfinished
 from rlkd.errors import UserError, notice
 from rlkd.reporting.escaping import say
@@ -44,7 +44,7 @@ def locked(folder: Path, how: str, console: Console) -> Generator[None]:
         UserError: if another process has it and is not to be waited for, or it is not writable.
     """
     lock, waits = _Lock(folder), False
-    while (holder := ranks.first_alone(lock.take)) is not None:
+    while (holder := distributed.on_rank_zero(lock.take)) is not None:
         if how != "wait":
             raise UserError(
                 f"{folder} is in use by {holder}: wait for it with lock=wait, or give another "
@@ -55,7 +55,7 @@ def locked(folder: Path, how: str, console: Console) -> Generator[None]:
         waits = True
         time.sleep(_POLL_SECONDS)
     try:
-        ranks.first_alone(lambda: remove_unfinished(folder))
+        distributed.on_rank_zero(lambda: remove_unfinished(folder))
         yield
     finally:
         lock.leave()

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from rlkd import ranks
+from rlkd import distributed
 from rlkd.reporting import PolicyMap
 from rlkd.temperature.random import QUANTILES, quantile_column
 from rlkd.types import IGNORED, Temperatures, class_index
@@ -106,10 +106,15 @@ class EpochMeters(nn.Module):
 
     def read(self) -> dict[str, float]:
         """Return the epoch so far, as the columns of metrics.csv."""
-        totals, counted = ranks.summed(self.totals), ranks.summed(self.histogram)
+        totals, counted = (
+            distributed.sum_over_ranks(self.totals),
+            distributed.sum_over_ranks(self.histogram),
+        )
         loss, rows, correct, scored, total, squares = totals.tolist()
         row = {"train/loss": loss / max(rows, 1), "train/accuracy": correct / max(scored, 1)}
-        for name, term in zip(self.terms, ranks.summed(self.term_totals).tolist(), strict=True):
+        for name, term in zip(
+            self.terms, distributed.sum_over_ranks(self.term_totals).tolist(), strict=True
+        ):
             row[f"train/loss_{name}"] = term / max(rows, 1)  # as it enters the loss, weighted
         for role, bad in self.read_bad_rows().items():
             if bad:
@@ -132,15 +137,21 @@ class EpochMeters(nn.Module):
 
     def read_bad_rows(self) -> dict[str, int]:
         """Return how many rows of each network's logits were not finite, in the epoch so far."""
-        return dict(zip(("teacher", "student"), ranks.summed(self.bad_rows).tolist(), strict=True))
+        return dict(
+            zip(
+                ("teacher", "student"),
+                distributed.sum_over_ranks(self.bad_rows).tolist(),
+                strict=True,
+            )
+        )
 
     def read_policy(self) -> PolicyMap | None:
         """Return the mean T over both confidences; None where no state was counted."""
         shape = (_POLICY_BINS, _POLICY_BINS)
-        count = ranks.summed(self.policy_count).view(shape).tolist()
+        count = distributed.sum_over_ranks(self.policy_count).view(shape).tolist()
         if not any(map(any, count)):
             return None
-        sums = ranks.summed(self.policy_sum).view(shape).tolist()
+        sums = distributed.sum_over_ranks(self.policy_sum).view(shape).tolist()
         edges = [step / _POLICY_BINS for step in range(_POLICY_BINS + 1)]
         return PolicyMap(
             teacher_confidence_edges=edges,
@@ -154,7 +165,7 @@ class EpochMeters(nn.Module):
 
     def counts(self) -> dict[str, Tensor]:
         """Return the buffers by name, summed over the ranks, for a checkpoint."""
-        return {name: ranks.summed(buffer) for name, buffer in self.named_buffers()}
+        return {name: distributed.sum_over_ranks(buffer) for name, buffer in self.named_buffers()}
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return the summed figures."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from rlkd import ranks
+from rlkd import distributed
 from rlkd.agent import instance_state
 from rlkd.checks import values_unchecked
 from rlkd.data import BatchLoader
@@ -143,7 +143,7 @@ class StudentModule(L.LightningModule):
         row = {"epoch": self.current_epoch + 1, "learning_rate": optimizer.param_groups[0]["lr"]}
         self.history.append(row | self.meters.read() | self.epoch_figures)
         self.epoch_figures = {}
-        if ranks.tells():
+        if distributed.is_rank_zero():
             _report_left_out(self.history[-1])
         self._step_schedule("epoch")
 
@@ -154,12 +154,14 @@ class StudentModule(L.LightningModule):
             RanksDifferError: if the temperature sources of two ranks are not alike to the bit.
         """
         own: list[dict[str, Tensor]] = []
-        if ranks.here().world > 1:
+        if distributed.this_rank().world_size > 1:
             if self.temperature is not None:
-                ranks.require_alike(self.temperature, "the temperature source")
+                distributed.require_alike(self.temperature, "the temperature source")
             counts = self.meters.counts()
             checkpoint["state_dict"] |= _of_meters(counts)
-            own = ranks.said({name: each.cpu() for name, each in self.meters.named_buffers()})
+            own = distributed.gather_objects(
+                {name: each.cpu() for name, each in self.meters.named_buffers()}
+            )
         loop = self.trainer.fit_loop.epoch_loop
         done = 0 if loop.batch_progress.is_last_batch else loop.batch_idx + 1
         stand = {"batches_done": done, "history": self.history, "meters": own}
@@ -173,8 +175,8 @@ class StudentModule(L.LightningModule):
         """
         self._resume_at = checkpoint["rlkd"]["batches_done"]
         self.history = checkpoint["rlkd"]["history"]
-        own, here = checkpoint["rlkd"]["meters"], ranks.here()
-        if len(own) == here.world:
+        own, here = checkpoint["rlkd"]["meters"], distributed.this_rank()
+        if len(own) == here.world_size:
             checkpoint["state_dict"] |= _of_meters(own[here.rank])
         elif here.rank > 0:
             for name in _of_meters(dict(self.meters.named_buffers())):
@@ -227,7 +229,7 @@ class StudentModule(L.LightningModule):
         if learn_from is not None and forwarded.parts is not None:
             learn_from = learn_from[forwarded.parts.image]
         given = SourceInputs(student, teacher, forwarded.target, learn_from)
-        if forwarded.parts is not None and ranks.here().world > 1:
+        if forwarded.parts is not None and distributed.this_rank().world_size > 1:
             given = given.alike_in_length()
         temperatures = self.temperature(*given[:3], learn_from=given.learn_from)
         if len(given.target) > len(student):
@@ -290,7 +292,7 @@ class StudentModule(L.LightningModule):
         apart = [self.bad_step, *self.meters.buffers()]
         for held in (self.temperature, self.teacher, self.explorer, self.objective):
             apart += [] if held is None else [*held.parameters(), *held.buffers()]
-        ranks.keep_apart(self, (each for each in apart if id(each) not in trained))
+        distributed.exclude_from_ddp(self, (each for each in apart if id(each) not in trained))
 
 
 def _of_meters(buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from rlkd import ranks
+from rlkd import distributed
 from rlkd.errors import UserError
 
 
@@ -24,7 +24,7 @@ def require_same_data(
     """
     own = {split: _known_by(torch.as_tensor(each)) for split, each in targets.items()}
     own["class names"] = (len(class_names), _hash("\n".join(class_names).encode()))
-    seen = ranks.said(own)
+    seen = distributed.gather_objects(own)
     for rank, each in enumerate(seen):
         for what, (count, digest) in each.items():
             first_count, first_digest = seen[0][what]

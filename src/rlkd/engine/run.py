@@ -11,7 +11,7 @@ import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
-from rlkd import models, ranks
+from rlkd import distributed, models
 from rlkd.config.compose import as_yaml, configure
 from rlkd.data.loaders.workers import dead_worker
 from rlkd.data.seeding import generator_of
@@ -73,16 +73,16 @@ def run(config: DictConfig, *, console: Console) -> Result:
     options = build.trainer_options(config)
     launch = Launch.found()
     launch.join(options.device)  # before the ranks have met, nothing is lost
-    console = console if ranks.here().rank == 0 else Console(quiet=True)
+    console = console if distributed.this_rank().rank == 0 else Console(quiet=True)
     tell = partial(say, console)
     folder = RunFolder(Path(config.output))
     options.use_threads()
     try:
         # To know that nothing is left to do takes no writing there.
-        if ranks.first_alone(lambda: folder.complete and folder.report.is_file()):
+        if distributed.on_rank_zero(lambda: folder.complete and folder.report.is_file()):
             return _completed(folder, config, options, tell)
         with locked(folder.path, config.lock, console):
-            if ranks.first_alone(lambda: folder.complete):  # by the process that had it
+            if distributed.on_rank_zero(lambda: folder.complete):  # by the process that had it
                 return _completed(folder, config, options, tell)
             return _trained(folder, config, options, launch, console, tell)
     except RuntimeError as error:
@@ -102,7 +102,7 @@ def _trained(
     torch.manual_seed(config.seed)
     prepared = build.task(config).prepare(config, options)
     module, scores = prepared.module, prepared.scores
-    ranks.first_alone(lambda: _claim(folder, settings, prepared, tell))
+    distributed.on_rank_zero(lambda: _claim(folder, settings, prepared, tell))
     clock = Clock(options.device)
     log = LogEpochs(folder, clock, scores, every_epochs=options.evaluate_every)
     show = ShowProgress(console, clock, folder, every_steps=options.log_every_steps)
@@ -116,7 +116,7 @@ def _trained(
     callbacks: list[L.Callback] = [_ShareStatistics(), clock, log, show, WriteMetrics(folder), keep]
     with quiet_lightning():
         trainer = _trainer(folder, options, launch, callbacks)
-    resumed = ranks.first_alone(
+    resumed = distributed.on_rank_zero(
         lambda: folder.checkpoints.sound(tell, lambda place: content_fault(place, trainer, module))
     )
     if resumed is not None:
@@ -130,8 +130,8 @@ def _trained(
             f"probe.size={held}: as many training images are held out, and no reward is measured "
             "on them"
         )
-    if ranks.here().rank > 0:  # dropout's draws are each rank's own
-        torch.manual_seed(generator_of(config.seed, ranks.here().rank).initial_seed())
+    if distributed.this_rank().rank > 0:  # dropout's draws are each rank's own
+        torch.manual_seed(generator_of(config.seed, distributed.this_rank().rank).initial_seed())
     with quiet_lightning(), keep.signals.listening():
         trainer.fit(module, clock.timed(module.loader), ckpt_path=resumed, weights_only=True)
     check_finite(module, folder)
@@ -153,7 +153,7 @@ def _trained(
     )
     # A trainer leaves the module on the CPU, where ranks with GPUs have nothing to meet by.
     policy = module.meters.to(options.device).read_policy()
-    result = ranks.first_alone(lambda: _write(folder, prepared, result, policy))
+    result = distributed.on_rank_zero(lambda: _write(folder, prepared, result, policy))
     for line in prepared.remarks():
         tell(line)
     return result
@@ -199,7 +199,7 @@ def _completed(
         prepared = build.task(config).prepare(config, options)
         folder.require_images(prepared.images, prepared.sha256)
     # A run that was killed at the very end has none.
-    ranks.first_alone(lambda: folder.report.is_file() or _report(folder))
+    distributed.on_rank_zero(lambda: folder.report.is_file() or _report(folder))
     tell(f"{folder.path} is complete already")
     return Result.read(folder.result)
 
@@ -218,7 +218,7 @@ class _ShareStatistics(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Share them before anything is scored."""
         assert isinstance(pl_module, StudentModule)
-        ranks.follow_first(pl_module.student)
+        distributed.broadcast_buffers(pl_module.student)
 
 
 def _trainer(

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from time import monotonic
 from types import FrameType
 
-from rlkd import ranks
+from rlkd import distributed
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """Ctrl-C; the end of a job's time, or its preemption; what `sbatch --signal=USR1@120` sends."""
@@ -78,7 +78,7 @@ class StopSignals:
             self.asked, self._asked_at = signal.Signals(number), now
         elif number == signal.SIGUSR1:
             return  # a scheduler's notice, which asks for what was asked for already
-        elif ranks.here().world == 1 or now - self._asked_at > _FORWARDED:
+        elif distributed.this_rank().world_size == 1 or now - self._asked_at > _FORWARDED:
             # Lightning turns a KeyboardInterrupt into an exit with code 1.
             self._at_once = Interrupted(self.asked, self._resumption())
             raise self._at_once

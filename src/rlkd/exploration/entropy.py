@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from rlkd import arguments, ranks
+from rlkd import arguments, distributed
 from rlkd.checks import MASKED
 from rlkd.errors import InputError, UserError
 
@@ -172,8 +172,8 @@ class EntropyRecord(nn.Module):
 
     def _record(self, index: Int[Tensor, " batch"], entropy: Float[Tensor, " batch"]) -> None:
         """Record what all ranks found; where that is NaN, the record stays as it is."""
-        if ranks.here().world > 1:
+        if distributed.this_rank().world_size > 1:
             # float64 holds every row up to 2^53, and one message costs less than two.
-            joined = ranks.gathered(torch.stack([index.double(), entropy.double()], dim=1))
+            joined = distributed.gather_rows(torch.stack([index.double(), entropy.double()], dim=1))
             index, entropy = joined[:, 0].long(), joined[:, 1].float()
         self.entropy[index] = torch.where(entropy.isnan(), self.entropy[index], entropy)

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rlkd import arguments, ranks
+from rlkd import arguments, distributed
 from rlkd.errors import UserError
 
 
@@ -126,7 +126,7 @@ class CRD(nn.Module):
         """
         targets = self.train_targets
         drawn = torch.randperm(len(targets), device=targets.device)[: self.pool_size]
-        pool = ranks.from_first(drawn)
+        pool = distributed.broadcast_rows(drawn)
         is_other = targets[pool] != targets[index][:, None]
         return pool, is_other & (is_other.cumsum(dim=1, dtype=torch.int32) <= self.negatives)
 
@@ -168,8 +168,8 @@ class MemoryBank(nn.Module):
             return self.log_normalizer
         counted = negative.masked_fill(~is_negative, -math.inf)
         scores = torch.cat([positive, counted.flatten()])
-        count = ranks.summed((len(positive) + is_negative.sum()).to(scores.dtype))
-        total = ranks.gathered(scores.logsumexp(dim=0, keepdim=True)).logsumexp(dim=0)
+        count = distributed.sum_over_ranks((len(positive) + is_negative.sum()).to(scores.dtype))
+        total = distributed.gather_rows(scores.logsumexp(dim=0, keepdim=True)).logsumexp(dim=0)
         first = total + (len(self.rows) / count).log()
         kept = torch.where(self.log_normalizer.isnan(), first, self.log_normalizer)
         if self.training:
@@ -192,7 +192,7 @@ class MemoryBank(nn.Module):
             embedding: of unit length.
             momentum: the share of the old rows; in [0, 1).
         """
-        index, embedding = ranks.gathered(index), ranks.gathered(embedding)
+        index, embedding = distributed.gather_rows(index), distributed.gather_rows(embedding)
         moved = momentum * self.rows[index] + (1 - momentum) * embedding
         self.rows.index_copy_(0, index, F.normalize(moved, dim=1))
 

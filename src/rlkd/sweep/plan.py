@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.console import Console
 
-from rlkd import arguments, ranks
+from rlkd import arguments, distributed
 from rlkd.config.compose import LAUNCHER, as_yaml, choice, configure, configure_launcher, sweep
 from rlkd.config.options import probe_options, read_options
 from rlkd.engine import build
@@ -147,7 +147,7 @@ def attempt(config: DictConfig, console: Console) -> Exception | None:
     except Interrupted:
         raise
     except Exception as error:  # one run's failure is no other's
-        if ranks.here().world > 1:
+        if distributed.this_rank().world_size > 1:
             raise  # but other ranks may still be in this one
         return error
     return None

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rlkd import arguments, ranks
+from rlkd import arguments, distributed
 from rlkd.checks import check_logits
 from rlkd.errors import UserError
 from rlkd.temperature.bounded_gaussian import BoundedGaussian, check_policy, raw_from_temperature
@@ -75,13 +75,13 @@ class RandomTemperature(EpochSource):
         if self.epoch <= self.warmup_epochs:
             return Temperatures.constant(self.base_temperature, like=student_logits)
         # Of all ranks' rows: each takes its own from one draw.
-        part, device = ranks.here(), student_logits.device
-        rows = len(student_logits) * part.world
+        part, device = distributed.this_rank(), student_logits.device
+        rows = len(student_logits) * part.world_size
         generator = self._random.on(device)
         if self.recorded is None:
             mean = torch.full((rows,), self.mean, device=device)
             policy = BoundedGaussian(mean, torch.full_like(mean, self.std), self.max_temperature)
-            return Temperatures.same(part.of(policy.temperature(policy.sample(generator))))
+            return Temperatures.same(part.share_of(policy.temperature(policy.sample(generator))))
         row = self.recorded[min(self.epoch, len(self.recorded)) - 1]
         knots, levels = torch.tensor([row, QUANTILES]).to(device, non_blocking=True)
         span = QUANTILES[-1] - QUANTILES[0]
@@ -89,7 +89,7 @@ class RandomTemperature(EpochSource):
         above = torch.searchsorted(levels, drawn).clamp(1, len(QUANTILES) - 1)
         share = (drawn - levels[above - 1]) / (levels[above] - levels[above - 1])
         mapped = knots[above - 1] + share * (knots[above] - knots[above - 1])
-        return Temperatures.same(part.of(mapped))
+        return Temperatures.same(part.share_of(mapped))
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return the epoch, and where the random generator stands."""

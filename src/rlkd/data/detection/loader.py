@@ -14,8 +14,8 @@ from rlkd.data.loaders.batch_plan import ALONE, Plan
 from rlkd.data.loaders.loader import check_start
 from rlkd.data.loaders.workers import made
 from rlkd.data.seeding import generator_of
+from rlkd.distributed import Rank
 from rlkd.errors import UserError
-from rlkd.ranks import Part
 from rlkd.types import Boxes, DetectionBatch
 
 
@@ -88,7 +88,7 @@ class DetectionLoader:
         drop_last: bool = False,
         workers: int = 0,
         device: torch.device | str = "cpu",
-        part: Part = ALONE,
+        part: Rank = ALONE,
         passes: int = 1,
     ) -> None:
         self.plan = Plan(

@@ -6,10 +6,10 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from rlkd import arguments
+from rlkd.distributed import Rank
 from rlkd.errors import UserError
-from rlkd.ranks import Part
 
-ALONE = Part()
+ALONE = Rank()
 """One process that shares with nobody."""
 
 
@@ -39,7 +39,7 @@ class Plan:
     batch_size: int
     every_row: bool = False
     drop_last: bool = False
-    part: Part = ALONE
+    part: Rank = ALONE
     passes: int = 1
 
     def __post_init__(self) -> None:
@@ -47,8 +47,9 @@ class Plan:
         arguments.count("trainer.accumulate", self.passes)
         if not self.every_row and self.batch_size % self.shares:
             raise UserError(
-                f"trainer.batch_size={self.batch_size} is the batch of all {self.part.world} ranks "
-                f"and {self.passes} accumulated passes together: give a multiple of {self.shares}"
+                f"trainer.batch_size={self.batch_size} is the batch of all {self.part.world_size} "
+                f"ranks and {self.passes} accumulated passes together: "
+                f"give a multiple of {self.shares}"
             )
         if self.drop_last and self.count < self.batch_size:
             raise UserError(
@@ -57,18 +58,18 @@ class Plan:
             )
         if self.count and not self.every_row and not len(self):
             raise UserError(
-                f"{self.count} images are too few for {self.part.world} ranks of {self.passes} "
-                "accumulated passes: give more images, or fewer ranks or passes"
+                f"{self.count} images are too few for {self.part.world_size} ranks of "
+                f"{self.passes} accumulated passes: give more images, or fewer ranks or passes"
             )
 
     @property
     def shares(self) -> int:
         """How many equal shares a global batch is split into: ranks times passes."""
-        return self.part.world * self.passes
+        return self.part.world_size * self.passes
 
     def __len__(self) -> int:
         """Return how many batches a whole epoch has for this rank."""
-        own = len(range(self.part.rank, self.count, self.part.world))
+        own = len(range(self.part.rank, self.count, self.part.world_size))
         whole, rest = divmod(own if self.every_row else self.count, self.batch_size)
         least = 1 if self.every_row else self.shares
         batches = whole if self.drop_last or rest < least else whole + 1
@@ -82,12 +83,12 @@ class Plan:
             position: of the batch, from 0.
         """
         if self.every_row:
-            own = order[self.part.rank :: self.part.world]
+            own = order[self.part.rank :: self.part.world_size]
             return own[position * self.batch_size : (position + 1) * self.batch_size]
         number, which = divmod(position, self.passes)
         batch = order[number * self.batch_size : (number + 1) * self.batch_size]
-        size = len(batch) // self.shares * self.part.world
-        return self.part.of(batch[which * size : (which + 1) * size])
+        size = len(batch) // self.shares * self.part.world_size
+        return self.part.share_of(batch[which * size : (which + 1) * size])
 
 
 def leaves_one(count: int, batch_size: int, shares: int) -> bool:

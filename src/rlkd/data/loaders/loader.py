@@ -10,8 +10,8 @@ from torch import Tensor
 
 from rlkd.data.loaders.batch_plan import ALONE, Plan
 from rlkd.data.loaders.normaliser import Normaliser
+from rlkd.distributed import Rank
 from rlkd.errors import UserError
-from rlkd.ranks import Part
 from rlkd.types import Batch
 
 
@@ -61,7 +61,7 @@ class BatchLoader(ABC):
         strong_view: bool = False,
         memory_format: torch.memory_format = torch.contiguous_format,
         device: torch.device | str = "cpu",
-        part: Part = ALONE,
+        part: Rank = ALONE,
         passes: int = 1,
     ) -> None:
         self.plan = Plan(

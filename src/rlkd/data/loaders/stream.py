@@ -63,7 +63,7 @@ class StreamLoader(BatchLoader):
             maker,
             requests,
             pinned=self.device.type == "cuda",
-            may_be_empty=self.plan.part.world > 1,
+            may_be_empty=self.plan.part.world_size > 1,
         )
         for each in readable:
             batch = self._batch(each)

@@ -12,7 +12,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
-from rlkd import ranks
+from rlkd import distributed
 from rlkd.engine.checkpoint_store import CheckpointStore
 from rlkd.engine.module import StudentModule
 from rlkd.engine.run_folder import RunFolder
@@ -116,7 +116,10 @@ class KeepLast(Checkpoint):
             return
         late, asked = False, None
         meeting = MEETING.get(pl_module.device.type, 1)
-        if ranks.here().world == 1 or (passes // pl_module.accumulate) % meeting == 0:
+        if (
+            distributed.this_rank().world_size == 1
+            or (passes // pl_module.accumulate) % meeting == 0
+        ):
             late, asked = self._agreed(pl_module)
         due = self.every_steps is not None and trainer.global_step % self.every_steps == 0
         if due or late or asked is not None:
@@ -133,24 +136,24 @@ class KeepLast(Checkpoint):
     def state_dict(self) -> dict[str, Any]:
         """Return where torch's random generators stand on every rank, each on its own device."""
         cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
-        return {"ranks": ranks.said({"cpu": torch.get_rng_state(), "cuda": cuda})}
+        return {"ranks": distributed.gather_objects({"cpu": torch.get_rng_state(), "cuda": cuda})}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the states of this rank's generators for the start of training.
 
         Where the number of ranks has changed none of them fits, which is reported.
         """
-        held, here = state_dict["ranks"], ranks.here()
-        if len(held) == here.world:
+        held, here = state_dict["ranks"], distributed.this_rank()
+        if len(held) == here.world_size:
             self._random = held[here.rank]
         elif here.rank == 0:
             before = f"{len(held)} rank{'s' if len(held) > 1 else ''}"
             self.tell(
-                f"this run was checkpointed by {before} and goes on with {here.world}, so it is no "
-                "longer the unbroken run to the bit: sums are rounded in another order, batch "
-                "norms see other rows together, and dropout and whatever else draws from torch's "
-                "own generators draws anew; the order of instances, augmentation and the "
-                "temperatures' noise stay the same"
+                f"this run was checkpointed by {before} and goes on with {here.world_size}, so it "
+                "is no longer the unbroken run to the bit: sums are rounded in another order, "
+                "batch norms see other rows together, and dropout and all else that draws "
+                "from torch's own generators draws anew; the order of instances, augmentation and "
+                "the temperatures' noise stay the same"
             )
 
     def _agreed(self, module: StudentModule) -> tuple[bool, signal.Signals | None]:
@@ -160,11 +163,11 @@ class KeepLast(Checkpoint):
             self.every_minutes is not None
             and monotonic() - self._saved_at >= 60 * self.every_minutes
         )
-        if ranks.here().world == 1:
+        if distributed.this_rank().world_size == 1:
             return late, asked
         self.before_reading()
         wishes = torch.tensor([late, *(asked == each for each in STOPPING)], dtype=torch.int64)
-        late, *stops = ranks.summed(wishes.to(module.device)).tolist()
+        late, *stops = distributed.sum_over_ranks(wishes.to(module.device)).tolist()
         first = (each for each, count in zip(STOPPING, stops, strict=True) if count)
         return late > 0, next(first, None)
 
@@ -179,7 +182,7 @@ class KeepLast(Checkpoint):
             # Only rank 0 writes; the others wait where it would have met them.
             trainer.strategy.barrier("Trainer.save_checkpoint")
             fault = error
-        told = ranks.said(None if fault is None else str(fault))
+        told = distributed.gather_objects(None if fault is None else str(fault))
         if fault is not None:
             raise fault
         _refuse(told, UserError)
@@ -204,7 +207,7 @@ def check_finite(module: StudentModule, folder: RunFolder) -> None:
     Raises:
         DivergenceError: naming the first such step.
     """
-    _refuse(ranks.said(_not_finite(module, folder)), DivergenceError)
+    _refuse(distributed.gather_objects(_not_finite(module, folder)), DivergenceError)
 
 
 def _not_finite(module: StudentModule, folder: RunFolder) -> str | None:

@@ -16,7 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from rlkd import ranks
+from rlkd import distributed
 from rlkd.engine.callbacks.checkpoint import check_finite
 from rlkd.engine.module import EpochLoader, StudentModule
 from rlkd.engine.run_folder import RunFolder
@@ -102,7 +102,7 @@ class Clock(L.Callback):
     ) -> None:
         """Stop the clock."""
         self._trained(time.perf_counter() - self._began)
-        self.images += len(batch.index) * ranks.here().world
+        self.images += len(batch.index) * distributed.this_rank().world_size
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Settle, and add to the epoch's row; the module has not written it yet."""
@@ -185,7 +185,7 @@ class ShowProgress(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Open the bar."""
-        if not self.console.is_terminal or ranks.here().rank:
+        if not self.console.is_terminal or distributed.this_rank().rank:
             return
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -219,7 +219,9 @@ class ShowProgress(L.Callback):
         self.clock.settle()
         check_finite(pl_module, self.folder)
         figures = ""
-        if self._progress is not None or ranks.here().world > 1:  # all ranks read together
+        if (
+            self._progress is not None or distributed.this_rank().world_size > 1
+        ):  # all ranks read together
             figures = self._figures(pl_module.meters.read())
         if self._progress is not None:
             self._progress.update(
@@ -233,7 +235,7 @@ class ShowProgress(L.Callback):
         """Print the epoch where there is no bar; say where loading is what takes the time."""
         assert isinstance(pl_module, StudentModule)
         figures = self._figures(pl_module.meters.read())  # with several ranks, all read together
-        if ranks.here().rank:
+        if distributed.this_rank().rank:
             return
         if self._progress is None:
             say(self.console, f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {figures}")

@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from rlkd import ranks
+from rlkd import distributed
 from rlkd.config.options import TrainerOptions, probe_options
 from rlkd.data import (
     BatchLoader,
@@ -20,10 +20,10 @@ from rlkd.data import (
 from rlkd.data.datasets import Dataset
 from rlkd.data.fingerprint import fingerprint
 from rlkd.data.loaders.batch_plan import ALONE, leaves_one
+from rlkd.distributed import Rank
 from rlkd.engine.run_folder import RunFolder
 from rlkd.engine.shared_data import load
 from rlkd.errors import UserError
-from rlkd.ranks import Part
 from rlkd.text_files import read_object, write_object
 from rlkd.types import Batch
 
@@ -98,14 +98,16 @@ def train_loader(
 
     A last batch that would have one image a rank and pass is left out.
     """
-    part, images, dataset = ranks.here(), sets.train, sets.dataset
+    part, images, dataset = distributed.this_rank(), sets.train, sets.dataset
     shared: dict[str, Any] = {
         "batch_size": options.batch_size,
         "mean": dataset.mean,
         "std": dataset.std,
         "shuffle": True,
         "seed": seed,
-        "drop_last": leaves_one(len(images), options.batch_size, part.world * options.accumulate),
+        "drop_last": leaves_one(
+            len(images), options.batch_size, part.world_size * options.accumulate
+        ),
         "strong_view": strong_view,
         "memory_format": options.memory_format,
         "device": options.device,
@@ -123,7 +125,7 @@ def plain_loader(
     options: TrainerOptions,
     *,
     batch_size: int | None = None,
-    part: Part = ALONE,
+    part: Rank = ALONE,
 ) -> BatchLoader:
     """Make a loader of images as in evaluation, in order.
 
@@ -173,7 +175,7 @@ def example_batch(
 def share_unreadable(dataset: Dataset) -> None:
     """Report to all ranks the images that any could not decode; all call it together."""
     if dataset.unreadable is not None and dataset.unreadable.skips:
-        for places in ranks.said(list(dataset.unreadable.places)):
+        for places in distributed.gather_objects(list(dataset.unreadable.places)):
             dataset.unreadable.add(places)
 
 

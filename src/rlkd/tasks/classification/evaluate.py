@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rlkd import ranks
+from rlkd import distributed
 from rlkd.config.options import TrainerOptions
 from rlkd.data import Images
 from rlkd.data.datasets import Dataset
@@ -22,7 +22,7 @@ def score(network: nn.Module, images: Images, dataset: Dataset, options: Trainer
     """Score a network on a held-out set, in the run's precision; several ranks share it out."""
     network = network.to(options.device)
     with options.autocast():
-        batches = plain_loader(images, dataset, options, part=ranks.here())
+        batches = plain_loader(images, dataset, options, part=distributed.this_rank())
         return evaluate(network, batches, num_classes=dataset.num_classes)
 
 
@@ -54,7 +54,7 @@ def evaluate(network: nn.Module, batches: Iterable[Batch], *, num_classes: int) 
             loss = F.cross_entropy(logits, batch.target, reduction="sum")
             right = [(place < most).sum() for most in (1, min(5, num_classes))]
             totals += torch.stack([*right, loss, torch.ones_like(place).sum()])
-    top1, top5, loss, count = ranks.summed(totals).tolist()
+    top1, top5, loss, count = distributed.sum_over_ranks(totals).tolist()
     if not count:
         raise UserError(
             "there is nothing to score: no image of the set can be decoded, fix the data"

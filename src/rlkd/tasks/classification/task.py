@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from torch import nn
 
-from rlkd import arguments, models, ranks
+from rlkd import arguments, distributed, models
 from rlkd.config.settings import trusted_by
 from rlkd.data.datasets import Dataset
 from rlkd.engine import build
@@ -197,7 +197,7 @@ class PreparedClassification(Prepared):
         """Score the student on each held-out set, and write which images cannot be decoded."""
         scored = super().scores()
         share_unreadable(self.dataset)
-        ranks.first_alone(lambda: self.leave(self.folder))
+        distributed.on_rank_zero(lambda: self.leave(self.folder))
         return scored
 
     def enter(self, folder: RunFolder) -> None:
@@ -232,7 +232,7 @@ def _remarks(dataset: Dataset) -> list[str]:
 def _module(config: DictConfig, sets: Sets, options: build.TrainerOptions) -> StudentModule:
     objective = build.objective(config)
     student = build.network(config.student, "student", sets.dataset, trains=True)
-    if options.sync_batch_norm and ranks.here().world > 1:
+    if options.sync_batch_norm and distributed.this_rank().world_size > 1:
         student = synchronised(student, options.device)
     teacher, temperature = None, None
     if objective.needs_teacher:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
-from rlkd import ranks
+from rlkd import distributed
 from rlkd.data.detection.coco_set import CocoSet
 from rlkd.errors import UserError
 from rlkd.models.eval_mode import evaluating
@@ -108,12 +108,14 @@ def detect(
     numbered = enumerate(images.category_ids, start=1)
     category = {label: each for label, each in numbered if each in images.categories}
     of_row: dict[int, list[CocoResult]] = {}
-    part = ranks.here()
-    for rows in list(_alike(images.sizes, batch_size))[part.rank :: part.world]:
+    part = distributed.this_rank()
+    for rows in list(_alike(images.sizes, batch_size))[part.rank :: part.world_size]:
         batch = [as_input(images.image(row), device) for row in rows]
         for row, found in zip(rows, find(detector, batch, autocast=autocast), strict=True):
             of_row[row] = _as_coco(found, images.image_id(row), category)
-    of_row = {row: found for each in ranks.said(of_row) for row, found in each.items()}
+    of_row = {
+        row: found for each in distributed.gather_objects(of_row) for row, found in each.items()
+    }
     return [each for row in sorted(of_row) for each in of_row[row]]
 
 

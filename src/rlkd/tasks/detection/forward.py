@@ -12,7 +12,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 from torchvision.models.detection.transform import resize_boxes
 
-from rlkd import ranks
+from rlkd import distributed
 from rlkd.engine.forward import Forward, Forwarded, Head, Scored, rehearsed_temperatures
 from rlkd.engine.scoring import frozen_statistics, scoring
 from rlkd.errors import UserError
@@ -133,7 +133,10 @@ class DetectorForward(Forward):
     ) -> Float[Tensor, ""]:
         """Return what a source observes after an update: its own metric, or minus the loss."""
         if self.measured == "loss":
-            return -ranks.summed(self.loss(self.probe or batch)) / ranks.here().world
+            return (
+                -distributed.sum_over_ranks(self.loss(self.probe or batch))
+                / distributed.this_rank().world_size
+            )
         return super().performance(source, batch, forwarded)
 
     def around(self, batch: DetectionBatch) -> tuple[Regions, Int[Tensor, " regions"]]:

@@ -9,7 +9,7 @@ from rich.console import Console
 from torch import nn
 from torchvision.models.detection import FasterRCNN
 
-from rlkd import models, ranks
+from rlkd import distributed, models
 from rlkd.config.options import TrainerOptions
 from rlkd.config.settings import trusted_by
 from rlkd.data.detection.coco_set import CocoSet
@@ -253,7 +253,7 @@ class Detection(DetectionOptions):
     def _module(self, config: DictConfig, options: TrainerOptions, held: Held) -> StudentModule:
         objective = build.objective(config)
         student = self.network(config.student, "student", held.train)
-        if options.sync_batch_norm and ranks.here().world > 1:
+        if options.sync_batch_norm and distributed.this_rank().world_size > 1:
             student = cast(FasterRCNN, synchronised(student, options.device))
         for images in (held.train, held.test, held.validation, held.probe):
             if images is not None:
@@ -281,7 +281,7 @@ class Detection(DetectionOptions):
             group_by_aspect=self.group_by_aspect,
             workers=self.workers,
             device=options.device,
-            part=ranks.here(),
+            part=distributed.this_rank(),
             passes=options.accumulate,
         )
         probe = None if held.probe is None else whole_batch(held.probe, options.device)

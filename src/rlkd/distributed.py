@@ -1,7 +1,7 @@
-"""The processes that train one student together: who one is, and what all of them know.
+"""Collectives of the processes that train one student together.
 
-A process alone is rank 0 of 1, and everything here gives back what it got. Where there are several,
-each calls every function, in the same order: they meet in it.
+A process alone is rank 0 of 1, and every function returns its own input. Of several, each must call
+the same functions in the same order.
 """
 
 import hashlib
@@ -20,89 +20,89 @@ _Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """Which of several ranks one is."""
+class Rank:
+    """The rank of a process, and how many there are."""
 
     rank: int = 0
     """From 0."""
-    world: int = 1
-    """How many there are."""
+    world_size: int = 1
+    """Number of ranks."""
 
-    def of(self, rows: Tensor) -> Tensor:
-        """Return one's own rows of what all ranks share: as many for each, in their order.
+    def share_of(self, rows: Tensor) -> Tensor:
+        """Return this rank's share of rows: as many for each rank, in their order.
 
-        What is left over after the last whole multiple of `world` is nobody's.
+        Rows after the last whole multiple of `world_size` are left out.
         """
-        size = len(rows) // self.world
+        size = len(rows) // self.world_size
         return rows[self.rank * size : (self.rank + 1) * size]
 
 
-def here() -> Part:
-    """Return which rank this process is."""
+def this_rank() -> Rank:
+    """Return the rank of this process."""
     if not (distributed.is_available() and distributed.is_initialized()):
-        return Part()
-    return Part(distributed.get_rank(), distributed.get_world_size())
+        return Rank()
+    return Rank(distributed.get_rank(), distributed.get_world_size())
 
 
-def gathered(rows: Tensor) -> Tensor:
-    """Return the rows of all ranks one after the other. Each gives the same shape and type."""
-    part = here()
-    if part.world == 1:
+def gather_rows(rows: Tensor) -> Tensor:
+    """Return the rows of all ranks in their order. All must have the same shape and type."""
+    part = this_rank()
+    if part.world_size == 1:
         return rows
-    parts = [torch.empty_like(rows) for _ in range(part.world)]
+    parts = [torch.empty_like(rows) for _ in range(part.world_size)]
     distributed.all_gather(parts, rows.contiguous())
     return torch.cat(parts)
 
 
-def summed(values: Tensor) -> Tensor:
+def sum_over_ranks(values: Tensor) -> Tensor:
     """Return the sum over all ranks, of each element."""
-    if here().world == 1:
+    if this_rank().world_size == 1:
         return values
     total = values.clone()
     distributed.all_reduce(total)
     return total
 
 
-def greatest(value: Tensor) -> Tensor:
-    """Return the greatest over all ranks, of each element."""
-    if here().world == 1:
+def max_over_ranks(value: Tensor) -> Tensor:
+    """Return the maximum over all ranks, of each element."""
+    if this_rank().world_size == 1:
         return value
     most = value.clone()
     distributed.all_reduce(most, distributed.ReduceOp.MAX)
     return most
 
 
-def from_first(values: Tensor) -> Tensor:
-    """Return what rank 0 gives. Each gives the same shape and type."""
-    if here().world == 1:
+def broadcast_rows(values: Tensor) -> Tensor:
+    """Return the rows of rank 0. All must have the same shape and type."""
+    if this_rank().world_size == 1:
         return values
     given = values.clone()
     distributed.broadcast(given, src=0)
     return given
 
 
-def said(word: Any) -> list[Any]:
-    """Return what each rank says, in the order of the ranks: anything that pickles, and small."""
-    part = here()
-    if part.world == 1:
-        return [word]
-    words: list[Any] = [None] * part.world
-    distributed.all_gather_object(words, word)
-    return words
+def gather_objects(own: Any) -> list[Any]:
+    """Return the objects of all ranks, in their order; each must be small and pickle."""
+    part = this_rank()
+    if part.world_size == 1:
+        return [own]
+    found: list[Any] = [None] * part.world_size
+    distributed.all_gather_object(found, own)
+    return found
 
 
-def first_alone(act: Callable[[], _Result]) -> _Result:
-    """Let rank 0 do what only one may, and tell the others what came of it.
+def on_rank_zero(function: Callable[[], _Result]) -> _Result:
+    """Call a function on rank 0 alone, and return its result on every rank.
 
     Raises:
         UserError: on every rank, if it was raised on rank 0.
     """
-    if here().world == 1:
-        return act()
+    if this_rank().world_size == 1:
+        return function()
     outcome: list[Any] = [None, None]
-    if here().rank == 0:
+    if this_rank().rank == 0:
         try:
-            outcome[0] = act()
+            outcome[0] = function()
         except UserError as error:
             outcome[1] = str(error)
     distributed.broadcast_object_list(outcome, src=0)
@@ -111,15 +111,15 @@ def first_alone(act: Callable[[], _Result]) -> _Result:
     return outcome[0]
 
 
-def follow_first(module: nn.Module) -> None:
-    """Give a module's buffers, such as batch norms' statistics, the values of rank 0."""
-    if here().world > 1:
+def broadcast_buffers(module: nn.Module) -> None:
+    """Copy a module's buffers, such as batch norms' statistics, from rank 0 to all."""
+    if this_rank().world_size > 1:
         for buffer in module.buffers():
             distributed.broadcast(buffer, src=0)
 
 
-def keep_apart(module: nn.Module, tensors: Iterable[Tensor]) -> None:
-    """Have DistributedDataParallel leave parameters and buffers of a module to the ranks."""
+def exclude_from_ddp(module: nn.Module, tensors: Iterable[Tensor]) -> None:
+    """Exclude parameters and buffers of a module from DistributedDataParallel."""
     apart = {id(each) for each in tensors}
     parameters = module.named_parameters(remove_duplicate=False)
     buffers = module.named_buffers(remove_duplicate=False)
@@ -128,19 +128,19 @@ def keep_apart(module: nn.Module, tensors: Iterable[Tensor]) -> None:
 
 
 def require_alike(module: nn.Module, name: str) -> None:
-    """Find out whether a module is the same on every rank, to the bit.
+    """Require that a module is the same on every rank, to the bit.
 
     Raises:
         RanksDifferError: if it is not, naming the first rank that differs from rank 0.
     """
-    hashes = said(fingerprint(module))
+    hashes = gather_objects(fingerprint(module))
     for rank, each in enumerate(hashes):
         if each != hashes[0]:
             raise RanksDifferError(f"{name} of rank {rank} differs from that of rank 0")
 
 
 class RanksDifferError(Exception):
-    """Ranks hold something differently that they must hold alike: a bug, not a user's mistake."""
+    """Ranks differ in a state that must be the same: a bug, not a user's mistake."""
 
 
 def fingerprint(module: nn.Module) -> str:
@@ -165,18 +165,18 @@ def _hash_into(digest: Any, held: Any) -> None:
         digest.update(repr(held).encode())
 
 
-def tells() -> bool:
-    """Whether this process is the one that speaks to the user: rank 0, known before they meet."""
+def is_rank_zero() -> bool:
+    """Return whether this is rank 0, which reports to the user; known before the ranks meet."""
     return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
 
 
-def first_to_tell() -> bool:
-    """Whether no rank has told the user of a failure before, so that one message is enough."""
+def is_first_to_report() -> bool:
+    """Return whether no rank has reported a failure yet, so that only one message appears."""
     if not (distributed.is_available() and distributed.is_initialized()):
-        # What fails before the ranks have met may be one machine's: its first rank speaks.
+        # A failure before the ranks have met may be of one machine: its first rank reports it.
         return os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0"
     try:
         store = distributed.distributed_c10d._get_default_store()  # pyright: ignore[reportPrivateUsage]
-        return store.add("rlkd/told", 1) == 1
+        return store.add("rlkd/reported", 1) == 1
     except RuntimeError:  # the rank that kept the store is gone
         return True
