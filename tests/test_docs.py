@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hydra.utils import get_object
 from tests.training.runs import as_users_call, silent, tiny, write_teacher
 
 from rlkd.engine.run import distill
 from rlkd.errors import UserError
 
 ADDING = Path(__file__).parents[1] / "docs" / "adding.md"
+PACKAGE = Path(__file__).parents[1] / "src" / "rlkd"
 FILE = re.compile(r"^`(?P<path>\S+)`\n\n```(?:python|yaml)\n(?P<text>.*?)^```$", re.M | re.S)
 
 
@@ -62,3 +64,42 @@ def test_its_loss_and_its_source_train_a_student(folder: Path) -> None:
     assert (folder / "run" / "student.safetensors").is_file()
     assert 0 <= result.test.top1 <= 1
     assert "mine.cosine.Cosine" in (folder / "run" / "config.yaml").read_text()
+
+
+NAME = re.compile(r"`(rlkd(?:\.\w+)+)`")
+
+
+@pytest.mark.parametrize(
+    "page", ["architecture.md", "adding.md", "method.md", "scaling.md", "trust.md"]
+)
+def test_every_name_of_the_code_exists(page: str) -> None:
+    text = (ADDING.parent / page).read_text(encoding="utf-8")
+    names = {each for each in NAME.findall(text) if "mine" not in each}
+    assert names or page != "architecture.md"
+    for name in sorted(names):
+        assert get_object(name) is not None, name
+
+
+PLACE = re.compile(r"`(\w+/[\w/]+\.py)(?::(\w+)[\w.]*)?`")
+
+
+@pytest.mark.parametrize("page", sorted(path.name for path in ADDING.parent.glob("*.md")))
+def test_every_file_that_is_named_exists(page: str) -> None:
+    text = (ADDING.parent / page).read_text(encoding="utf-8")
+    for place, name in PLACE.findall(text):
+        if place.startswith(("mine", "test_", "benchmarks", "tests", "examples")):
+            continue
+        path = PACKAGE / place.removeprefix("src/rlkd/")
+        assert path.is_file(), place
+        assert not name or re.search(rf"^(class|def) {name}\b|^{name}\b", path.read_text(), re.M), (
+            name
+        )
+
+
+def test_the_map_names_every_room() -> None:
+    text = (ADDING.parent / "architecture.md").read_text(encoding="utf-8")
+    tree = text[text.index("src/rlkd/") : text.index("```", text.index("src/rlkd/"))]
+    rooms = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
+    assert rooms - {"configs"} <= set(re.findall(r"^  (\w+)/", tree, re.M))
+    readme = (ADDING.parents[1] / "README.md").read_text(encoding="utf-8")
+    assert tree in readme
