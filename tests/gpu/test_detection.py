@@ -47,10 +47,9 @@ AGENTS: dict[str, Callable[[], TemperatureSource]] = {
 def test_a_detector_steps_with_an_agent(name: str, performance: str, real: Place) -> None:
     source = AGENTS[name]()
     probe = real.put(batch_of(4, 5)) if name == "probe" else None
-    explorer = Explorer(
-        instances=8, num_classes=CLASSES, first_epoch=1, epochs=1, bands=Bands(selected=0.4)
-    )
-    made = watched(source, probe=probe, performance=performance, explorer=explorer)
+    bands = Bands(selected=0.4, mixed=(0.0, 0.0))
+    explorer = Explorer(instances=8, num_classes=CLASSES, first_epoch=1, epochs=1, bands=bands)
+    made = watched(source, probe=probe, measured=performance, explorer=explorer)
     real.put(made.distiller)
     explorer.active = True
     for row in range(4):

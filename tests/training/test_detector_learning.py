@@ -7,12 +7,15 @@ from tests.training.detection_parts import batch_of
 from tests.training.watched_detector import Spy, agent_of, watched
 
 from rlkd.agent import instance_state
+from rlkd.config.compose import configure
+from rlkd.engine import build
 from rlkd.exploration import Bands, Explorer
 
 
 def explorer() -> Explorer:
-    """Selects the two images of highest entropy of eight, in epoch 2."""
-    return Explorer(instances=8, num_classes=6, first_epoch=2, epochs=1, bands=Bands(selected=0.25))
+    """Selects the two images of highest entropy of eight, in epoch 2, and mixes none."""
+    bands = Bands(selected=0.25, mixed=(0.0, 0.0))
+    return Explorer(instances=8, num_classes=6, first_epoch=2, epochs=1, bands=bands)
 
 
 def test_the_agent_learns_from_regions_of_selected_images_alone() -> None:
@@ -49,11 +52,16 @@ def test_the_entropy_of_an_image_is_the_mean_of_its_regions() -> None:
     assert (expected[[1, 5, 6]] > 0).all()
 
 
-def test_no_image_is_mixed(monkeypatch: pytest.MonkeyPatch) -> None:
-    exploring = explorer()
+def test_no_image_is_mixed() -> None:
+    config = configure(["task=detection", "exploration.enabled=true", "exploration.epochs=1"])
+    exploring = build.explorer(
+        config.exploration, instances=8, num_classes=6, first_epoch=2, seed=0, mixes=False
+    )
+    assert exploring is not None
+    assert not exploring.mixed_rows
     made = watched(Spy(asks=False), explorer=exploring)
     exploring.start_epoch(2)
-    monkeypatch.setattr(exploring, "explore", None)
+    assert exploring.active
     batch = batch_of(0, 1)
     seen, _ = made.step(batch)
     assert made.batches[-1] is batch

@@ -256,6 +256,6 @@ def test_a_detector_of_one_stage_is_refused() -> None:
 
 @pytest.mark.parametrize("role", ["student", "teacher"])
 def test_other_classes_than_the_datas_are_refused(role: str) -> None:
-    told = f"the {role} tells 4 classes apart and the data have 6, the background counted: make"
+    told = f"the {role} has 4 classes and the data have 6, the background counted: make"
     with pytest.raises(UserError, match=told):
         ready(Objective({"kd": Term(losses.kd)}), **{role: make_detector(num_classes=4)})
