@@ -70,7 +70,7 @@ def test_every_verb_works_with_names_that_would_be_obeyed(
         assert (code, told.err) == (0, ""), words
         assert all_plain(told.out)
         assert printable(OUTPUT) in told.out or words[0] == "evaluate"
-    class_names = json.loads((here / OUTPUT / FILE).read_text(encoding="utf-8"))
+    class_names = json.loads((here / OUTPUT / FILE).read_text(encoding="utf-8"))["class_names"]
     assert class_names == sorted(NAMES)
     with (here / f"{OUTPUT} said" / "predictions.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.reader(file))

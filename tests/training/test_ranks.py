@@ -54,7 +54,7 @@ def both(place: Path, teacher: Path) -> Ranks:
         | {"PYTHONPATH": f"{root}{os.pathsep}{root / 'src'}", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=500,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return [torch.load(place / f"rank{rank}.pt", weights_only=False) for rank in range(2)]
@@ -87,7 +87,7 @@ def test_two_ranks_are_one_process_on_the_whole_batch(
         assert_close(first["entropy"], alone["entropy"], atol=1e-4, rtol=0, equal_nan=True)
     for one, other in zip(first["metrics"], alone["metrics"], strict=True):
         terms = [each for each in other if each.startswith("train/loss")]
-        assert len(terms) == 3  # the loss, cross-entropy and KD
+        assert {"train/loss_cross_entropy", "train/loss_kd"} < {*terms}
         for column in (*terms, "train/accuracy", "test/top1", "test/ap", "temperature/mean"):
             assert one.get(column) == pytest.approx(other.get(column), abs=1e-4), column
 
