@@ -45,6 +45,14 @@ def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
+def test_a_message_without_end_is_cut_in_its_middle(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", f"seed={'9' * 5000}"]) == 2
+    line = capsys.readouterr().err
+    assert len(line) < 2100
+    assert line.startswith("rlkd: seed=999")
+    assert "give " in line[-500:]
+
+
 def test_an_error_is_one_line_whatever_was_given(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", "trainer.epoch\n=a\u2028b"]) == 2
     told = capsys.readouterr().err

@@ -26,6 +26,8 @@ _BLOCK = re.compile(
 """What makes a list, a quotation or a heading of a line that begins with it."""
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 _FORMULA = re.compile(r"[\t\r\n]|\s*[-=+@'＝＋－＠]")  # noqa: RUF001, spreadsheets take these too
+_LONGEST = 2000
+"""Characters of a message."""
 
 
 def printable(text: str) -> str:
@@ -34,8 +36,10 @@ def printable(text: str) -> str:
 
 
 def one_line(message: str) -> str:
-    """Return a message, which others may have written in several lines, as one."""
-    return printable(_BREAKS.sub(" ", message.strip()))
+    """Return a message as one line that can be read: of a longer one the beginning and the end."""
+    line = printable(_BREAKS.sub(" ", message.strip()))
+    half = _LONGEST // 2
+    return line if len(line) <= _LONGEST else f"{line[:half]} ... {line[-half:]}"
 
 
 def say(console: "Console", line: str) -> None:
