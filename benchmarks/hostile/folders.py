@@ -148,7 +148,7 @@ def _spoil(draw: Random, place: Place, folder: Path) -> str:
                 images.special(path, what := draw.choice(images.SPECIAL))
         return f"{path.name} {what}"
     path = folder / draw.choice([each for each in TEXTS if (folder / each).is_file()])
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8", errors="replace")
     what = draw.choice(
         ("values", "values", "values", "text", "bytes", "deep", "special", "gone", "code")
     )

@@ -12,6 +12,7 @@ from torch import Tensor
 from rlkd.data.detection.annotation_checks import ImageTable
 from rlkd.data.images import ImageReader, image_bytes, orientation
 from rlkd.errors import UserError
+from rlkd.reporting.escaping import printable
 
 _SHOWN = 200
 
@@ -88,7 +89,7 @@ def check_files(folder: Path, annotations: Path, table: ImageTable) -> None:
             missing.append(row)
     if missing:
         first = missing[0]
-        named = f"{table.file_name[first][:_SHOWN]} (image {int(table.identity[first])})"
+        named = f"{printable(table.file_name[first][:_SHOWN])} (image {int(table.identity[first])})"
         raise UserError(
             f"{len(missing)} of the {len(table.file_name)} images of {annotations}, first of them "
             f"{named}, are not in {folder}: complete the folder, correct the path, or "
