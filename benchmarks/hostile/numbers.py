@@ -90,14 +90,15 @@ def _loss(draw: Random) -> Case:
     )
     student, teacher = (tensors.logits(draw, rows, classes) for _ in range(2))
     target, given = tensors.target(draw, rows, classes), tensors.temperature(draw, rows)
-    if not checked and target.dtype == torch.int64 and target.layout is torch.strided:
-        target = target.clamp(0, max(classes - 1, 0))  # a run has checked its labels by then
     in_order = draw.random() < 0.8
     if not in_order:
         student, teacher = (
             tensors.odd(draw, each) if draw.random() < 0.6 and each.dim() == 2 else each
             for each in (student, teacher)
         )
+    if not checked and target.dtype == torch.int64 and target.layout is torch.strided:
+        columns = student.shape[-1] if student.dim() else 0
+        target = target.clamp(0, max(columns - 1, 0))  # a run has checked its labels by then
     wanted = student.is_floating_point() and student.layout is torch.strided
     student = student.detach().requires_grad_(wanted)
     options: dict[str, Any] = {}

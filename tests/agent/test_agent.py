@@ -252,7 +252,7 @@ def test_every_option_is_a_keyword() -> None:
     [
         ({"update_interval": 0}, "update_interval=0: give a whole number of at least 1"),
         ({"warmup_epochs": -1}, "warmup_epochs=-1: give a whole number of at least 0"),
-        ({"base_temperature": 12.0}, "base_temperature=12.0: give a number above 0, below 10"),
+        ({"base_temperature": 12.0}, "base_temperature=12.0: give a number from 0.05 to below 10"),
         ({"max_temperature": -2.0}, "max_temperature=-2.0: give a number above 0"),
         ({"reward_source": "luck"}, "reward source=luck: choose one of"),
     ],

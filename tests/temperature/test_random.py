@@ -104,10 +104,15 @@ def test_a_record_without_temperatures_is_refused(tmp_path: Path, text: str) -> 
 
 @pytest.mark.parametrize(
     "options",
-    [{"base_temperature": 0.0}, {"base_temperature": 10.0}, {"initial_std": 0.0}],
+    [
+        {"base_temperature": 0.0},
+        {"base_temperature": 0.049},
+        {"base_temperature": 10.0},
+        {"initial_std": 0.0},
+    ],
 )
 def test_impossible_values_are_refused(options: dict[str, float]) -> None:
-    with pytest.raises(UserError, match=f"{next(iter(options))}=.*: give a number above 0, "):
+    with pytest.raises(UserError, match=f"{next(iter(options))}=.*: give a number (above|from) 0"):
         RandomTemperature(**options)  # pyright: ignore[reportArgumentType]
 
 

@@ -47,7 +47,7 @@ class TemperatureAgent(TemperatureSource):
     a weight so. `diagnostics` counts them: `bad_rows`, `rewards_left_out`, `update_left_out`.
 
     Args:
-        base_temperature: T before anything is learnt, in (0, max_temperature).
+        base_temperature: T before anything is learnt, in [0.05, max_temperature).
         max_temperature: T_max; every T lies in [0.05, T_max).
         reward_source: `next_batch` (the paper's), `same_batch` or `probe`; see `Reward`.
         metric: `accuracy` or `loss`.

@@ -34,7 +34,7 @@ class Learner(nn.Module):
     what acts.
 
     Args:
-        base_temperature: where T starts, in (0, max_temperature).
+        base_temperature: where T starts, in [0.05, max_temperature).
         max_temperature: T_max, above 0.
         initial_std: standard deviation of u before anything is learnt, above 0.
         hidden: width of the actor's and the critic's layers.

@@ -23,10 +23,11 @@ def check_policy(base_temperature: float, max_temperature: float, initial_std: f
     """Refuse numbers that a policy cannot start from.
 
     Raises:
-        UserError: unless 0 < base_temperature < max_temperature and initial_std is above 0.
+        UserError: unless 0.05 <= base_temperature < max_temperature and initial_std is above 0.
     """
-    arguments.number("max_temperature", max_temperature, above=0)
-    arguments.number("base_temperature", base_temperature, above=0, below=max_temperature)
+    least = TEMPERATURE_FLOOR
+    arguments.number("max_temperature", max_temperature, above=least)
+    arguments.number("base_temperature", base_temperature, least=least, below=max_temperature)
     arguments.number("initial_std", initial_std, above=0)
 
 
