@@ -199,3 +199,21 @@ def test_a_panel_spans_the_epochs_of_every_run(arms: Arms) -> None:
     """The agent begins in the second of three epochs, and the axis in the first."""
     chart = charts.reward({"rlkd": arms["rlkd"]}).svg or ""
     assert {"1", "2", "3"} <= {*words(chart)}
+
+
+@pytest.mark.parametrize(
+    ("terms", "named"),
+    [({"kd": 3.0, "cross_entropy": 1.0}, {"loss", "kd", "cross entropy"}), ({"kd": 4.0}, {"loss"})],
+)
+def test_the_loss_is_drawn_with_its_terms_where_it_has_several(
+    make_result: Callable[..., Result], terms: dict[str, float], named: set[str]
+) -> None:
+    row = {"epoch": 1.0, "train/loss": 4.0} | {f"train/loss_{k}": v for k, v in terms.items()}
+    run = RunRecord(Path("run"), make_result(), [row, row | {"epoch": 2.0}], None)
+    chart = charts.losses({"an arm": [run]}).svg or ""
+    assert {"loss", "kd", "cross entropy"} & {*words(chart)} == named
+    assert "an arm" in words(chart)
+
+
+def test_runs_without_a_loss_have_no_chart_of_it(runs: list[RunRecord]) -> None:
+    assert charts.losses({"an arm": runs}).svg is None

@@ -4,7 +4,7 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import cycle, product
 from typing import Any, TypeVar
 
 import numpy as np
@@ -33,6 +33,8 @@ HEIGHT = 340.0
 TAIL, LEAST_TAIL = 0.1, 4
 QUANTILES = ("p05", "p25", "p50", "p75", "p95")
 VARIES = 1e-6
+DASHES = ("-", "--", ":")
+_TERM = "train/loss_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,39 +196,36 @@ def reward(arms: Arms) -> Picture:
     if not found:
         return Picture(title, None, "No run recorded rewards: no arm has a learning agent.")
     shown = {label: arms[label] for label in found}
-    curves = [line.curve for lines in found.values() for line in lines]
-    low, high = min(c.low.min() for c in curves), max(c.high.max() for c in curves)
-    log = low > 0 and high > 20 * low
-    power = 0 if log or high <= 0 else math.floor(math.log10(high))
-    power = power if power < -2 else 0
     name = "standard deviation of the reward over instances"
-    name += f", \N{MULTIPLICATION SIGN}{plotting.short(10.0**power)}" if power else ""
-    epochs = _epochs(found, arms)
-    size = plotting.half_size(len(found), 250.0, 300.0)
-
-    def draw(figure: Figure) -> None:
-        for axes, (label, lines) in (panels := _panels(figure, found, sharey=True)):
-            if log:
-                axes.set_yscale("log")
-            plotting.plot(axes, lines, name, label, epochs=epochs)
-            if log:
-                subs = (1.0,) if high > 300 * low else (1.0, 2.0, 5.0)
-                axes.yaxis.set_major_locator(LogLocator(subs=subs))
-                axes.yaxis.set_minor_locator(NullLocator())
-            else:
-                axes.update_datalim([(epochs[0], 0.0)])
-            axes.yaxis.set_major_formatter(
-                lambda y, _: plotting.short(y) if log else f"{y / 10.0**power:,g}"
-            )
-        for axes, (_, lines) in panels:
-            plotting.name_ends(axes, lines, 250.0)
-
     caption = (
         "The spread of the rewards of instances when each batch's reward is divided evenly, and "
         f"after calibration{_band_words(shown)}; where the lines coincide, calibration "
         f"distinguished no instance from another{_sum_error(shown)}."
     )
-    return Picture(title, plotting.svg(title, size, draw), caption)
+    return Picture(title, _lines_by_arm(title, found, name, _epochs(found, arms)), caption)
+
+
+def losses(arms: Arms) -> Picture:
+    """Plot the training loss, and its terms where it has several."""
+    title = "The training loss and its terms"
+    keys = (key for runs in arms.values() for run in runs for row in run.metrics for key in row)
+    terms = [key for key in dict.fromkeys(keys) if key.startswith(_TERM)]
+    found: dict[str, list[Line]] = {}
+    for label, runs in arms.items():
+        whole = Line("loss", over_seeds(runs, "train/loss"), INK)
+        parts = [
+            Line(term.removeprefix(_TERM).replace("_", " "), over_seeds(runs, term), colour, dash)
+            for term, (dash, colour) in zip(terms, cycle(product(DASHES, PALETTE[:-1])), strict=False)
+        ]
+        parts = [part for part in parts if len(part.curve.epoch)]
+        found[label] = [whole, *(parts if len(parts) > 1 else ())] if len(whole.curve.epoch) else []
+    found = {label: lines for label, lines in found.items() if lines}
+    if not found:
+        return Picture(title, None, "No run recorded its training loss.")
+    shown = {label: arms[label] for label in found}
+    caption = f"Means over the instances of an epoch, each term weighted{_band_words(shown)}."
+    name = "loss on the training images"
+    return Picture(title, _lines_by_arm(title, found, name, _epochs(found, arms)), caption)
 
 
 def every_seed(comparison: Comparison) -> Picture:
@@ -268,6 +267,37 @@ def every_seed(comparison: Comparison) -> Picture:
     return Picture(title, plotting.svg(title, size, draw), caption)
 
 
+def _lines_by_arm(
+    title: str, found: Mapping[str, Sequence[Line]], name: str, epochs: Sequence[float]
+) -> str:
+    """Draw one plot an arm, on one scale: from zero, or by powers of ten where that shows more."""
+    curves = [line.curve for lines in found.values() for line in lines]
+    low, high = min(c.low.min() for c in curves), max(c.high.max() for c in curves)
+    log = low > 0 and high > 20 * low
+    power = 0 if log or high <= 0 else math.floor(math.log10(high))
+    power = power if power < -2 else 0
+    name += f", \N{MULTIPLICATION SIGN}{plotting.short(10.0**power)}" if power else ""
+
+    def draw(figure: Figure) -> None:
+        for axes, (label, lines) in (panels := _panels(figure, found, sharey=True)):
+            if log:
+                axes.set_yscale("log")
+            plotting.plot(axes, lines, name, label, epochs=epochs)
+            if log:
+                subs = (1.0,) if high > 300 * low else (1.0, 2.0, 5.0)
+                axes.yaxis.set_major_locator(LogLocator(subs=subs))
+                axes.yaxis.set_minor_locator(NullLocator())
+            else:
+                axes.update_datalim([(epochs[0], 0.0)])
+            axes.yaxis.set_major_formatter(
+                lambda y, _: plotting.short(y) if log else f"{y / 10.0**power:,g}"
+            )
+        for axes, (_, lines) in panels:
+            plotting.name_ends(axes, lines, 250.0)
+
+    return plotting.svg(title, plotting.half_size(len(found), 250.0, 300.0), draw)
+
+
 def _panels(
     figure: Figure, found: Mapping[str, T], *, sharey: bool = False
 ) -> list[tuple[Axes, tuple[str, T]]]:
@@ -277,7 +307,7 @@ def _panels(
 def _line(arms: Arms, label: str, curve: Curve) -> Line:
     """Return a curve in the arm's own colour; the dashes change where the colours repeat."""
     turn, place = divmod(list(arms).index(label), len(PALETTE))
-    return Line(label, curve, PALETTE[place], ("-", "--", ":")[turn % 3])
+    return Line(label, curve, PALETTE[place], DASHES[turn % 3])
 
 
 def _lines(arms: Arms, column: str) -> list[Line]:

@@ -93,6 +93,7 @@ def write_report(
     drawn = [
         charts.headline(arms, kind),
         *charts.others(arms, kind),
+        charts.losses(arms),
         charts.temperature(arms),
         charts.policy(arms),
         charts.reward(arms),

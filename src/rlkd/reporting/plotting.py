@@ -17,6 +17,7 @@ import matplotlib.style
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -40,8 +41,6 @@ STYLE = {
     "text.parse_math": False,
     "text.color": INK,
     "font.size": 12,
-    "figure.constrained_layout.wspace": 0.03,
-    "figure.constrained_layout.hspace": 0.04,
     "axes.autolimit_mode": "round_numbers",
     "axes.xmargin": 0,
     "axes.ymargin": 0,
@@ -108,10 +107,11 @@ def svg(title: str, size: tuple[float, float], draw: Callable[[Figure], None]) -
     with matplotlib.style.context(["default", own]), warnings.catch_warnings():
         # The reader's fonts draw the text, so it does not matter which glyphs are missing here.
         warnings.filterwarnings("ignore", "Glyph")
-        figure = Figure((size[0] / 72, size[1] / 72), layout="constrained")
+        figure = Figure((size[0] / 72, size[1] / 72))
         draw(figure)
+        figure.tight_layout(pad=0.4, h_pad=1.5, w_pad=1.5)
         file = io.StringIO()
-        figure.savefig(file, format="svg", metadata={"Title": title, "Date": None})
+        FigureCanvasSVG(figure).print_svg(file, metadata={"Title": title, "Date": None})
     text = file.getvalue()
     text = text[text.index("<svg") :]
     label = f' role="img" aria-label="{escape(title)}"'
