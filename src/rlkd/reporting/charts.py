@@ -210,12 +210,13 @@ def losses(arms: Arms) -> Picture:
     title = "The training loss and its terms"
     keys = (key for runs in arms.values() for run in runs for row in run.metrics for key in row)
     terms = [key for key in dict.fromkeys(keys) if key.startswith(_TERM)]
+    looks = list(zip(terms, cycle(product(DASHES, PALETTE[:-1])), strict=False))
     found: dict[str, list[Line]] = {}
     for label, runs in arms.items():
         whole = Line("loss", over_seeds(runs, "train/loss"), INK)
         parts = [
             Line(term.removeprefix(_TERM).replace("_", " "), over_seeds(runs, term), colour, dash)
-            for term, (dash, colour) in zip(terms, cycle(product(DASHES, PALETTE[:-1])), strict=False)
+            for term, (dash, colour) in looks
         ]
         parts = [part for part in parts if len(part.curve.epoch)]
         found[label] = [whole, *(parts if len(parts) > 1 else ())] if len(whole.curve.epoch) else []

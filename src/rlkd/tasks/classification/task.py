@@ -12,18 +12,20 @@ from rlkd import arguments, distributed, models
 from rlkd.config.settings import trusted_by
 from rlkd.data.datasets import Dataset
 from rlkd.engine import build
+from rlkd.engine.assembly import TaskParts, assemble
 from rlkd.engine.class_names import check_run_order
 from rlkd.engine.compile import compiled
 from rlkd.engine.finished_run import require_student, with_weights
-from rlkd.engine.module import StudentModule
+from rlkd.engine.forward import Forward
+from rlkd.engine.module import EpochLoader, StudentModule
 from rlkd.engine.normalisation import renormalisation, resolution
 from rlkd.engine.rank_checks import require_same_data
 from rlkd.engine.run_folder import RunFolder
 from rlkd.engine.scoring import probe_for
-from rlkd.engine.sync_norm import synchronised
 from rlkd.engine.task import Asked, Exportable, Prepared
 from rlkd.errors import UserError
 from rlkd.exploration import Explorer
+from rlkd.losses import Objective
 from rlkd.models import Teacher
 from rlkd.reporting import AnyScores, ImageCounts
 from rlkd.reporting.escaping import say
@@ -44,6 +46,7 @@ from rlkd.tasks.classification.evaluate import score
 from rlkd.tasks.classification.export import exportable_classifier
 from rlkd.tasks.classification.forward import prepare_forward
 from rlkd.tasks.classification.predict import predict_classes
+from rlkd.temperature import TemperatureSource
 from rlkd.types import Batch
 
 
@@ -80,7 +83,7 @@ class Classification:
         )
         folder = RunFolder(Path(config.output))
         check_run_order(folder, sets.dataset.class_names)
-        module = _module(config, sets, options)
+        module = assemble(config, options, _Parts(config, sets, options))
         compiled(module, options)
         return PreparedClassification(module, sets, options, folder)
 
@@ -229,50 +232,45 @@ def _remarks(dataset: Dataset) -> list[str]:
     return [unreadable.told] if unreadable is not None and unreadable.told else []
 
 
-def _module(config: DictConfig, sets: Sets, options: build.TrainerOptions) -> StudentModule:
-    objective = build.objective(config)
-    student = build.network(config.student, "student", sets.dataset, trains=True)
-    if options.sync_batch_norm and distributed.this_rank().world_size > 1:
-        student = synchronised(student, options.device)
-    teacher, temperature = None, None
-    if objective.needs_teacher:
-        teacher = build.teacher(config.teacher, sets.dataset, options, fuse=not objective.taps)
-        temperature = build.temperature(config, num_classes=sets.dataset.num_classes)
-        if teacher is None:
+class _Parts(TaskParts):
+    mixes = True
+
+    def __init__(self, config: DictConfig, sets: Sets, options: build.TrainerOptions) -> None:
+        self.config, self.sets, self.options = config, sets, options
+        self.instances, self.num_classes = len(sets.train), sets.dataset.num_classes
+
+    def student(self) -> nn.Module:
+        made = build.network(self.config.student, "student", self.sets.dataset, trains=True)
+        layout = self.options.memory_format
+        return made.to(memory_format=layout)  # pyright: ignore[reportCallIssue]
+
+    def teacher(self, objective: Objective) -> Teacher:
+        node, fuse = self.config.teacher, not objective.taps
+        made = build.teacher(node, self.sets.dataset, self.options, fuse=fuse)
+        if made is None:
             raise UserError("this method needs a teacher: give teacher=resnet56, or method=alone")
-    first_epoch = getattr(temperature, "warmup_epochs", 0) + 1
-    explorer = build.explorer(
-        config.exploration,
-        instances=len(sets.train),
-        num_classes=sets.dataset.num_classes,
-        first_epoch=first_epoch,
-        seed=config.seed,
-    )
-    student = student.to(memory_format=options.memory_format)  # pyright: ignore[reportCallIssue]
-    forward_pass = prepare_forward(
-        objective,
-        student,
-        teacher,
-        batch=example_batch(sets, options, strong_view=objective.strong),
-        train_targets=sets.train.target,
-        num_classes=sets.dataset.num_classes,
-        temperature=temperature,
-        mixes=teacher is not None and explorer is not None and explorer.mixed_rows > 0,
-        probe=probe_for(temperature, probe_batch(sets, options)),
-    )
-    loader = train_loader(sets, options, seed=config.seed, strong_view=objective.strong)
-    steps = len(loader) // options.accumulate
-    scheduler, schedule_by = build.scheduler(config, steps_per_epoch=steps)
-    return StudentModule(
-        student=student,
-        forward_pass=forward_pass,
-        loader=loader,
-        objective=objective,
-        optimizer=build.optimizer(config),
-        scheduler=scheduler,
-        schedule_by=schedule_by,
-        teacher=teacher,
-        temperature=temperature,
-        explorer=None if teacher is None else explorer,
-        accumulate=options.accumulate,
-    )
+        return made
+
+    def forward_pass(
+        self,
+        objective: Objective,
+        student: nn.Module,
+        teacher: Teacher | None,
+        temperature: TemperatureSource | None,
+        explorer: Explorer | None,
+    ) -> Forward:
+        return prepare_forward(
+            objective,
+            student,
+            teacher,
+            batch=example_batch(self.sets, self.options, strong_view=objective.strong),
+            train_targets=self.sets.train.target,
+            num_classes=self.num_classes,
+            temperature=temperature,
+            mixes=explorer is not None and explorer.mixed_rows > 0,
+            probe=probe_for(temperature, probe_batch(self.sets, self.options)),
+        )
+
+    def loader(self, objective: Objective) -> EpochLoader:
+        seed, strong = self.config.seed, objective.strong
+        return train_loader(self.sets, self.options, seed=seed, strong_view=strong)

@@ -76,6 +76,12 @@ class DetectionOptions:
         """How both detectors are built, without what is left to the network."""
         return {name: value for name, value in self.detector.items() if value is not None}
 
+    @property
+    def published(self) -> list[str]:
+        """Which of teacher and student have published weights, as whole detectors."""
+        given = {"teacher": self.teacher_pretrained, "student": self.student_pretrained}
+        return [role for role, weights in given.items() if weights == "coco"]
+
 
 def _refused(options: DetectionOptions, name: str, fix: str) -> UserError:
     return UserError(f"task.{name}={getattr(options, name)}: {fix}")

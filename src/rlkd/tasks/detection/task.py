@@ -15,15 +15,18 @@ from rlkd.config.settings import trusted_by
 from rlkd.data.detection.coco_set import CocoSet
 from rlkd.data.detection.loader import DetectionLoader
 from rlkd.engine import build
+from rlkd.engine.assembly import TaskParts, assemble
 from rlkd.engine.class_names import check_order, check_run_order
 from rlkd.engine.finished_run import require_student, with_weights
-from rlkd.engine.module import StudentModule
+from rlkd.engine.forward import Forward
+from rlkd.engine.module import EpochLoader, StudentModule
 from rlkd.engine.rank_checks import require_same_data
 from rlkd.engine.run_folder import RunFolder
 from rlkd.engine.scoring import probe_for
-from rlkd.engine.sync_norm import synchronised
 from rlkd.engine.task import Asked, Exportable, Prepared
 from rlkd.errors import UserError, notice
+from rlkd.exploration import Explorer
+from rlkd.losses import Objective
 from rlkd.models import Teacher, create_detector
 from rlkd.reporting import AnyScores, ImageCounts, class_by_class, in_full, print_cells
 from rlkd.reporting.escaping import say
@@ -120,14 +123,14 @@ class Detection(DetectionOptions):
         sizes = {"training images": held.train.sizes, "test images": held.test.sizes}
         require_same_data(sizes, held.train.output_names)
         check_run_order(RunFolder(Path(config.output)), held.train.output_names)
-        module = self._module(config, options, held)
+        module = assemble(config, options, _Parts(self, config, held, options))
         return PreparedDetection(module, held, options)
 
     def score_checkpoints(
         self, config: DictConfig, options: TrainerOptions, console: Console
     ) -> dict[str, AnyScores]:
         """Score the checkpoints that are given on the test set, by role, and print them."""
-        given = build.given_checkpoints(config, published=self._published())
+        given = build.given_checkpoints(config, published=self.published)
         test = detection_sets(config).test
         require_objects(test, "test")
         scored: dict[str, AnyScores] = {}
@@ -243,95 +246,84 @@ class Detection(DetectionOptions):
         return made
 
     def _student_data(self, config: DictConfig) -> CocoSet:
-        require_student(config, published=self._published())
+        require_student(config, published=self.published)
         return detection_sets(config).test
 
-    def _published(self) -> list[str]:
-        """Return the roles whose whole detectors have published weights."""
-        return [each for each in _ROLES if getattr(self, f"{each}_pretrained") == "coco"]
 
-    def _module(self, config: DictConfig, options: TrainerOptions, held: Held) -> StudentModule:
-        objective = build.objective(config)
-        student = self.network(config.student, "student", held.train)
-        if options.sync_batch_norm and distributed.this_rank().world_size > 1:
-            student = cast(FasterRCNN, synchronised(student, options.device))
+class _Parts(TaskParts):
+    mixes = False
+
+    def __init__(
+        self, task: Detection, config: DictConfig, held: Held, options: TrainerOptions
+    ) -> None:
+        self.task, self.config, self.held, self.options = task, config, held, options
+        self.instances, self.num_classes = len(held.train), held.train.num_classes
+
+    def student(self) -> nn.Module:
+        held = self.held
+        made = self.task.network(self.config.student, "student", held.train)
         for images in (held.train, held.test, held.validation, held.probe):
             if images is not None:
-                check_sizes(images, student)
-        teacher, temperature = None, None
-        if objective.needs_teacher:
-            teacher = self._teacher(config, held)
-            temperature = build.temperature(config, num_classes=held.train.num_classes)
-            self._check_reward(temperature, config.temperature.get("reward_source"))
-        first_epoch = getattr(temperature, "warmup_epochs", 0) + 1
-        explorer = build.explorer(
-            config.exploration,
-            instances=len(held.train),
-            num_classes=held.train.num_classes,
-            first_epoch=first_epoch,
-            seed=config.seed,
-            mixes=False,
-        )
-        loader = DetectionLoader(
-            held.train,
-            batch_size=options.batch_size,
-            shuffle=True,
-            seed=config.seed,
-            flip=self.flip,
-            group_by_aspect=self.group_by_aspect,
-            workers=self.workers,
-            device=options.device,
-            part=distributed.this_rank(),
-            passes=options.accumulate,
-        )
-        probe = None if held.probe is None else whole_batch(held.probe, options.device)
-        forward_pass = prepare_forward(
-            objective,
-            student,
-            teacher,
-            batch=example_batch(held.train),
-            num_classes=held.train.num_classes,
-            temperature=temperature,
-            probe=probe_for(temperature, probe),
-            measured=self.performance,
-        )
-        scheduler, schedule_by = build.scheduler(
-            config, steps_per_epoch=len(loader) // options.accumulate
-        )
-        return StudentModule(
-            student=student,
-            forward_pass=forward_pass,
-            loader=loader,
-            objective=objective,
-            optimizer=build.optimizer(config),
-            scheduler=scheduler,
-            schedule_by=schedule_by,
-            teacher=teacher,
-            temperature=temperature,
-            explorer=None if teacher is None else explorer,
-            accumulate=options.accumulate,
-        )
+                check_sizes(images, made)
+        return made
 
-    def _teacher(self, config: DictConfig, held: Held) -> Teacher:
-        node = config.teacher
+    def teacher(self, objective: Objective) -> Teacher:
+        node = self.config.teacher
         if node.name is None:
             raise UserError(
                 "this method needs a teacher: give teacher=fasterrcnn_resnet50, or method=alone"
             )
-        if node.checkpoint is None and "teacher" not in self._published():
+        if node.checkpoint is None and "teacher" not in self.task.published:
             raise UserError(
                 f"the teacher {node.name} has no weights: give teacher.checkpoint=FILE (make one "
                 f"with `rlkd train task=detection student={node.name} ...`)"
             )
-        loaded = self.network(node, "teacher", held.train, trains=False)
+        loaded = self.task.network(node, "teacher", self.held.train, trains=False)
         return Teacher(loaded, sha256=models.weights_sha256(loaded))
 
-    def _check_reward(self, temperature: TemperatureSource, reward_source: str | None) -> None:
+    def forward_pass(
+        self,
+        objective: Objective,
+        student: nn.Module,
+        teacher: Teacher | None,
+        temperature: TemperatureSource | None,
+        explorer: Explorer | None,
+    ) -> Forward:
+        if temperature is not None:
+            self._check_reward(temperature)
+        held = self.held.probe
+        probe = None if held is None else whole_batch(held, self.options.device)
+        return prepare_forward(
+            objective,
+            cast(FasterRCNN, student),
+            teacher,
+            batch=example_batch(self.held.train),
+            num_classes=self.num_classes,
+            temperature=temperature,
+            probe=probe_for(temperature, probe),
+            measured=self.task.performance,
+        )
+
+    def loader(self, objective: Objective) -> EpochLoader:
+        return DetectionLoader(
+            self.held.train,
+            batch_size=self.options.batch_size,
+            shuffle=True,
+            seed=self.config.seed,
+            flip=self.task.flip,
+            group_by_aspect=self.task.group_by_aspect,
+            workers=self.task.workers,
+            device=self.options.device,
+            part=distributed.this_rank(),
+            passes=self.options.accumulate,
+        )
+
+    def _check_reward(self, temperature: TemperatureSource) -> None:
         """Refuse a reward whose one measurement would be a loss and the other an accuracy."""
-        if self.performance == "loss" and reward_source and not temperature.needs_probe:
+        source = self.config.temperature.get("reward_source")
+        if self.task.performance == "loss" and source and not temperature.needs_probe:
             raise UserError(
-                "task.performance=loss is measured on a probe, not by "
-                f"reward_source={reward_source}: "
+                f"task.performance=loss is measured on a probe, not by reward_source={source}: "
                 "give temperature.reward_source=probe, or task.performance=foreground"
             )
 
