@@ -25,6 +25,18 @@ WORDS = ["data.image_size=8", "data.resize=9", "data.workers=0", "trainer.batch_
 _SMALL = [each for each in SMALL if not each.startswith(("data", "probe"))]
 
 
+class Sound(Random):
+    """Draws what is in order: the first of each choice, and no rare event."""
+
+    def choice(self, seq: Any) -> Any:
+        """Return the first."""
+        return seq[0]
+
+    def random(self) -> float:
+        """Return a number that is seldom drawn."""
+        return 0.99
+
+
 def prepare(shared: Path) -> None:
     """Write images of each format, to put in shards."""
     images.prepare(shared)
@@ -142,9 +154,9 @@ def make_parquet(draw: Random, place: Place) -> Case:
         file = root / f"{split}-0.parquet"
         plain, rows = draw.random() < 0.5, draw.choice((12, 12, 12, 1, 0))
         try:
-            _write_parquet(Random(1) if plain else draw, place, file, 12 if plain else rows)
+            _write_parquet(Sound() if plain else draw, place, file, 12 if plain else rows)
         except (pa.ArrowException, ValueError, TypeError, OverflowError):  # which it cannot hold
-            _write_parquet(Random(1), place, file, 12)
+            _write_parquet(Sound(), place, file, 12)
     words = "built"
     if draw.random() < 0.6:
         file = draw.choice(sorted(root.iterdir()))
@@ -358,9 +370,9 @@ def make_tar(draw: Random, place: Place) -> Case:
     for each in ("train", "val"):
         file = root / f"{each}-0.tar"
         try:
-            words.append(_write_tar(draw if draw.random() < 0.6 else Random(1), place, file))
+            words.append(_write_tar(draw if draw.random() < 0.6 else Sound(), place, file))
         except ValueError:  # a name that the format cannot hold
-            words.append(_write_tar(Random(1), place, file))
+            words.append(_write_tar(Sound(), place, file))
     if draw.random() < 0.5:
         file = draw.choice(sorted(root.iterdir()))
         what = draw.choice(("bytes", "bytes", "header", "end alone", "cut", "size", "special"))
