@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
-from tests.training.refusal import assert_told
+from tests.support.refusal import assert_told
 
 from rlkd.cli import main
 from rlkd.commands import VERBS

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from hydra.utils import get_object
-from tests.training.runs import as_users_call, silent, tiny, write_teacher
+from tests.support.runs import as_users_call, silent, tiny, write_teacher
 
 from rlkd.engine.run import distill
 from rlkd.errors import UserError

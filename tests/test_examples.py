@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.training.runs import as_users_call
+from tests.support.runs import as_users_call
 from torch import Tensor
 from torch.nn import functional as F
 

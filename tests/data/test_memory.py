@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from tests.reference.crop_flip import crop_and_flip_slowly
-from tests.training.runs import as_users_call
+from tests.support.runs import as_users_call
 from torch import Tensor
 from torchvision.transforms import functional as transforms
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 from tests.gpu.places import CPU, CUDA, FAKE, Place, places
-from tests.training.runs import as_users_call, write_teacher
+from tests.support.runs import as_users_call, write_teacher
 
 
 @pytest.fixture(params=[CPU, FAKE, CUDA])

@@ -8,8 +8,8 @@ import pytest
 import torch
 from tests.gpu.parts import SOURCES, composed, source_of
 from tests.gpu.places import CPU, CUDA, Place, places
-from tests.training.detection_parts import CLASSES, batch_of
-from tests.training.watched_detector import agent_of, watched
+from tests.support.detection_parts import CLASSES, batch_of
+from tests.support.watched_detector import agent_of, watched
 
 from rlkd import TemperatureAgent
 from rlkd.engine import build

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tests.data.streams import CLASSES, SMALL, write_folder
 from tests.gpu.places import Place
-from tests.training.detection_parts import scenes
+from tests.support.detection_parts import scenes
 
 from rlkd.data import StreamLoader
 from rlkd.data.datasets import imagenet

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.engine.test_resume import archive_checkpoints, put_back
 from tests.gpu.places import CUDA, require_cuda
-from tests.training.runs import SOURCES, silent, tiny
-from tests.training.test_resume import archive_checkpoints, put_back
+from tests.support.runs import SOURCES, silent, tiny
 
 from rlkd.engine import run as running
 from rlkd.engine.run_folder import RunFolder

@@ -1,0 +1,287 @@
+"""The card of an exported student: what it says is so, and its lines load the files."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from omegaconf import DictConfig
+from tests.support.run_folders import DIGITS, classifier_run, detector_run
+from tests.support.runs import silent, tiny
+
+from rlkd import models
+from rlkd.cli import main
+from rlkd.config.compose import configure
+from rlkd.data.imagenet_names import WNIDS
+from rlkd.engine.run import distill
+from rlkd.engine.run_folder import RunFolder
+from rlkd.export.model_card import Training, card
+from rlkd.reporting import Result
+from rlkd.text_files import write_text
+
+pytestmark = pytest.mark.usefixtures("plainly")
+
+needs_export = pytest.mark.skipif(
+    any(find_spec(each) is None for each in ("onnxruntime", "onnxscript")),
+    reason="the extra 'export' is not installed",
+)
+BEFORE = """
+import sys
+sys.modules["rlkd"] = None  # an import of it fails
+import torch
+images, answers = torch.load("images.pt"), []
+"""
+AFTER = "\nanswers.append(torch.as_tensor(logits).detach())\n"
+
+
+def export(*words: str | Path) -> None:
+    assert main(["export", *map(str, words)]) == 0
+
+
+def blocks(card: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+
+
+def answers_of(cards: list[str], folder: Path) -> Any:
+    """What the lines of cards find in a process of their own, started where the files are."""
+    program = BEFORE + "".join(lines + AFTER for lines in cards)
+    subprocess.run(
+        [sys.executable, "-c", program + "torch.save(answers, 'answers.pt')"],
+        check=True,
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=120,
+    )
+    return torch.load(folder / "answers.pt")
+
+
+@pytest.fixture
+def without_rlkd(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Make imports of rlkd fail from now on."""
+
+    def forget() -> None:
+        for name in [each for each in sys.modules if each.partition(".")[0] == "rlkd"]:
+            monkeypatch.setitem(sys.modules, name, None)
+
+    return forget
+
+
+@pytest.fixture(scope="module")
+def run(teacher_file: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    folder = RunFolder(tmp_path_factory.mktemp("run") / "run")
+    kept = ["temperature=constant", "trainer.validation_size=16"]
+    distill(tiny(teacher_file, folder.path, *kept), console=silent())
+    return folder
+
+
+def test_a_card_says_what_the_run_says(run: RunFolder, tmp_path: Path) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    export(f"run={run.path}", "format=safetensors", f"to={tmp_path / 'student.safetensors'}")
+    text = (tmp_path / "README.md").read_text()
+    result = Result.read(run.result)
+    assert result.validation is not None
+    assert result.teacher is not None
+
+    # what Hugging Face reads of it
+    read = hub.ModelCard(text).data
+    assert read.pipeline_tag == "image-classification"
+    assert {"knowledge-distillation", "rlkd"} <= set(read.tags)
+    assert {(each.dataset_name, each.metric_name) for each in read.eval_results} == {
+        ("digits", name) for name in ("top1", "top5", "loss")
+    }
+    values = {each.metric_name: each.metric_value for each in read.eval_results}
+    assert values == pytest.approx(result.test.figures())
+    assert "license" not in text.partition("---\n")[2].partition("---")[0]
+
+    for scores in (result.test, result.validation, result.teacher):
+        assert all(cell in text for cell in scores.words(scores.figures()).values())
+    for told in (
+        "# convnet_tiny, trained on digits",
+        "distilled from a teacher, convnet_small",
+        "One run, seed 0: with n = 1 its spread is not known.",
+        "after epoch 3, the last; the test split selected nothing",
+        "- Method: kd: 0.1 cross_entropy, 0.9 kd",
+        "- Temperature: constant",
+        "limited to 48 training images",
+        f"SHA-256 of the configuration: {result.config_sha256}",
+        f"torch {result.versions['torch']}",
+        "10 classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9.",
+        "mean [0.3058], std [0.3759]",
+    ):
+        assert told in text, text
+
+
+@pytest.mark.long
+@needs_export
+def test_the_cards_own_lines_load_each_file_without_rlkd(run: RunFolder, tmp_path: Path) -> None:
+    for name, file in (("torch_export", "a.pt2"), ("onnx", "b.onnx")):
+        export(f"run={run.path}", f"format={name}", f"to={tmp_path / file}")
+    text = (tmp_path / "README.md").read_text()
+    found = blocks(text)
+    assert len(found) == 2
+    assert all(len(each.splitlines()) == 3 for each in found)
+    assert "torch.export.load('a.pt2')" in found[0]
+    assert "InferenceSession('b.onnx')" in found[1]
+    images = torch.randn(7, 1, 8, 8)
+    torch.save(images, tmp_path / "images.pt")
+    network = models.create("convnet_tiny", num_classes=10, in_channels=1).eval()
+    models.load_weights(network, run.student)
+    with torch.no_grad():
+        expected = network(images)
+    for answer in answers_of(found, tmp_path):
+        torch.testing.assert_close(answer, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["timm:resnet10t", "torchvision:squeezenet1_1"])
+def test_weights_of_a_librarys_network_load_without_rlkd(
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    without_rlkd: Callable[[], None],
+) -> None:
+    pytest.importorskip(name.partition(":")[0])
+    network = models.create(name, num_classes=4).eval()
+    models.save_weights(network, tmp_path / "s.safetensors")
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = network(images)
+    facts = {
+        "format": "safetensors",
+        "task": "classification",
+        "architecture": name,
+        "class_names": list("abcd"),
+        "input": {"shape": ["batch", 3, 64, 64], "values": "float32"},
+        "output": "logits",
+        "sha256": "0",
+    }
+    (lines,) = blocks(card({"s.safetensors": facts}, None))
+    assert len(lines.splitlines()) == 3
+    monkeypatch.chdir(tmp_path)
+    without_rlkd()
+    held: dict[str, Any] = {}
+    exec(lines, held)
+    with torch.no_grad():
+        torch.testing.assert_close(held["student"](images), expected)
+
+
+def test_weights_of_a_packaged_network_and_of_a_detector_load_by_their_lines(
+    run: RunFolder, tmp_path: Path
+) -> None:
+    export(f"run={run.path}", "format=safetensors", f"to={tmp_path / 'one.safetensors'}")
+    held: dict[str, Any] = {}
+    lines = blocks((tmp_path / "README.md").read_text())[0]
+    exec(lines.replace("'one.", f"'{tmp_path}/one."), held)
+    own = models.create("convnet_tiny", num_classes=10, in_channels=1)
+    models.load_weights(own, run.student)
+    assert all(
+        torch.equal(value, held["student"].state_dict()[name])
+        for name, value in own.state_dict().items()
+    )
+
+    folder = detector_run(tmp_path / "detector")
+    path = tmp_path / "found" / "two.safetensors"
+    export(f"run={folder.path}", "format=safetensors", f"to={path}")
+    text = (path.parent / "README.md").read_text()
+    assert "object-detection" in text
+    exec(blocks(text)[0].replace("'two.", f"'{path.parent}/two."), held)
+    assert type(held["student"]).__name__ == "FasterRCNN"
+    # this run left no result: nothing is told of how well it does
+    assert "## Results" not in text
+    assert "model-index" not in text
+
+
+def card_of(config: DictConfig, result: Result | None, class_names: Sequence[str]) -> str:
+    facts = {
+        "format": "safetensors",
+        "task": "classification",
+        "architecture": "convnet_tiny",
+        "class_names": class_names,
+        "images": {"train on": 1200, "test on": 50},
+        "input": {"shape": ["batch", 3, 32, 32], "values": "float32"},
+        "output": "logits",
+        "sha256": "0",
+    }
+    return card({"student.safetensors": facts}, Training(config, result))
+
+
+def test_images_are_imagenets_by_their_classes_and_not_by_their_layout(run: RunFolder) -> None:
+    config, result = configure(DIGITS), Result.read(run.result)
+    for layout in ("imagenet", "folder", "parquet", "webdataset"):
+        config.chosen.data = layout
+        text = card_of(config, result, WNIDS)
+        assert "# convnet_tiny, trained on imagenet\n" in text
+        assert yaml.safe_load(text.split("---\n")[1])["model-index"][0]["results"][0][
+            "dataset"
+        ] == {
+            "type": "imagenet",
+            "name": "imagenet",
+            "split": "test",
+        }
+        for names in (["cat", "dog"], WNIDS[:2]):
+            text = card_of(config, result, names)
+            assert "# convnet_tiny, trained on images of one's own (2 classes)\n" in text
+            assert "model-index" not in text
+            assert "imagenet" not in text
+            assert "Use it on images like those it was trained on:" in text
+            assert (
+                "- Data: images of one's own (2 classes), 1,200 images to train on, 50 images to "
+                "test on, limited to 48 training images\n"
+            ) in text
+
+
+def test_a_teacher_that_taught_nothing_is_not_told(run: RunFolder) -> None:
+    result = Result.read(run.result)
+    given = (*DIGITS, "teacher=convnet_small")
+    alone, taught = configure([*given, "method=alone"]), configure([*given, "method=kd"])
+    untaught = replace(result, teacher=None)
+    for config, ended in ((alone, untaught), (alone, None)):
+        text = card_of(config, ended, ["0", "1"])
+        for word in ("convnet_small", "distill", "Temperature"):
+            assert word not in text, text
+    for ended in (result, None):
+        text = card_of(taught, ended, ["0", "1"])
+        assert "It was distilled from a teacher, convnet_small, by rlkd." in text
+        assert "- Teacher: convnet_small\n" in text
+
+
+def test_what_is_not_known_is_left_out(tmp_path: Path) -> None:
+    run = classifier_run(tmp_path / "run")
+    words = (*DIGITS, "student=convnet_tiny", f"student.checkpoint='{run.student}'")
+    export(*words, "format=safetensors", f"to={tmp_path / 'out' / 'student.safetensors'}")
+    text = (tmp_path / "out" / "README.md").read_text()
+    for unknown in ("teacher", "Training", "Results", "distill", "None", "Method", "seed"):
+        assert unknown not in text, text
+    # a run's own figures are those of its own student
+    other = tmp_path / "other.safetensors"
+    write_text(run.result, "{}")
+    other.write_bytes(run.student.read_bytes())
+    words = (f"run={run.path}", f"student.checkpoint='{other}'", "format=safetensors")
+    export(*words, f"to={tmp_path / 'another' / 'student.safetensors'}")
+    assert "Training" not in (tmp_path / "another" / "README.md").read_text()
+
+
+def test_somebody_elses_readme_and_other_students_are_left_alone(tmp_path: Path) -> None:
+    first, second = (classifier_run(tmp_path / each, scale=3.0 + len(each)) for each in ("a", "bb"))
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "README.md").write_text("my own words")
+    (folder / "notes.json").write_text("[1")
+    export(f"run={first.path}", "format=safetensors", f"to={folder / 'first.safetensors'}")
+    assert (folder / "README.md").read_text() == "my own words"
+    text = (folder / "model_card.md").read_text()
+    assert "first.safetensors" in text
+    facts = json.loads((folder / "first.safetensors.json").read_text())
+    assert facts["sha256"] in text
+    export(f"run={second.path}", "format=safetensors", f"to={folder / 'second.safetensors'}")
+    text = (folder / "model_card.md").read_text()
+    assert "second.safetensors" in text
+    assert "first.safetensors" not in text
