@@ -21,9 +21,11 @@ from rlkd.types import Batch
 
 
 @pytest.fixture
-def plainly() -> Iterator[None]:
-    """Run as users run: see `as_users_call`."""
-    with as_users_call():
+def plainly(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Run as users run: see `as_users_call`. Only long tests, and those of charts, draw charts."""
+    with as_users_call(), pytest.MonkeyPatch.context() as patched:
+        if request.node.get_closest_marker("long") is None:
+            patched.setattr("rlkd.reporting.plotting.svg", lambda title, size, draw: "<svg/>")
         yield
 
 
