@@ -11,6 +11,7 @@ from PIL import Image
 from tests.data.streams import COUNT, LAYOUTS, encoded, in_folder, in_tar, loader_of, numbers
 from tests.data.test_memory import assert_same
 from tests.data.test_memory import loader_of as memory_loader_of
+from tests.marks import but_long
 
 from rlkd.data import Dataset, ImageSet, StreamSet, in_memory
 from rlkd.distributed import Rank
@@ -38,7 +39,7 @@ def counted(batches: list[Batch]) -> Counter[int]:
     return Counter(row for batch in batches for row in batch.index.tolist())
 
 
-@each_layout
+@pytest.mark.parametrize("layout", but_long(LAYOUTS, "parquet"))
 def test_two_ranks_of_two_workers_see_every_row_once_before_and_after_a_resumption(
     layout: str, tmp_path: Path
 ) -> None:
@@ -60,7 +61,7 @@ def test_two_ranks_of_two_workers_see_every_row_once_before_and_after_a_resumpti
     assert seen == resumed == once
 
 
-@each_layout
+@pytest.mark.parametrize("layout", but_long(LAYOUTS, "folder"))
 def test_ranks_together_have_the_batches_of_one_process_bit_for_bit(
     layout: str, tmp_path: Path
 ) -> None:

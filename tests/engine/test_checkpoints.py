@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.marks import but_long
 from tests.support.runs import SOURCES, metrics_but_time, silent, tiny, tiny_config
 from torch import Tensor
 
@@ -49,7 +50,7 @@ FAULTS = {
 """What fails, how, and how many calls the configuration and the first checkpoint make."""
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", but_long(FAULTS, "fsync"))
 def test_a_full_disk_leaves_the_first_checkpoint_to_resume_from(
     fault: str, teacher_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,7 +99,7 @@ def tensors_of(held: Any) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("step", [1, 2, 3, 5, 9])
+@pytest.mark.parametrize("step", but_long([1, 2, 3, 5, 9], 1, 3))
 @pytest.mark.parametrize("every", [1, 100])
 def test_a_loss_that_is_not_finite_is_told_by_its_step(
     step: int,

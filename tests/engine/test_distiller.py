@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.marks import but_long
 from tests.support.runs import SOURCES, metrics_but_time, silent, tiny_config
 from torch import Tensor
 
@@ -230,7 +231,7 @@ SWITCHES: dict[str, Switch] = {
 }
 
 
-@pytest.mark.parametrize("switch", SWITCHES)
+@pytest.mark.parametrize("switch", but_long(SWITCHES, *list(SWITCHES)[::2]))
 def test_each_part_is_switched_by_one_value(switch: str, distill: Distill, tmp_path: Path) -> None:
     overrides, holds = SWITCHES[switch]
     _, observed = distill(*SOURCES["rlkd"], "temperature.probe_interval=1", *LEARNS, *overrides)

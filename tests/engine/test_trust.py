@@ -1,7 +1,7 @@
 """A run folder is data: what it names is built only if it is of its kind, or trusted by name."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ def run(tmp_path: Path) -> RunFolder:
 
 
 @pytest.fixture
-def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A package that leaves a file when it is imported, and has things of its own and others.
 
     Beside it is another, `other`.
@@ -54,7 +54,8 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "mine", raising=False)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    return "mine"
+    yield "mine"
+    sys.modules.pop("mine", None)
 
 
 def _put(run: RunFolder, key: str, value: Any) -> None:

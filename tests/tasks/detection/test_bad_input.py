@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from pycocotools.coco import COCO
+from tests.marks import but_long
 from tests.support.detection_runs import (
     RUNS,
     SHAPES,
@@ -87,7 +88,7 @@ IMPOSSIBLE = {
 }
 
 
-@pytest.mark.parametrize("setting", IMPOSSIBLE)
+@pytest.mark.parametrize("setting", but_long(IMPOSSIBLE, *list(IMPOSSIBLE)[::2]))
 def test_an_impossible_setting_is_refused(
     setting: str, refuse: Refuse, detector_file: Path, tmp_path: Path
 ) -> None:
