@@ -279,8 +279,14 @@ def test_an_ignored_instance_is_no_fault_and_an_empty_batch_none() -> None:
         check_logits(torch.zeros(2, 3), torch.zeros(2, 3), torch.tensor([-100, 3]))
 
 
-def test_huge_logits_are_no_fault() -> None:
-    check_logits(torch.full((4, 3), 3e38), torch.full((4, 3), -3e38))
+def test_huge_logits_are_no_fault_unless_a_temperature_would_make_them_infinite() -> None:
+    check_logits(torch.full((4, 3), 1e30), torch.full((4, 3), -3e38))
+    loss = rlkd.losses.ttm(torch.zeros(4, 3), torch.full((4, 3), 1e30), 0.05)
+    assert loss.isfinite()
+    with pytest.raises(
+        InputError, match=r"row 2 of the teacher's logits has \+3e\+38: give logits"
+    ):
+        check_logits(torch.zeros(4, 3), torch.zeros(4, 3).index_fill(0, torch.tensor([2]), 3e38))
 
 
 def test_logits_of_one_class_have_no_margin() -> None:

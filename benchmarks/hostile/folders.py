@@ -131,6 +131,13 @@ def _json(text: str) -> Any:
         return None
 
 
+def _mapping(text: str) -> bool:
+    try:
+        return isinstance(yaml.safe_load(text), dict)
+    except (yaml.YAMLError, RecursionError, ValueError):
+        return False
+
+
 def _spoil(draw: Random, place: Place, folder: Path) -> str:
     """Spoil one file of a run's folder; say how."""
     if draw.random() < 0.25:
@@ -152,6 +159,8 @@ def _spoil(draw: Random, place: Place, folder: Path) -> str:
     what = draw.choice(
         ("values", "values", "values", "text", "bytes", "deep", "special", "gone", "code")
     )
+    if what in ("values", "code") and path.suffix == ".yaml" and not _mapping(text):
+        what = "bytes"  # of a file that is spoilt already
     if what == "code" and path.suffix == ".yaml":
         held = yaml.safe_load(text)
         what = f"code: {_with_target(draw, place, held)}"

@@ -25,6 +25,9 @@ from rlkd.types import IGNORED
 MASKED = -1e30
 """Stands in for -inf where a product with a probability of 0 is to be 0, in value and gradient."""
 
+_DIVISIBLE = 1e31
+"""Logits beyond it may be infinite once they are divided by the lowest temperature, 1e-6."""
+
 GREATEST = 1e15
 """Logits beyond it cannot be computed with: the square of a greater one leaves float32."""
 
@@ -57,11 +60,12 @@ def check_logits(
         target: class indices, int64 of shape (batch,), in [0, classes) or `types.IGNORED`; or a
             distribution over classes a row, floating, (batch, classes); None where not asked for.
         ignored: whether a target may be `types.IGNORED`.
-        finite: whether a row of logits that holds NaN, +inf or nothing but -inf is refused.
+        finite: whether a row of logits that holds NaN, nothing but -inf, or a number above 1e31,
+            which no temperature may divide, is refused.
 
     Raises:
         InputError: a ValueError that says what was given and, for a value, in which row: NaN, +inf,
-            nothing but -inf, an index out of range, a target row that does not sum to 1.
+            too large a number, nothing but -inf, an index out of range, a target row that does not sum to 1.
     """
     _check_shape("student", student)
     if teacher is not None:
@@ -197,17 +201,16 @@ def _check_values(role: str, logits: Tensor) -> None:
     if not (_by_value.get() and _on_host(logits) and logits.numel()):
         return
     greatest = logits.detach().amax(dim=1)
-    # NaN and infinity survive a sum: one number to read in place of one a row.
-    if math.isfinite(float(greatest.sum())):
+    low, high = greatest.aminmax()  # NaN where any row's is
+    if float(low) > -math.inf and float(high) <= _DIVISIBLE:
         return
-    bad = (~greatest.isfinite()).nonzero()
-    if len(bad):
-        value = float(greatest[bad[0]])
-        what = "nothing but -inf" if value == -math.inf else f"{value:+}".replace("+nan", "NaN")
-        raise InputError(
-            f"row {int(bad[0])} of the {role}'s logits has {what}: give logits that are finite, or "
-            "-inf for classes that are masked"
-        )
+    held = enumerate(greatest.tolist())
+    row, value = next((row, each) for row, each in held if not -math.inf < each <= _DIVISIBLE)
+    what = "nothing but -inf" if value == -math.inf else f"{value:+g}".replace("+nan", "NaN")
+    raise InputError(
+        f"row {row} of the {role}'s logits has {what}: give logits of at most {_DIVISIBLE:g}, or -inf "
+        "for classes that are masked"
+    )
 
 
 def _check_indices(target: Tensor, classes: int, ignored: bool) -> None:

@@ -9,9 +9,12 @@ from itertools import takewhile
 class UserError(Exception):
     """A fault in the input, not in the program.
 
-    The message says what is wrong, where, and how to fix it, in one line. The command line
-    prints it without a traceback and exits with code 2.
+    The message says what is wrong, where, and how to fix it, in one line, whatever names it
+    quotes. The command line prints it without a traceback and exits with code 2.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.splitlines()))
 
 
 class InputError(UserError, ValueError):

@@ -53,3 +53,13 @@ def test_a_class_that_nobody_predicts_keeps_the_gradient_finite() -> None:
     student = torch.tensor([[0.0, 1.0, -200.0], [1.0, 0.0, -200.0]], requires_grad=True)
     loss = dist(student, torch.randn(2, 3), 1.0)
     assert torch.isfinite(torch.autograd.grad(loss, student)[0]).all()
+
+
+def test_a_student_that_says_the_same_of_all_is_uncorrelated_and_not_thrown_away() -> None:
+    """Its gradient was 1e8, of what rounding left of the deviations."""
+    student = torch.zeros(6, 5, requires_grad=True)
+    loss = dist(student, torch.randn(6, 5, generator=torch.Generator().manual_seed(0)), 4.0)
+    loss.backward()
+    assert float(loss.detach()) == 16 * (2 + 2)
+    assert student.grad is not None
+    assert not student.grad.any()

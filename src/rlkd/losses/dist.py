@@ -1,6 +1,7 @@
 """DIST: agreement up to scale and shift, within each row and within each class."""
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -51,9 +52,16 @@ def dist(
 def _correlation(
     student: Float[Tensor, "batch classes"], teacher: Float[Tensor, "batch classes"], *, dim: int
 ) -> Float[Tensor, " left"]:
-    return F.cosine_similarity(
-        student - student.mean(dim=dim, keepdim=True),
-        teacher - teacher.mean(dim=dim, keepdim=True),
-        dim=dim,
-        eps=1e-8,
-    )
+    """Return the correlations, 0 and without gradient where nothing varies but by rounding.
+
+    A student whose last layer starts at zero has such rows; their gradient, divided by what
+    rounding left of a deviation, would be some 1e8.
+    """
+    varies = _varies(student, dim) & _varies(teacher, dim)
+    deviations = (each - each.mean(dim=dim, keepdim=True) for each in (student, teacher))
+    return torch.where(varies, F.cosine_similarity(*deviations, dim=dim, eps=1e-8), 0.0)
+
+
+def _varies(probability: Float[Tensor, "batch classes"], dim: int) -> Bool[Tensor, " left"]:
+    low, high = torch.aminmax(probability.detach(), dim=dim)
+    return high - low > 8 * torch.finfo(probability.dtype).eps * high
