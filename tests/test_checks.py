@@ -280,13 +280,9 @@ def test_an_ignored_instance_is_no_fault_and_an_empty_batch_none() -> None:
 
 
 def test_huge_logits_are_no_fault_unless_a_temperature_would_make_them_infinite() -> None:
-    check_logits(torch.full((4, 3), 1e30), torch.full((4, 3), -3e38))
-    loss = rlkd.losses.ttm(torch.zeros(4, 3), torch.full((4, 3), 1e30), 0.05)
-    assert loss.isfinite()
-    with pytest.raises(
-        InputError, match=r"row 2 of the teacher's logits has \+3e\+38: give logits"
-    ):
-        check_logits(torch.zeros(4, 3), torch.zeros(4, 3).index_fill(0, torch.tensor([2]), 3e38))
+    check_logits(torch.full((2, 3), 1e30), torch.full((2, 3), -3e38))
+    with pytest.raises(InputError, match=r"row 1 of the teacher's logits has \+3e\+38: give"):
+        check_logits(torch.zeros(2, 1), torch.tensor([[0.0], [3e38]]))
 
 
 def test_logits_of_one_class_have_no_margin() -> None:
@@ -444,12 +440,3 @@ def test_a_masked_class_is_no_class_to_a_formula(name: str, place: None) -> None
     found = SOURCES[name]()(values["student"], teacher, target)
     expected = SOURCES[name]()(values["student"][:, kept], teacher[:, kept], target)
     torch.testing.assert_close(found.teacher, expected.teacher)
-
-
-def test_a_reward_counts_no_masked_class_that_a_distribution_leaves_out() -> None:
-    student = given()["student"].index_fill(1, torch.tensor([MASKED]), -torch.inf)
-    target = F.one_hot(TARGET, CLASSES).float()
-    agent = rlkd.TemperatureAgent(reward_source="next_batch", metric="loss")
-    kept = [each for each in range(CLASSES) if each != MASKED]
-    expected = F.cross_entropy(student[:, kept], target[:, kept])
-    torch.testing.assert_close(agent.performance(student, target), -expected)

@@ -64,8 +64,9 @@ def check_logits(
             which no temperature may divide, is refused.
 
     Raises:
-        InputError: a ValueError that says what was given and, for a value, in which row: NaN, +inf,
-            too large a number, nothing but -inf, an index out of range, a target row that does not sum to 1.
+        InputError: a ValueError that says what was given and, for a value, in which row: NaN, too
+            large a number, nothing but -inf, an index out of range, a target row that does not sum
+            to 1.
     """
     _check_shape("student", student)
     if teacher is not None:
@@ -208,8 +209,8 @@ def _check_values(role: str, logits: Tensor) -> None:
     row, value = next((row, each) for row, each in held if not -math.inf < each <= _DIVISIBLE)
     what = "nothing but -inf" if value == -math.inf else f"{value:+g}".replace("+nan", "NaN")
     raise InputError(
-        f"row {row} of the {role}'s logits has {what}: give logits of at most {_DIVISIBLE:g}, or -inf "
-        "for classes that are masked"
+        f"row {row} of the {role}'s logits has {what}: give logits of at most {_DIVISIBLE:g}, "
+        "or -inf for classes that are masked"
     )
 
 

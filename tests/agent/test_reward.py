@@ -3,7 +3,9 @@ import math
 import pytest
 import torch
 from tests.agent.loop import scored
+from torch.nn import functional as F
 
+import rlkd
 from rlkd.agent import Reward
 from rlkd.errors import UserError
 from rlkd.types import IGNORED
@@ -98,3 +100,11 @@ def test_a_class_that_is_not_scored_is_never_right_by_chance() -> None:
     logits = torch.eye(4)
     target = torch.tensor([0, IGNORED, 3, IGNORED])
     assert Reward().performance(logits, target) == 1 / 2
+
+
+def test_a_class_that_is_masked_and_that_a_distribution_leaves_out_does_not_count() -> None:
+    student = torch.tensor([[0.5, -math.inf, 1.0], [2.0, -math.inf, -1.0]])
+    target = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    agent = rlkd.TemperatureAgent(reward_source="next_batch", metric="loss")
+    expected = F.cross_entropy(student[:, [0, 2]], target[:, [0, 2]])
+    torch.testing.assert_close(agent.performance(student, target), -expected)

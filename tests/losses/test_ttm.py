@@ -48,3 +48,8 @@ def test_only_the_teachers_temperature_is_used() -> None:
         expected = loss(student, teacher, 4.0)
         assert torch.equal(loss(student, teacher, Temperatures(other, four, other)), expected)
         assert not torch.equal(loss(student, teacher, Temperatures(four, other)), expected)
+
+
+def test_logits_as_large_as_are_taken_are_finite_once_they_are_divided() -> None:
+    teacher = torch.tensor([[1e31, 0.0, -1e31]])
+    assert ttm(torch.zeros(1, 3), teacher, 1e-6).isfinite()
