@@ -126,7 +126,7 @@ def _loaded(path: Path) -> str:
         logits = network(torch.zeros(2, 1, 8, 8))
     if logits.isnan().any():
         raise FailedError("nonsense", f"{logits}", "load_weights: logits are NaN")
-    return f"{loaded.told}, {logits[0, :2].tolist()}"
+    return f"{loaded.note}, {logits[0, :2].tolist()}"
 
 
 def _resumed(draw: Random, place: Place) -> Case:

@@ -49,8 +49,8 @@ def read_regular(path: str | Path, most: int) -> bytes:
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > most:
-            told = f"it has {size:,} bytes, above {most:,}"
-            raise OSError(errno.EFBIG, told, str(path))
+            fault = f"it has {size:,} bytes, above {most:,}"
+            raise OSError(errno.EFBIG, fault, str(path))
         return file.read(size)
 
 

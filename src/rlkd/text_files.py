@@ -188,8 +188,8 @@ def parse_config(text: str) -> "DictConfig":
 
 def shown(value: object) -> str:
     """Return a value of a file as a message quotes it, in one line that is not long."""
-    told = json.dumps(value, default=repr)
-    return told if len(told) <= 40 else told[:37] + "..."
+    written = json.dumps(value, default=repr)
+    return written if len(written) <= 40 else written[:37] + "..."
 
 
 def _object(pairs: Pairs) -> dict[str, Any]:

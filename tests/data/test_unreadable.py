@@ -140,11 +140,11 @@ def test_a_broken_row_of_a_shard_is_named_by_shard_and_row(tmp_path: Path) -> No
 
 def test_what_is_told_counts_all_and_names_the_first() -> None:
     unreadable = Unreadable("skip")
-    assert unreadable.told == ""
+    assert unreadable.note == ""
     unreadable.add(["x"])
-    assert unreadable.told.startswith("1 image that cannot be decoded was skipped")
+    assert unreadable.note.startswith("1 image that cannot be decoded was skipped")
     unreadable.add(["x", "y", "z", "w"])
-    assert unreadable.told.startswith("4 images that cannot be decoded were skipped")
-    assert unreadable.told.endswith("x, y, z, ...")
+    assert unreadable.note.startswith("4 images that cannot be decoded were skipped")
+    assert unreadable.note.endswith("x, y, z, ...")
     with pytest.raises(UserError, match=r"data\.unreadable=ignore: choose stop or skip"):
         Unreadable("ignore")

@@ -204,7 +204,7 @@ def test_a_link_to_another_folder_in_a_run_is_refused(name: str, tmp_path: Path)
     folder.path.mkdir()
     (folder.path / name).symlink_to(other)
     with pytest.raises(UserError, match=f"run/{name} is a link, .* put the folder itself in"):
-        folder.claim("seed: 0", ImageCounts(1, 1, 1), "", tell=silent)
+        folder.claim("seed: 0", ImageCounts(1, 1, 1), "", show=silent)
     assert [each.name for each in other.iterdir()] == [".step-3.ckpt.tmp"]
 
 

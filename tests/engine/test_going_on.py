@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("plainly")
 
 def test_generators_of_other_ranks_are_not_taken_and_this_is_told(tmp_path: Path) -> None:
     told: list[str] = []
-    keep = KeepLast(RunFolder(tmp_path), tell=told.append)
+    keep = KeepLast(RunFolder(tmp_path), show=told.append)
     state = keep.state_dict()
     assert len(state["ranks"]) == 1
     keep.load_state_dict(state)

@@ -67,14 +67,14 @@ def test_the_holder_and_the_prefix_are_found_and_reported(
 ) -> None:
     path = _saved(tmp_path, wrap(resnet8.state_dict()))
     model = create("resnet8", num_classes=10)
-    assert load_weights(model, path).told == told
+    assert load_weights(model, path).note == told
     _assert_loaded(model, resnet8.state_dict())
 
 
 def test_a_prefix_on_the_networks_side_is_added(resnet8: nn.Module, tmp_path: Path) -> None:
     path = _saved(tmp_path, {"model": _prefixed("net.", dict(resnet8.state_dict()))})
     wrapped = nn.ModuleDict({"backbone": create("resnet8", num_classes=10)})
-    told = load_weights(wrapped, path).told
+    told = load_weights(wrapped, path).note
     assert told is not None
     assert "without the prefix 'net.', with the prefix 'backbone.'" in told
     _assert_loaded(wrapped["backbone"], resnet8.state_dict())
@@ -89,7 +89,7 @@ def test_plain_weights_come_before_their_average_and_both_are_named(
         {"state_dict": {**_prefixed("ema.", _other(state)), **_prefixed("model.", state)}},
     ):
         model = create("resnet8", num_classes=10)
-        told = load_weights(model, _saved(tmp_path, payload)).told
+        told = load_weights(model, _saved(tmp_path, payload)).note
         _assert_loaded(model, state)
         assert told is not None
         assert "it has an average of them, to be saved alone" in told
@@ -169,7 +169,7 @@ def test_a_new_head_leaves_the_classifier_as_it_was(
     model = create("resnet8", num_classes=classes)
     fresh = model.fc.weight.clone()
     loaded = load_weights(model, path, classifier=_classifier(model, classes))
-    assert loaded.told == "fc.weight, fc.bias are new, the rest is the file's"
+    assert loaded.note == "fc.weight, fc.bias are new, the rest is the file's"
     assert torch.equal(model.fc.weight, fresh)
     assert torch.equal(model.conv1.weight, resnet8.conv1.weight)
 
@@ -225,7 +225,7 @@ def test_the_classifier_is_the_layer_that_makes_the_logits(tmp_path: Path, class
     new = HeadFirst(5)
     fresh = new.head.weight.clone()
     loaded = load_weights(new, path, classifier=_classifier(new, 5))
-    assert loaded.told == "head.weight, head.bias are new, the rest is the file's"
+    assert loaded.note == "head.weight, head.bias are new, the rest is the file's"
     assert torch.equal(new.head.weight, fresh)
     assert torch.equal(new.conv.weight, saved.conv.weight)
 

@@ -27,10 +27,10 @@ from rlkd.sweep.plan import (
     Planned,
     attempt,
     launcher_and_others,
+    message_of,
     plan,
     require_one_process,
     require_trainable,
-    told,
 )
 from rlkd.sweep.submitit_jobs import in_jobs
 
@@ -148,7 +148,7 @@ def _here(planned: Sequence[Planned], console: Console) -> Iterator[tuple[int, s
     for number, each in enumerate(planned):
         console.rule(Text(printable(f"{number + 1} of {len(planned)}: {each.path.name}")))
         error = attempt(each.config, console)
-        yield number, None if error is None else told(error)
+        yield number, None if error is None else message_of(error)
 
 
 def _ended(cell: Cell, planned: Planned, failure: str | None) -> Cell:

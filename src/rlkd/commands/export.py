@@ -89,13 +89,13 @@ def _export(
         "max_difference": difference,
         "versions": versions(),
     }
-    told = path.with_name(f"{path.name}.json")
-    write_text(told, json.dumps(facts, indent=1))
+    facts_file = path.with_name(f"{path.name}.json")
+    write_text(facts_file, json.dumps(facts, indent=1))
     card = write_card(path.parent, exported_beside(path, student), training)
     say(
         console,
-        f"{path}: answers as the student does, to {difference:.2g}; {told} says what it takes and "
-        f"gives, {card} where it comes from",
+        f"{path}: answers as the student does, to {difference:.2g}; {facts_file} says what it takes "
+        f"and gives, {card} where it comes from",
     )
     return difference
 

@@ -177,7 +177,7 @@ def as_yaml(config: DictConfig) -> str:
 
 
 def unresolved(error: OmegaConfBaseException, prefix: str = "") -> UserError:
-    """Return what the user can mend about a value that OmegaConf does not give.
+    """Return how the user can fix a value that OmegaConf does not give.
 
     Args:
         error: what it raised.

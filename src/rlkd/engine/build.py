@@ -124,8 +124,8 @@ def _load(
         )
     except models.ClassCountError as error:
         raise UserError(f"{error}, or {remedy}" if remedy else str(error)) from None
-    if loaded.told:
-        notice(f"{role} {path}: {loaded.told}")
+    if loaded.note:
+        notice(f"{role} {path}: {loaded.note}")
 
 
 def teacher(
@@ -240,7 +240,7 @@ def optimizer(config: DictConfig) -> Callable[..., torch.optim.Optimizer]:
 def scheduler(config: DictConfig, *, steps_per_epoch: int = 1) -> tuple[Schedule, ScheduleBy]:
     """Make the maker of the learning-rate schedule, and say when to step it.
 
-    One that asks for `total_steps` is told and stepped once a step, any other once an epoch.
+    One that asks for `total_steps` learns it and is stepped once a step, any other once an epoch.
 
     Raises:
         UserError: if its values make none, or one that fails before the run is over.

@@ -98,7 +98,7 @@ class CheckpointStore:
 
     def sound(
         self,
-        tell: Callable[[str], None],
+        show: Callable[[str], None],
         content_fault: Callable[[Path], str | None] = lambda _: None,
     ) -> Path | None:
         """Return the newest checkpoint that is as it was written; None where a run begins.
@@ -107,7 +107,7 @@ class CheckpointStore:
         reported and set aside as NAME.damaged.
 
         Args:
-            tell: shows a line.
+            show: shows a line.
             content_fault: says what is wrong with what a checkpoint holds; None where nothing is.
 
         Raises:
@@ -132,7 +132,7 @@ class CheckpointStore:
                 if place.exists():
                     os.replace(place, aside)
                     fault = f"{fault}, set aside as {aside.name}"
-                tell(f"{place} {fault}: going on from {found.name}")
+                show(f"{place} {fault}: going on from {found.name}")
             if faults:
                 self._list([each for each in listed if self.place(each[0]) not in faults])
         except OSError as error:
@@ -176,9 +176,9 @@ class CheckpointStore:
                 f"if you trust them, write it with `sha256sum step-*.ckpt > {SUMS}` in that folder;"
                 " if not, remove the folder to begin again"
             )
-        told = "; ".join(f"{place.name} {fault}" for place, fault in faults.items())
+        damaged = "; ".join(f"{place.name} {fault}" for place, fault in faults.items())
         raise UserError(
-            f"no checkpoint in {self.folder} is sound ({told}): put back a copy of one with its "
+            f"no checkpoint in {self.folder} is sound ({damaged}): put back a copy of one with its "
             f"{SUMS}, or remove the folder to begin again"
         )
 

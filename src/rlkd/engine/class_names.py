@@ -51,8 +51,8 @@ def check_order(checkpoint: Path, class_names: Sequence[str], *, remedy: str = "
     Raises:
         UserError: naming the first class that differs.
     """
-    if told := _told(checkpoint):
-        _check(checkpoint, told, class_names, remedy)
+    if source := _source_of(checkpoint):
+        _check(checkpoint, source, class_names, remedy)
 
 
 def taught_rows(given: Any, checkpoint: Path, class_names: Sequence[str]) -> list[int]:
@@ -62,15 +62,15 @@ def taught_rows(given: Any, checkpoint: Path, class_names: Sequence[str]) -> lis
         given: `teacher.classes`: for each class of the data, in order, the index or the name of the
             teacher's; or the names of all the teacher's classes, in the order of its logits, among
             which the data's are found; or a file of either, as JSON or a class a line.
-        checkpoint: the teacher's; what tells its class names lies beside it, see `check_order`.
+        checkpoint: the teacher's; the file with its class names lies beside it, see `check_order`.
         class_names: the data's.
 
     Raises:
         UserError: if they do not name a class of the teacher for each of the data.
     """
     listed = _listed(given)
-    told = _told(checkpoint)
-    own = _names(told, checkpoint) if told else None
+    source = _source_of(checkpoint)
+    own = _names(source, checkpoint) if source else None
     if all(isinstance(each, int) for each in listed):
         rows: list[int] = listed
     elif own and len(listed) == len(class_names):
@@ -79,10 +79,12 @@ def taught_rows(given: Any, checkpoint: Path, class_names: Sequence[str]) -> lis
             if listed not in (own, list(class_names)):
                 raise UserError(
                     "teacher.classes names the data's classes in an order that is neither theirs "
-                    f"nor the teacher's (see {told}): give them in the data's"
+                    f"nor the teacher's (see {source}): give them in the data's"
                 )
             ordered = class_names
-        rows = [_place(name, own, f"among the teacher's classes (see {told})") for name in ordered]
+        rows = [
+            _place(name, own, f"among the teacher's classes (see {source})") for name in ordered
+        ]
     else:
         where = "among them, which without a class_names.json beside the checkpoint are to be all "
         where += "the teacher's classes in order"
@@ -129,7 +131,7 @@ def _place(name: str, names: list[str], where: str) -> int:
     raise UserError(f"teacher.classes: there is no {name} {where}{hint}")
 
 
-def _told(checkpoint: Path) -> Path | None:
+def _source_of(checkpoint: Path) -> Path | None:
     return next((each for each in _beside(checkpoint) if each.is_file()), None)
 
 
@@ -140,8 +142,8 @@ def _beside(checkpoint: Path) -> Iterator[Path]:
         yield checkpoint.parent.with_name(FILE)
 
 
-def _check(subject: Path, told: Path, class_names: Sequence[str], further: str = "") -> None:
-    names = _names(told, subject)
+def _check(subject: Path, source: Path, class_names: Sequence[str], further: str = "") -> None:
+    names = _names(source, subject)
     if names == list(class_names):
         return
     remedy = "give the data that it was trained on"
@@ -154,15 +156,15 @@ def _check(subject: Path, told: Path, class_names: Sequence[str], further: str =
         if (set(names) == set(WNIDS)) != (set(class_names) == set(WNIDS)):
             remedy += ", or name the classes of both by data.class_names=imagenet"
     remedy += f", or {further}" if further else ""
-    raise UserError(f"{subject} has {what} (see {told.name}): {remedy}")
+    raise UserError(f"{subject} has {what} (see {source.name}): {remedy}")
 
 
-def _names(told: Path, subject: Path) -> list[str]:
+def _names(source: Path, subject: Path) -> list[str]:
     """Return the names in the file of a run, or in the one beside an export."""
     remedy = "fix or remove it"
-    held = read_object(told, remedy) if told.name == FILE else read_json(told, remedy)
+    held = read_object(source, remedy) if source.name == FILE else read_json(source, remedy)
     names = held.get("class_names") if isinstance(held, dict) else None
     if not isinstance(names, list) or not all(isinstance(each, str | int) for each in names):
-        whose = "the run" if subject == told else subject.name
-        raise UserError(f"{told} does not name the classes of {whose}: {remedy}")
+        whose = "the run" if subject == source else subject.name
+        raise UserError(f"{source} does not name the classes of {whose}: {remedy}")
     return list(map(str, names))

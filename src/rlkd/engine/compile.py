@@ -36,7 +36,7 @@ def compiled(module: StudentModule, options: TrainerOptions) -> StudentModule:
 
 
 def uncompiled(error: BaseException) -> UserError | None:
-    """Return what to tell of an error of the compiler; None for any other."""
+    """Return what to report of an error of the compiler; None for any other."""
     from torch._dynamo.exc import TorchDynamoException  # takes a second, which few runs need
 
     if not isinstance(error, TorchDynamoException):
@@ -56,5 +56,5 @@ def _require_compiler(device: torch.device) -> None:
     try:
         torch.compile(doubled, backend=_BACKEND)(torch.ones(2, device=device))
     except RuntimeError as error:
-        told = uncompiled(error)
-        raise error if told is None else told from error
+        known = uncompiled(error)
+        raise error if known is None else known from error

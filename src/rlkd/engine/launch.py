@@ -105,7 +105,7 @@ class Launch:
 
 
 def lost(error: BaseException) -> UserError | None:
-    """Return what to tell of an error that says that another rank is gone; None for any other."""
+    """Return what to report of an error that says that another rank is gone; None for any other."""
     here = distributed.this_rank()
     if here.world_size == 1 or not isinstance(error, RuntimeError):
         return None

@@ -74,20 +74,20 @@ def run(config: DictConfig, *, console: Console) -> Result:
     launch = Launch.found()
     launch.join(options.device)  # before the ranks have met, nothing is lost
     console = console if distributed.this_rank().rank == 0 else Console(quiet=True)
-    tell = partial(say, console)
+    show = partial(say, console)
     folder = RunFolder(Path(config.output))
     options.use_threads()
     try:
         # To know that nothing is left to do takes no writing there.
         if distributed.on_rank_zero(lambda: folder.complete and folder.report.is_file()):
-            return _completed(folder, config, options, tell)
+            return _completed(folder, config, options, show)
         with locked(folder.path, config.lock, console):
             if distributed.on_rank_zero(lambda: folder.complete):  # by the process that had it
-                return _completed(folder, config, options, tell)
-            return _trained(folder, config, options, launch, console, tell)
+                return _completed(folder, config, options, show)
+            return _trained(folder, config, options, launch, console, show)
     except RuntimeError as error:
-        told = lost(error) or uncompiled(error) or dead_worker(error)
-        raise error if told is None else told from error
+        known = lost(error) or uncompiled(error) or dead_worker(error)
+        raise error if known is None else known from error
 
 
 def _trained(
@@ -96,37 +96,38 @@ def _trained(
     options: build.TrainerOptions,
     launch: Launch,
     console: Console,
-    tell: Callable[[str], None],
+    show: Callable[[str], None],
 ) -> Result:
     began, settings = time.perf_counter(), as_yaml(config)
     torch.manual_seed(config.seed)
     prepared = build.task(config).prepare(config, options)
     module, scores = prepared.module, prepared.scores
-    distributed.on_rank_zero(lambda: _claim(folder, settings, prepared, tell))
+    distributed.on_rank_zero(lambda: _claim(folder, settings, prepared, show))
     clock = Clock(options.device)
     log = LogEpochs(folder, clock, scores, every_epochs=options.evaluate_every)
-    show = ShowProgress(console, clock, folder, every_steps=options.log_every_steps)
+    progress = ShowProgress(console, clock, folder, every_steps=options.log_every_steps)
     keep = KeepLast(
         folder,
         every_steps=options.checkpoint_every_steps,
         every_minutes=options.checkpoint_every_minutes,
-        tell=tell,
+        show=show,
         before_reading=clock.settle,
     )
-    callbacks: list[L.Callback] = [_ShareStatistics(), clock, log, show, WriteMetrics(folder), keep]
+    callbacks: list[L.Callback] = [_ShareStatistics(), clock, log, progress]
+    callbacks += [WriteMetrics(folder), keep]
     with quiet_lightning():
         trainer = _trainer(folder, options, launch, callbacks)
     resumed = distributed.on_rank_zero(
-        lambda: folder.checkpoints.sound(tell, lambda place: content_fault(place, trainer, module))
+        lambda: folder.checkpoints.sound(show, lambda place: content_fault(place, trainer, module))
     )
     if resumed is not None:
-        tell(f"resuming from {resumed}")
+        show(f"resuming from {resumed}")
     taught_by = prepared.teacher_scores()
     if taught_by is not None:
-        tell(f"teacher: {taught_by.summary} on the test split")
+        show(f"teacher: {taught_by.summary} on the test split")
     held, source = build.probe_options(config.probe).size, module.temperature
     if held and (source is None or not source.needs_probe):
-        tell(
+        show(
             f"probe.size={held}: as many training images are held out, and no reward is measured "
             "on them"
         )
@@ -155,7 +156,7 @@ def _trained(
     policy = module.meters.to(options.device).read_policy()
     result = distributed.on_rank_zero(lambda: _write(folder, prepared, result, policy))
     for line in prepared.remarks():
-        tell(line)
+        show(line)
     return result
 
 
@@ -179,7 +180,7 @@ def score_checkpoints(
     words, others = own_words(overrides, ("run",))
     config = configured(others, run=words.get("run"))
     if "run" in words:
-        config.teacher.checkpoint = None  # the run has told of it
+        config.teacher.checkpoint = None  # the run has reported it
     options = build.trainer_options(config)
     options.use_threads()
     return build.task(config).score_checkpoints(config, options, console)
@@ -189,7 +190,7 @@ def _completed(
     folder: RunFolder,
     config: DictConfig,
     options: build.TrainerOptions,
-    tell: Callable[[str], None],
+    show: Callable[[str], None],
 ) -> Result:
     """Return the figures of a run that is complete, having seen that it is the one asked for."""
     settings = as_yaml(config)
@@ -200,14 +201,14 @@ def _completed(
         folder.require_images(prepared.images, prepared.sha256)
     # A run that was killed at the very end has none.
     distributed.on_rank_zero(lambda: folder.report.is_file() or _report(folder))
-    tell(f"{folder.path} is complete already")
+    show(f"{folder.path} is complete already")
     return Result.read(folder.result)
 
 
 def _claim(
-    folder: RunFolder, settings: str, prepared: Prepared, tell: Callable[[str], None]
+    folder: RunFolder, settings: str, prepared: Prepared, show: Callable[[str], None]
 ) -> None:
-    folder.claim(settings, prepared.images, prepared.sha256, tell=tell)
+    folder.claim(settings, prepared.images, prepared.sha256, show=show)
     folder.require_space()
     prepared.enter(folder)
 

@@ -111,7 +111,7 @@ class RunFolder:
         return "is not what the run left there (its SHA-256 is another)"
 
     def claim(
-        self, config: str, images: ImageCounts, sha256: str, *, tell: Callable[[str], None] = print
+        self, config: str, images: ImageCounts, sha256: str, *, show: Callable[[str], None] = print
     ) -> None:
         """Make the folder this run's own, and put it in order after a kill.
 
@@ -121,7 +121,7 @@ class RunFolder:
             config: the run's configuration, as YAML.
             images: what it is going to train on.
             sha256: of its data, see `data.fingerprint`.
-            tell: shows a line.
+            show: shows a line.
 
         Raises:
             UserError: if it holds a different run, one that began on other images, one that has
@@ -140,7 +140,7 @@ class RunFolder:
                 f"{self.path} holds files that are no run of rlkd: give another folder with "
                 "output=DIR"
             )
-        self._repair(tell)
+        self._repair(show)
         write_text(self.config, as_stored(config))
         write_object(self.images, _counts(images, sha256))
 
@@ -152,7 +152,7 @@ class RunFolder:
                     "elsewhere: put the folder itself in its place"
                 )
 
-    def _repair(self, tell: Callable[[str], None]) -> None:
+    def _repair(self, show: Callable[[str], None]) -> None:
         """Make room for the student of a run that has ended, where something else is."""
         fault = self.student_fault if self.result.is_file() else None
         if fault is None:
@@ -166,7 +166,7 @@ class RunFolder:
             aside = self.student.with_name(f"{self.student.name}.damaged")
             os.replace(self.student, aside)
             fault = f"{fault}, set aside as {aside.name}"
-        tell(f"{self.student} {fault}: writing it again from the last checkpoint")
+        show(f"{self.student} {fault}: writing it again from the last checkpoint")
 
     def require_same(self, config: str) -> None:
         """Refuse a run that the folder is not of, if it is of one; see `identity`.

@@ -42,7 +42,7 @@ class Loaded:
     """The entries of the network that kept what they had."""
 
     @property
-    def told(self) -> str | None:
+    def note(self) -> str | None:
         """A note to the user; None where there is nothing to report."""
         said = [self.place] if self.place else []
         said += [f"{', '.join(self.new)} are new, the rest is the file's"] if self.new else []
@@ -95,7 +95,7 @@ def load_weights(
         name: _fitting(path, name, each, model_state[name]) for name, each in weights.items()
     }
     model.load_state_dict(weights, strict=False)
-    return Loaded(found.told, new)
+    return Loaded(found.note, new)
 
 
 def classifier_entries(model: nn.Module, num_classes: int, shape: Shape) -> list[str]:
@@ -271,7 +271,7 @@ def _check_match(
 def _class_counts(
     names: list[str], wanted: dict[str, Tensor], found: dict[str, Tensor]
 ) -> tuple[int, int] | None:
-    """Return the class counts (found, wanted) if nothing differs but how many are told apart."""
+    """Return the class counts (found, wanted) if nothing differs but how many are distinguished."""
     if not names or not all(name in wanted and name in found for name in names):
         return None
     shapes = [(found[name].shape, wanted[name].shape) for name in names]

@@ -76,7 +76,7 @@ class Found:
     """Where the file has others that match as well and were not taken."""
 
     @property
-    def told(self) -> str | None:
+    def note(self) -> str | None:
         """A note to the user on where they were found; None where most files have them."""
         if self.beside:
             others = " and ".join(map(str, self.beside))

@@ -156,8 +156,8 @@ def attempt(config: DictConfig, console: Console) -> Exception | None:
 def require_trainable(planned: Sequence[Planned], console: Console) -> None:
     """Get ready to train what is not complete yet, each combination once, and leave it at that.
 
-    What fails here otherwise than by what the user can mend, as for want of memory, is left to the
-    run itself, which is told with the others.
+    What fails here for a reason that the user cannot fix, as for want of memory, is left to the
+    run itself, and reported with the others.
 
     Raises:
         UserError: for the first combination that does not fit its networks or its data, or whose
@@ -187,6 +187,6 @@ def _prepare(config: DictConfig) -> None:
     build.task(config).prepare(config, options)
 
 
-def told(error: Exception) -> str:
+def message_of(error: Exception) -> str:
     """Return a failure in words."""
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

@@ -26,7 +26,7 @@ from rlkd.engine.signals import Interrupted
 from rlkd.errors import UserError, one_line
 from rlkd.regular_files import open_regular
 from rlkd.reporting.escaping import say, say_trace
-from rlkd.sweep.plan import LauncherOptions, Planned, attempt, told
+from rlkd.sweep.plan import LauncherOptions, Planned, attempt, message_of
 from rlkd.text_files import read_object, write_object
 
 _POLL_SECONDS = 1.0
@@ -95,7 +95,7 @@ class RunCells:
             raise
         if error is not None:
             say_trace(Console(stderr=True), error)
-        return None if error is None else told(error)
+        return None if error is None else message_of(error)
 
 
 def _hand_on(stopped_by: signal.Signals) -> None:
@@ -140,7 +140,7 @@ def in_jobs(
     complete = {name: number for name, number in by_name.items() if _complete(planned[number])}
     for number in complete.values():
         error = attempt(planned[number].config, console)  # at once: it sees whether it is this run
-        yield number, None if error is None else told(error)
+        yield number, None if error is None else message_of(error)
     if len(complete) == len(by_name):
         return
     executor = make_executor(options, folder)

@@ -65,10 +65,10 @@ def _real(path: Path) -> Path:
 
 def left_out_words(unreadable: int, others: Sequence[str]) -> str:
     """Say what was left out, as the end of a line; empty where nothing was."""
-    told = f", {counted(unreadable, 'file')} that cannot be decoded left out" if unreadable else ""
+    words = f", {counted(unreadable, 'file')} that cannot be decoded left out" if unreadable else ""
     if others:
-        told += f", {counted(len(others), 'file')} without an image's ending left out"
-    return told
+        words += f", {counted(len(others), 'file')} without an image's ending left out"
+    return words
 
 
 def claim(output: Path, *, keys: Collection[str]) -> None:

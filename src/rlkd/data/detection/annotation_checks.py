@@ -232,14 +232,14 @@ def _check_boxes(file: Path, table: AnnotationTable, images: ImageTable) -> None
     corner, side = table.box.split(2, dim=1)
     size = images.size[table.row].flip(1)  # width and height
 
-    def refuse(wrong: Tensor, told: str) -> NoReturn:
+    def refuse(wrong: Tensor, why: str) -> NoReturn:
         first = int(wrong.int().argmax())
         image = int(table.row[first])
         height, width = images.size[image].tolist()
         raise UserError(
             f"{file}: annotation {int(table.identity[first])} of image "
             f"{int(images.identity[image])} ({width} x {height} pixels) has bbox "
-            f"{table.box[first].tolist()}, {told}"
+            f"{table.box[first].tolist()}, {why}"
         )
 
     negative = (side < 0).any(dim=1)

@@ -187,8 +187,8 @@ def _read_column(
     ):
         rows, size = rows + batch.num_rows, size + batch.nbytes
         if rows > _MAX_ROWS or size > _MAX_BYTES:
-            told = f"it unpacks to more than {_MAX_ROWS:,} rows or {_MAX_BYTES:,} bytes"
-            raise OSError(errno.EFBIG, told)
+            named = f"it unpacks to more than {_MAX_ROWS:,} rows or {_MAX_BYTES:,} bytes"
+            raise OSError(errno.EFBIG, named)
         batches.append(batch)
     schema = pa.schema([opened.schema_arrow.field(column)])
     return pa.Table.from_batches(batches, schema=schema).column(0)
@@ -202,28 +202,28 @@ def agreed_names(
     Raises:
         UserError: if splits name different classes, or others than given, or nothing names them.
     """
-    told = train.class_names
-    one_tells = told is None or test.class_names is None
-    if told != test.class_names and not (given is not None and one_tells):
+    named = train.class_names
+    one_tells = named is None or test.class_names is None
+    if named != test.class_names and not (given is not None and one_tells):
         raise UserError(
             f"{train.files[0]} and {test.files[0]} name different classes: take shards of one set"
         )
-    told = told or test.class_names
-    names = given or told
+    named = named or test.class_names
+    names = given or named
     if names is None:
         raise UserError(
             f"{train.files[0]} does not name its classes: give data.class_names, a file of one "
             "name a line or their number"
         )
-    if told is not None and len(told) != len(names):
+    if named is not None and len(named) != len(names):
         raise UserError(
-            f"data.class_names gives {len(names)} classes, the shards {len(told)}: name each class"
+            f"data.class_names gives {len(names)} classes, the shards {len(named)}: name each class"
         )
-    if told is not None and told != names and set(told) == set(names):
-        row = next(row for row, name in enumerate(told) if name != names[row])
+    if named is not None and named != names and set(named) == set(names):
+        row = next(row for row, name in enumerate(named) if name != names[row])
         raise UserError(
             f"data.class_names has another order than the shards: class {row} is {names[row]}, of "
-            f"the shards {told[row]}: name the classes in the order of their labels"
+            f"the shards {named[row]}: name the classes in the order of their labels"
         )
     return names
 

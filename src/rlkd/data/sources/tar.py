@@ -185,21 +185,21 @@ def _shown(text: str) -> str:
 
 
 def _label(file: Path, sample: _Sample, label_key: str, number_of: dict[str, int]) -> int:
-    told: object = sample.label
+    given: object = sample.label
     try:
         if sample.label is not None:
-            told = sample.label.decode().strip()
+            given = sample.label.decode().strip()
             if sample.in_json:
-                told = parse_json(told)[label_key]
+                given = parse_json(given)[label_key]
     except (ValueError, KeyError, TypeError):
-        told = None
-    if not isinstance(told, str | int | float):
+        given = None
+    if not isinstance(given, str | int | float):
         raise UserError(
             f"{file}: {sample.name} has no label: fix the shard, or give data.label_key, the entry "
             "of its json file"
         )
-    name = str(told)
-    by_number = name.isdecimal() and not (sample.in_json and isinstance(told, str))
+    name = str(given)
+    by_number = name.isdecimal() and not (sample.in_json and isinstance(given, str))
     if name in number_of and not by_number:
         return number_of[name]
     if name.isdecimal() and len(name) < _DIGITS and int(name) < len(number_of):

@@ -37,7 +37,7 @@ class Unreadable:
         return tuple(self._places)
 
     @property
-    def told(self) -> str:
+    def note(self) -> str:
         """How many were skipped and which came first, in one line; empty where none was."""
         if not self._places:
             return ""

@@ -44,7 +44,7 @@ def crop_and_flip(
     *,
     crop_padding: int,
 ) -> UInt8[Tensor, "batch channels height width"]:
-    """Pad with zeros (black), cut each image's crop at its own size, then mirror it if told.
+    """Pad with zeros (black), cut each image's crop at its own size, then mirror it if asked.
 
     Args:
         image: images in 0 to 255.

@@ -72,7 +72,7 @@ class KeepLast(Checkpoint):
         folder: of the run.
         every_steps: steps between checkpoints within an epoch; None for no such.
         every_minutes: minutes between checkpoints; None for no such.
-        tell: shows a line.
+        show: shows a line.
         before_reading: called before anything is read from the device.
     """
 
@@ -82,11 +82,11 @@ class KeepLast(Checkpoint):
         *,
         every_steps: int | None = None,
         every_minutes: float | None = None,
-        tell: Callable[[str], None] = print,
+        show: Callable[[str], None] = print,
         before_reading: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__()
-        self.folder, self.tell, self.before_reading = folder, tell, before_reading
+        self.folder, self.show, self.before_reading = folder, show, before_reading
         self.every_steps, self.every_minutes = every_steps, every_minutes
         self.signals = StopSignals(self._resumption)
         self._saved_at = monotonic()
@@ -148,7 +148,7 @@ class KeepLast(Checkpoint):
             self._random = held[here.rank]
         elif here.rank == 0:
             before = f"{len(held)} rank{'s' if len(held) > 1 else ''}"
-            self.tell(
+            self.show(
                 f"this run was checkpointed by {before} and goes on with {here.world_size}, so it "
                 "is no longer the unbroken run to the bit: sums are rounded in another order, "
                 "batch norms see other rows together, and dropout and all else that draws "
@@ -182,10 +182,10 @@ class KeepLast(Checkpoint):
             # Only rank 0 writes; the others wait where it would have met them.
             trainer.strategy.barrier("Trainer.save_checkpoint")
             fault = error
-        told = distributed.gather_objects(None if fault is None else str(fault))
+        faults = distributed.gather_objects(None if fault is None else str(fault))
         if fault is not None:
             raise fault
-        _refuse(told, UserError)
+        _refuse(faults, UserError)
         self._saved_at = monotonic()
 
     def _stop(self, asked: signal.Signals | None) -> None:
@@ -229,8 +229,8 @@ def _not_finite(module: StudentModule, folder: RunFolder) -> str | None:
     return f"{what}: {remedy}; {kept}"
 
 
-def _refuse(told: list[str | None], kind: type[UserError]) -> None:
-    """Raise the first fault that is told, if one is."""
-    fault = next((each for each in told if each is not None), None)
+def _refuse(faults: list[str | None], kind: type[UserError]) -> None:
+    """Raise the first fault, if there is one."""
+    fault = next((each for each in faults if each is not None), None)
     if fault is not None:
         raise kind(fault)

@@ -46,16 +46,16 @@ def origin(arms: Arms) -> list[tuple[str, str]]:
     counts = {len(runs) for runs in arms.values()}
     if len(set(seeds.values())) == 1 and len(counts) == 1:
         scope = " in each arm" if len(arms) > 1 else ""
-        told = f"{next(iter(seeds.values()))} (n = {counts.pop()}{scope})"
+        stated = f"{next(iter(seeds.values()))} (n = {counts.pop()}{scope})"
     else:
-        told = "; ".join(f"{a}: {seeds[a]} (n = {len(runs)})" for a, runs in arms.items())
+        stated = "; ".join(f"{a}: {seeds[a]} (n = {len(runs)})" for a, runs in arms.items())
     teachers = [_teacher(result.teacher) for result in every if result.teacher is not None]
     versions = [
         ", ".join(f"{name} {version}" for name, version in result.versions.items())
         for result in every
     ]
     return [
-        ("Seeds", told),
+        ("Seeds", stated),
         ("Images", images(arms)),
         ("Teacher", distinct(teachers) or "none"),
         ("Hardware", distinct([result.hardware for result in every])),
@@ -92,7 +92,7 @@ def warnings(arms: Arms) -> list[str]:
     if alone and len(arms) > 1:
         which = "Every arm has" if len(alone) == len(arms) else f"{', '.join(alone)}:"
         found.append(
-            f"{which} one run only. Without a spread over seeds, no difference can be told from "
+            f"{which} one run only. Without a spread over seeds, no difference can be stated from "
             "noise."
         )
     if len({result.epochs for result in every}) > 1:

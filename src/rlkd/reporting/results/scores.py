@@ -90,8 +90,8 @@ class Scores(SplitScores):
     def words(cls, figures: Mapping[str, float]) -> dict[str, str]:
         """Put figures in words: accuracies in per cent, the loss in nats."""
         top1, top5, loss = (figures[column] for column in cls.headings)
-        told = f"{loss:.4f}" if math.isfinite(loss) else UNKNOWN
-        return dict(zip(cls.headings.values(), (percent(top1), percent(top5), told), strict=True))
+        shown = f"{loss:.4f}" if math.isfinite(loss) else UNKNOWN
+        return dict(zip(cls.headings.values(), (percent(top1), percent(top5), shown), strict=True))
 
     @property
     def summary(self) -> str:
@@ -153,8 +153,8 @@ class DetectionScores(SplitScores):
     @property
     def summary(self) -> str:
         """AP, and AP at the two single bounds."""
-        told = {"AP": self.ap, "AP50": self.ap50, "AP75": self.ap75}
-        return ", ".join(f"{name} {percent(value)} %" for name, value in told.items())
+        shown = {"AP": self.ap, "AP50": self.ap50, "AP75": self.ap75}
+        return ", ".join(f"{name} {percent(value)} %" for name, value in shown.items())
 
 
 AnyScores = Scores | DetectionScores

@@ -183,8 +183,8 @@ def leave_unreadable(folder: RunFolder, dataset: Dataset) -> None:
     """Write how many images could not be decoded, and where they are, if any was skipped."""
     if dataset.unreadable is not None and dataset.unreadable.places:
         places = dataset.unreadable.places
-        told = {"count": len(places), "places": list(places)}
-        write_object(folder.path / UNREADABLE, told)
+        entry = {"count": len(places), "places": list(places)}
+        write_object(folder.path / UNREADABLE, entry)
 
 
 def take_up_unreadable(folder: RunFolder, dataset: Dataset) -> None:

@@ -217,8 +217,8 @@ def _pairs(
         count = min(len(student), len(teacher))
         if not count:
             role = "teacher" if student else "student"
-            told = _NO_MAPS.format(network=type(networks[role]).__name__)
-            raise UserError(f"loss {name}: {told}")
+            fault = _NO_MAPS.format(network=type(networks[role]).__name__)
+            raise UserError(f"loss {name}: {fault}")
         # From the deepest: that is where networks of different depths correspond.
         both = zip(student[-count:], teacher[-count:], strict=True)
         listed = [{"student": one, "teacher": other} for one, other in both]

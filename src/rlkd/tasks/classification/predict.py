@@ -135,8 +135,8 @@ def _table(predictions: Sequence[ImageClasses]) -> str:
     heads = [[f"class_{rank + 1}", f"probability_{rank + 1}"] for rank in columns]
     rows = [["file", *(each for pair in heads for each in pair)]]
     for one in predictions:
-        told = [(each["class"], f"{each['probability']:.6f}") for each in one["classes"]]
-        rows.append([one["file"], *(each for pair in told for each in pair)])
+        pairs = [(each["class"], f"{each['probability']:.6f}") for each in one["classes"]]
+        rows.append([one["file"], *(each for pair in pairs for each in pair)])
     return csv_text(rows)
 
 
@@ -145,6 +145,8 @@ def _tell(
 ) -> None:
     if len(predictions) <= _SHOWN:
         for one in predictions:
-            told = [f"{each['class']} {100 * each['probability']:.1f} %" for each in one["classes"]]
-            say(console, f"{one['file']}: {', '.join(told) or 'nothing as probable as that'}")
+            likeliest = [
+                f"{each['class']} {100 * each['probability']:.1f} %" for each in one["classes"]
+            ]
+            say(console, f"{one['file']}: {', '.join(likeliest) or 'nothing as probable as that'}")
     say(console, f"{counted(len(predictions), 'image')}{left_out}: everything is in {output}")

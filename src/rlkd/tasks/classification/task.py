@@ -229,7 +229,7 @@ def _counted(sets: Sets, explorer: Explorer | None, epochs: int) -> ImageCounts:
 
 def _remarks(dataset: Dataset) -> list[str]:
     unreadable = dataset.unreadable
-    return [unreadable.told] if unreadable is not None and unreadable.told else []
+    return [unreadable.note] if unreadable is not None and unreadable.note else []
 
 
 class _Parts(TaskParts):

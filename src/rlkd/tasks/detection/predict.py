@@ -121,10 +121,10 @@ def predict_images(
         raise UserError(f"none of the {len(files)} images in {source} can be decoded: replace them")
     write_results(output, predictions)
     total = sum(len(each["detections"]) for each in predictions)
-    told = f"{counted(total, 'object')} of score {threshold:g} or more in "
-    told += counted(len(predictions), "image")
-    told += left_out_words(len(files) - len(predictions), others)
-    say(console, f"{told}: everything is in {output}")
+    words = f"{counted(total, 'object')} of score {threshold:g} or more in "
+    words += counted(len(predictions), "image")
+    words += left_out_words(len(files) - len(predictions), others)
+    say(console, f"{words}: everything is in {output}")
     return predictions
 
 

@@ -59,7 +59,7 @@ _SHOWN = 12
 """Test images on the page of predictions."""
 _CLASSIFIER = "roi_heads.box_predictor."
 _THRESHOLD = 0.5
-"""The lowest score of what is predicted, unless told otherwise."""
+"""The lowest score of what is predicted, unless the user says otherwise."""
 
 
 class PreparedDetection(Prepared):
@@ -231,8 +231,8 @@ class Detection(DetectionOptions):
                 loaded = models.load_weights(
                     made, path, classifier=(lambda: classifier) if head else None
                 )
-                if loaded.told:
-                    notice(f"{role} {path}: {loaded.told}")
+                if loaded.note:
+                    notice(f"{role} {path}: {loaded.note}")
                 if not head:
                     check_order(path, images.output_names)
         except models.ClassCountError as error:
