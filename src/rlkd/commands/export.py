@@ -94,8 +94,8 @@ def _export(
     card = write_card(path.parent, exported_beside(path, student), training)
     say(
         console,
-        f"{path}: answers as the student does, to {difference:.2g}; {facts_file} says what it takes "
-        f"and gives, {card} where it comes from",
+        f"{path}: answers as the student does, to {difference:.2g}; {facts_file} says what it "
+        f"takes and gives, {card} where it comes from",
     )
     return difference
 
