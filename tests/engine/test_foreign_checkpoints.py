@@ -168,6 +168,8 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "other milestones": (put(("lr_schedulers", 0, "milestones"), {1: 1}), "milestones differs"),
     "a method of the schedule": (put(("lr_schedulers", 0, "step"), 3), "schedule is another"),
     "no callbacks": (put("callbacks", {}), "Clock is missing"),
+    "seconds below zero": (put(("callbacks", "Clock", "seconds"), -4.6), "clock is below zero"),
+    "an epoch below zero": (put(("callbacks", "Clock", "epoch"), [1.0, -1.0]), "below zero"),
     "no random state": (put(("callbacks", "KeepLast", "ranks"), [{"cuda": None}]), "cpu"),
     "a short random state": (
         put(("callbacks", "KeepLast", "ranks"), [{"cpu": torch.ones(3).byte(), "cuda": None}]),

@@ -63,3 +63,7 @@ def test_a_student_that_says_the_same_of_all_is_uncorrelated_and_not_thrown_away
     assert float(loss.detach()) == 16 * (2 + 2)
     assert student.grad is not None
     assert not student.grad.any()
+
+
+def test_a_batch_of_no_instance_has_no_loss() -> None:
+    assert dist(torch.zeros(0, 5), torch.zeros(0, 5), 4.0).isnan()

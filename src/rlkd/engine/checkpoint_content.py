@@ -152,6 +152,8 @@ def _check_callbacks(held: Mapping[str, Any], trainer: L.Trainer) -> None:
         state = held[each.state_key]
         if isinstance(each, Clock):
             _check_alike(each.state_dict(), state, "the clock")
+            seconds = [state["seconds"], state["data_seconds"], *state["epoch"]]
+            require(min(seconds) >= 0, "the clock is below zero")
             continue
         for rank in state["ranks"]:
             torch.Generator().set_state(rank["cpu"])

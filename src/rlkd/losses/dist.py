@@ -1,7 +1,7 @@
 """DIST: agreement up to scale and shift, within each row and within each class."""
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -57,11 +57,11 @@ def _correlation(
     A student whose last layer starts at zero has such rows; their gradient, divided by what
     rounding left of a deviation, would be some 1e8.
     """
-    varies = _varies(student, dim) & _varies(teacher, dim)
-    deviations = (each - each.mean(dim=dim, keepdim=True) for each in (student, teacher))
+    deviations = [each - each.mean(dim=dim, keepdim=True) for each in (student, teacher)]
+    varies = torch.stack(
+        [
+            off.detach().norm(dim=dim) > 8 * torch.finfo(each.dtype).eps * each.norm(dim=dim)
+            for off, each in zip(deviations, (student, teacher), strict=True)
+        ]
+    ).all(dim=0)
     return torch.where(varies, F.cosine_similarity(*deviations, dim=dim, eps=1e-8), 0.0)
-
-
-def _varies(probability: Float[Tensor, "batch classes"], dim: int) -> Bool[Tensor, " left"]:
-    low, high = torch.aminmax(probability.detach(), dim=dim)
-    return high - low > 8 * torch.finfo(probability.dtype).eps * high
