@@ -4,7 +4,8 @@ Each version has a process of its own, from a checkout of it, and they take turn
 anew: some steps of one, as many of the other. What else the machine does falls on both. A figure is
 the median over the rounds of the ratio of seconds, after over before, with the median's 95 %
 interval by the bootstrap. `again` is a second process of the version before: its distance from 1 is
-the error of the measurement.
+the error of the measurement. The steps are those of `benchmarks/steps.py`, without a Trainer around
+them.
 
     git worktree add --detach ../before COMMIT
     python benchmarks/before_after.py ../before
@@ -51,7 +52,10 @@ class Version:
         assert self._process.stdout is not None
         self._process.stdin.write(f"{steps}\n")
         self._process.stdin.flush()
-        return float(self._process.stdout.readline())
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError("the steps of a version ended with the error above")
+        return float(line)
 
     def end(self) -> None:
         """Let the process go."""

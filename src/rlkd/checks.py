@@ -26,7 +26,7 @@ MASKED = -1e30
 """Stands in for -inf where a product with a probability of 0 is to be 0, in value and gradient."""
 
 _DIVISIBLE = 1e31
-"""Logits beyond it may be infinite once they are divided by the lowest temperature, 1e-6."""
+"""Logits beyond it may be infinite in float32 once the lowest temperature, 1e-6, divides them."""
 
 GREATEST = 1e15
 """Logits beyond it cannot be computed with: the square of a greater one leaves float32."""
@@ -61,7 +61,7 @@ def check_logits(
             distribution over classes a row, floating, (batch, classes); None where not asked for.
         ignored: whether a target may be `types.IGNORED`.
         finite: whether a row of logits that holds NaN, nothing but -inf, or a number above 1e31,
-            which no temperature may divide, is refused.
+            which the lowest temperature would make infinite, is refused.
 
     Raises:
         InputError: a ValueError that says what was given and, for a value, in which row: NaN, too

@@ -1,6 +1,7 @@
 import numpy as np
 import torch
 
+from rlkd.checks import values_unchecked
 from rlkd.losses.dist import dist
 from rlkd.losses.logits import kd
 
@@ -67,3 +68,11 @@ def test_a_student_that_says_the_same_of_all_is_uncorrelated_and_not_thrown_away
 
 def test_a_batch_of_no_instance_has_no_loss() -> None:
     assert dist(torch.zeros(0, 5), torch.zeros(0, 5), 4.0).isnan()
+
+
+def test_a_row_of_nan_is_not_taken_for_one_that_does_not_vary() -> None:
+    teacher = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
+    teacher[2] = torch.nan
+    with values_unchecked():  # as in the steps of a run, which looks at the loss
+        assert dist(torch.zeros(6, 5), teacher, 4.0).isnan()
+        assert dist(torch.randn(6, 5), teacher, 4.0).isnan()

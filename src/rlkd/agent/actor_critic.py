@@ -24,8 +24,8 @@ class Actor(nn.Module):
     The head starts at zero weight, so that every instance starts at the base temperature.
 
     Args:
-        base_temperature: the temperature of the mean action before anything is learnt.
-        max_temperature: T_max; temperatures lie in (0, T_max).
+        base_temperature: T of the mean action before anything is learnt, in [0.05, T_max).
+        max_temperature: T_max; temperatures lie in [0.05, T_max).
         initial_std: standard deviation of u before anything is learnt. Larger explores more
             widely; 0.5 spreads T over about 2 to 6.5 (5 % to 95 %) around 4.
         hidden: width of both hidden layers.

@@ -240,7 +240,7 @@ def optimizer(config: DictConfig) -> Callable[..., torch.optim.Optimizer]:
 def scheduler(config: DictConfig, *, steps_per_epoch: int = 1) -> tuple[Schedule, ScheduleBy]:
     """Make the maker of the learning-rate schedule, and say when to step it.
 
-    One that asks for `total_steps` learns it and is stepped once a step, any other once an epoch.
+    One that asks for `total_steps` is given it and stepped once a step, any other once an epoch.
 
     Raises:
         UserError: if its values make none, or one that fails before the run is over.

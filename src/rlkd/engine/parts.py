@@ -149,8 +149,8 @@ def fixable(name: str, values: Mapping[str, Any]) -> Generator[None]:
             for key, value in values.items()
             if not str(key).startswith("_") and not isinstance(value, dict)
         ]
-        known = f"; its settings are {', '.join(settings)}" if settings else ""
-        raise UserError(f"{name} does not build: {said}{known}") from error
+        hint = f"; its settings are {', '.join(settings)}" if settings else ""
+        raise UserError(f"{name} does not build: {said}{hint}") from error
 
 
 def _made(held: Any, key: str, place: Place, trusted: Collection[str]) -> Any:

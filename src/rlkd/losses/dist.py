@@ -58,10 +58,9 @@ def _correlation(
     rounding left of a deviation, would be some 1e8.
     """
     deviations = [each - each.mean(dim=dim, keepdim=True) for each in (student, teacher)]
-    varies = torch.stack(
-        [
-            off.detach().norm(dim=dim) > 8 * torch.finfo(each.dtype).eps * each.norm(dim=dim)
-            for off, each in zip(deviations, (student, teacher), strict=True)
-        ]
-    ).all(dim=0)
-    return torch.where(varies, F.cosine_similarity(*deviations, dim=dim, eps=1e-8), 0.0)
+    with torch.no_grad():
+        small = 8 * torch.finfo(student.dtype).eps
+        own, other = (each.norm(dim=dim) for each in deviations)
+        flat = (own <= small * student.norm(dim=dim)) | (other <= small * teacher.norm(dim=dim))
+        uncorrelated = 0 * (own + other)  # and NaN where either is
+    return torch.where(flat, uncorrelated, F.cosine_similarity(*deviations, dim=dim, eps=1e-8))

@@ -224,7 +224,8 @@ def losses(arms: Arms) -> Picture:
     if not found:
         return Picture(title, None, "No run recorded its training loss.")
     shown = {label: arms[label] for label in found}
-    caption = f"Means over the instances of an epoch, each term weighted{_band_words(shown)}."
+    several = any(len(lines) > 1 for lines in found.values())
+    caption = f"Means over an epoch{', each term weighted' * several}{_band_words(shown)}."
     name = "loss on the training images"
     return Picture(title, _lines_by_arm(title, found, name, _epochs(found, arms)), caption)
 

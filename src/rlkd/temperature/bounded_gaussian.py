@@ -40,7 +40,7 @@ class BoundedGaussian:
     std: Float[Tensor, "*rows"]
     """Standard deviation of u, above 0."""
     max_temperature: float
-    """T_max, above 0."""
+    """T_max, above 0.05."""
 
     def sample(self, generator: torch.Generator) -> Float[Tensor, "*rows"]:
         """Draw u, on the generator's device."""

@@ -31,8 +31,9 @@ class RandomTemperature(EpochSource):
     gain of this control over the constant comes from chance itself.
 
     Args:
-        base_temperature: centre of the distribution, and the temperature of the warm-up.
-        max_temperature: T_max.
+        base_temperature: centre of the distribution, and the temperature of the warm-up, in
+            [0.05, T_max).
+        max_temperature: T_max, above 0.05.
         initial_std: standard deviation of u, where T = T_max * sigmoid(u).
         warmup_epochs: epochs of constant temperature, as many as the agent's.
         like: run folder of an agent: the distribution is then, epoch by epoch, the one that this

@@ -187,8 +187,8 @@ def _read_column(
     ):
         rows, size = rows + batch.num_rows, size + batch.nbytes
         if rows > _MAX_ROWS or size > _MAX_BYTES:
-            named = f"it unpacks to more than {_MAX_ROWS:,} rows or {_MAX_BYTES:,} bytes"
-            raise OSError(errno.EFBIG, named)
+            fault = f"it unpacks to more than {_MAX_ROWS:,} rows or {_MAX_BYTES:,} bytes"
+            raise OSError(errno.EFBIG, fault)
         batches.append(batch)
     schema = pa.schema([opened.schema_arrow.field(column)])
     return pa.Table.from_batches(batches, schema=schema).column(0)
@@ -203,8 +203,8 @@ def agreed_names(
         UserError: if splits name different classes, or others than given, or nothing names them.
     """
     named = train.class_names
-    one_tells = named is None or test.class_names is None
-    if named != test.class_names and not (given is not None and one_tells):
+    one_unnamed = named is None or test.class_names is None
+    if named != test.class_names and not (given is not None and one_unnamed):
         raise UserError(
             f"{train.files[0]} and {test.files[0]} name different classes: take shards of one set"
         )

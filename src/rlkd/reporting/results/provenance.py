@@ -92,8 +92,8 @@ def warnings(arms: Arms) -> list[str]:
     if alone and len(arms) > 1:
         which = "Every arm has" if len(alone) == len(arms) else f"{', '.join(alone)}:"
         found.append(
-            f"{which} one run only. Without a spread over seeds, no difference can be stated from "
-            "noise."
+            f"{which} one run only. Without a spread over seeds, no difference can be "
+            "distinguished from noise."
         )
     if len({result.epochs for result in every}) > 1:
         found.append("The runs did not train for the same number of epochs.")

@@ -99,7 +99,7 @@ def predict_classes(
     write_text(asked.output / TABLE, _table(predictions))
     write_results(asked.output, predictions)
     left_out = left_out_words(len(files) - len(predictions), others)
-    _tell(predictions, left_out, asked.output, console)
+    _show(predictions, left_out, asked.output, console)
     return predictions
 
 
@@ -140,7 +140,7 @@ def _table(predictions: Sequence[ImageClasses]) -> str:
     return csv_text(rows)
 
 
-def _tell(
+def _show(
     predictions: Sequence[ImageClasses], left_out: str, output: Path, console: Console
 ) -> None:
     if len(predictions) <= _SHOWN:
