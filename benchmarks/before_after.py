@@ -22,15 +22,11 @@ from pathlib import Path
 import numpy as np
 
 NO_WARMUP = "temperature.warmup_epochs=0"
-SMALL = ["trainer.batch_size=16"]
 SETTINGS: dict[str, list[str]] = {
     "constant": ["temperature=constant"],
     "rlkd": ["temperature=rlkd", NO_WARMUP],
     "rlkd_paper": ["temperature=rlkd_paper", NO_WARMUP],
-    "constant, batch 16": ["temperature=constant", *SMALL],
-    "rlkd, batch 16": ["temperature=rlkd", NO_WARMUP, *SMALL],
-    "constant, batch 256": ["temperature=constant", "trainer.batch_size=256"],
-    "dkd, rlkd": ["method=dkd", "temperature=rlkd", NO_WARMUP],
+    "rlkd, batch 16": ["temperature=rlkd", NO_WARMUP, "trainer.batch_size=16"],
     "constant, bf16-mixed": ["temperature=constant", "trainer.precision=bf16-mixed"],
 }
 """R56 -> R20 on random images of 32 x 32."""
