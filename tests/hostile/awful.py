@@ -24,6 +24,13 @@ def _case(act: Callable[[Place], object], draw: Random, place: Place) -> Case:
     return Case(f"drawn {draw.random()}", lambda: str(act(place)))
 
 
+class _TwoLinesError(UserError):
+    """What no error of rlkd can be, whose message is one line whatever it is made of."""
+
+    def __str__(self) -> str:
+        return "a\nb"
+
+
 def _raise(error: BaseException) -> None:
     raise error
 
@@ -51,7 +58,7 @@ ACTS: dict[str, tuple[str, Callable[[Place], object]]] = {
     "writes into the output": ("", lambda place: (place.out / "x").write_text("x")),
     "raises": ("traceback", lambda place: _raise(ValueError("x"))),
     "exits": ("traceback", lambda place: _raise(SystemExit(1))),
-    "refuses in two lines": ("several lines", lambda place: _raise(UserError("a\nb"))),
+    "refuses in two lines": ("several lines", lambda place: _raise(_TwoLinesError("a"))),
     "exits with 1": ("traceback", _answer(1)),
     "waits": ("hang", lambda place: time.sleep(60)),
     "turns round and round": ("hang", lambda place: sum(iter(int, 1))),
