@@ -104,7 +104,7 @@ def write(path: Path, stop: type[BaseException] | None = None) -> None:
     with whole(path) as unfinished:
         unfinished.write_text("whole")
         if stop is not None:
-            raise stop
+            raise stop("the end")
 
 
 def written_plainly(path: Path) -> Path:
