@@ -15,7 +15,7 @@ demo: .venv/installed
 	$(BIN)/rlkd demo
 
 test: .venv/installed
-	$(BIN)/pytest -q -n 2 -m "not long and not gpu"
+	$(BIN)/pytest -q -n 2 --dist worksteal -m "not long and not gpu"
 
 test-long: .venv/installed
 	$(BIN)/pytest -q -n 2 --dist loadgroup -m "long and not gpu"

@@ -47,7 +47,13 @@ def chosen(batch: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize(
-    ("calibration", "stopped"), [("additive", 5), ("recurrent", 5), ("none", 2), ("none", 5)]
+    ("calibration", "stopped"),
+    [
+        ("recurrent", 5),
+        ("none", 2),
+        pytest.param("additive", 5, marks=pytest.mark.long),
+        pytest.param("none", 5, marks=pytest.mark.long),
+    ],
 )
 def test_a_resumed_agent_equals_the_uninterrupted_one(
     source: str, calibration: str, stopped: int

@@ -123,7 +123,7 @@ class Steps:
             pytest.param(name, True, marks=pytest.mark.long if name in SLOW else ())
             for name in SOURCES
         ),
-        ("with a probe", False),
+        pytest.param("with a probe", False, marks=pytest.mark.long),
     ],
 )
 def test_no_step_with_a_source_waits_for_the_device(

@@ -52,8 +52,8 @@ def write_detector(path: Path) -> Path:
         "optimizer=adamw",
         "optimizer.lr=0.002",
         "scheduler=constant",
-        "trainer.epochs=20",
-        "trainer.evaluate_every=20",
+        "trainer.epochs=14",
+        "trainer.evaluate_every=14",
         "task.detector.min_size=64",
     ]
     kept = [each for each in SHORT if not each.startswith(("optimizer", "trainer.epochs"))]
