@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from tests.agent.loop import CLASSES, drive, logits_of, make_agent
+from tests.marks import but_long
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rlkd.checks import values_unchecked
@@ -69,7 +70,7 @@ def called_from_the_optimiser() -> bool:
 @pytest.mark.parametrize(
     ("source", "metric"), [("next_batch", "accuracy"), ("same_batch", "loss"), ("probe", "loss")]
 )
-@pytest.mark.parametrize("calibration", ["additive", "recurrent", "none"])
+@pytest.mark.parametrize("calibration", but_long(["additive", "recurrent", "none"], "recurrent"))
 def test_no_step_of_the_agent_waits_for_the_device(
     source: str, metric: str, calibration: str
 ) -> None:

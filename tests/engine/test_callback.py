@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from tests.marks import but_long
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -207,7 +208,7 @@ def same(one: Any, other: Any) -> bool:
     return one == other
 
 
-@pytest.mark.parametrize("epochs_before", [1, 2])
+@pytest.mark.parametrize("epochs_before", but_long([1, 2], 1))
 def test_a_resumed_run_ends_as_the_uninterrupted_one(tmp_path: Path, epochs_before: int) -> None:
     probe = instances(12)
     whole = Module(agent())
@@ -263,7 +264,7 @@ def test_a_run_resumed_within_an_epoch_tells_the_source_which(
         lambda: GlobalCTKD(lambda_epochs=3),
     ],
 )
-@pytest.mark.parametrize("after", [2, 5, 8])
+@pytest.mark.parametrize("after", but_long([2, 5, 8], 5))
 def test_every_source_goes_on_within_an_epoch_as_if_it_had_not_stopped(
     make: Callable[[], rlkd.TemperatureSource], after: int, tmp_path: Path
 ) -> None:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 pytestmark = pytest.mark.usefixtures("plainly")
 DRAWS = {"crd"}
 """Losses that draw on the device: other numbers on each."""
-SLOW = {*METHODS} - {"kd", "dkd", "sp", "crd", "srrl"}
+SLOW = {*METHODS} - {"kd", "dkd", "sp"}
 """Left to the long tests: a GPU that is not there takes seconds to answer."""
 
 
