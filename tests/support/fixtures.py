@@ -19,6 +19,17 @@ from rlkd.tasks.classification.forward import ClassifierForward, prepare_forward
 from rlkd.temperature import ConstantTemperature
 from rlkd.types import Batch
 
+__all__ = [
+    "batch",
+    "detector_file",
+    "plainly",
+    "ready",
+    "refuse",
+    "student",
+    "teacher",
+    "teacher_file",
+]
+
 
 @pytest.fixture
 def plainly(request: pytest.FixtureRequest) -> Iterator[None]:

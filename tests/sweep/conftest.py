@@ -1,10 +1,3 @@
-from tests.support.fixtures import (  # noqa: F401, what tests ask for by name
-    batch,
-    detector_file,
-    plainly,
-    ready,
-    refuse,
-    student,
-    teacher,
-    teacher_file,
-)
+"""What tests of this room ask for by name."""
+
+from tests.support.fixtures import *  # noqa: F403
