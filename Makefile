@@ -6,8 +6,6 @@ export RLKD_DATA ?= $(if $(DATA),$(abspath $(DATA)))
 
 # Two tests of one thread each are done sooner than two of two threads.
 export OMP_NUM_THREADS ?= 1
-# Without bytecode files, each process compiles what the one before it has compiled.
-unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-long lint clean
 

@@ -1,6 +1,7 @@
 """Verbs that write to a disk that is full: one line, and the older files as they were."""
 
 import resource
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,11 +26,14 @@ def no_larger_file(size: int = ROOM) -> Iterator[None]:
     """Let this process write no file beyond a size; Python makes an OSError of it."""
     load_digits()  # whose joblib makes a semaphore, a file, the first time
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    writes_none = sys.dont_write_bytecode
+    sys.dont_write_bytecode = True  # which Python would cut short, and fail to read ever after
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        sys.dont_write_bytecode = writes_none
 
 
 @pytest.fixture(scope="module")

@@ -141,4 +141,5 @@ def command(arguments: list[str], output: Path) -> None:
     for stream, name in ((1, "stdout"), (2, "stderr")):
         file = os.open(output / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, stream)
+    sys.dont_write_bytecode = True  # a limit on files would cut it short, for every later process
     sys.exit(main(arguments))
