@@ -38,6 +38,7 @@ FLOORS = {
     "config": 4,
     "engine": 5,
     "lightning_callback": 6,
+    "teacher_cache": 6,
     "export": 6,
     "tasks": 7,
     "sweep": 7,

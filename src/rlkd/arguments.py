@@ -22,6 +22,8 @@ MOST_WORKERS = 1024
 """Processes that load data."""
 MOST_PIXELS = 2**14
 """Along a side of an image as networks see it."""
+MOST_VIEWS = 100_000
+"""Of one image, that training draws from."""
 LAST_SEED = 2**32 - 1
 """The largest that every random generator takes."""
 

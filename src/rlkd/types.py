@@ -20,6 +20,9 @@ class Batch:
     strong: Float[Tensor, "batch channels height width"] | None = None
     """A second, strongly augmented view of the same instances, normalised; None where no loss
     needs one."""
+    view: Int[Tensor, " batch"] | None = None
+    """Which of its views each image is, of as many as the loader makes; -1 for an image that is
+    none of them, as a mixed one. None where there is no end of views."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,6 +82,20 @@ to=FILE            ends in .safetensors, .onnx or .pt2
 rlkd export run=runs/mine format=onnx to=student.onnx
 rlkd export run=runs/mine format=safetensors to=student.safetensors""",
     ),
+    "cache": (
+        "rlkd.commands.cache:cache",
+        """Keep a teacher's logits on disk: build, info, verify, remove.
+
+build KEY=VALUE    compute all views of a run's images; settings as for `rlkd distill`, with
+                   teacher.cache=DIR; what is there already is not computed again
+info DIR           what a store is of, and how full it is
+verify DIR         whether each row is whole; with settings, whether the teacher still agrees
+remove DIR         remove a store
+
+rlkd cache build data=cifar100 data.root=DIR teacher=resnet56 teacher.checkpoint=FILE \\
+    teacher.cache=runs/resnet56_logits
+rlkd cache verify runs/resnet56_logits""",
+    ),
     "ls": (
         "rlkd.commands.verbs:ls",
         """List what the groups of settings may be.

@@ -22,6 +22,7 @@ PATTERNS = frozenset({"data.train", "data.test", "data.class_names", "teacher.cl
 PATHS = PATTERNS | {
     *("data.root", "data.train_images", "data.train_annotations"),
     *("data.test_images", "data.test_annotations", "teacher.checkpoint", "student.checkpoint"),
+    *("teacher.cache",),
     *("temperature.like", "output", "configs", "run", "images", "to"),
 }
 """The settings, and the words of verbs, whose values are paths: the one list of them.

@@ -15,7 +15,10 @@ from rlkd.errors import UserError, did_you_mean
 from rlkd.trust import TRUST, found, require_trusted
 
 NETWORKS = {
-    "teacher": ("name", "checkpoint", "mean", "std", "image_size", "classes"),
+    "teacher": (
+        *("name", "checkpoint", "mean", "std", "image_size", "classes"),
+        *("cache", "cache_dtype"),
+    ),
     "student": ("name", "checkpoint", "head"),
 }
 """The settings of each of the two networks."""

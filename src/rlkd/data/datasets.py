@@ -394,6 +394,7 @@ def streamed(
     resize: int = 256,
     smallest_area: float = 0.08,
     flip: bool = True,
+    views: int | None = None,
     limit: int | None = None,
     workers: int = 4,
     prefetch: int = 2,
@@ -413,6 +414,7 @@ def streamed(
             out; see `fitted`.
         smallest_area: of a random crop in training, as a share of the image's.
         flip: whether training mirrors images at random; false where left and right matter.
+        views: of each image that training draws from, the same in all runs; None for new ones.
         limit: how many training images to keep, stratified, always the same; None for all.
         workers: processes that decode, on each rank, one a processor at most; 0 for none but its
             own.
@@ -426,14 +428,12 @@ def streamed(
         if not len(source):
             raise UserError(f"what {key} names has no images: give files that hold some")
     arguments.count("data.limit", limit, optional=True)
-    views = Views(pixel_size(image_size, "data.image_size"), resize, smallest_area, flip)
+    crops = Views(pixel_size(image_size, "data.image_size"), resize, smallest_area, flip)
     reading = Reading(workers, prefetch, Unreadable(unreadable))
-    reader = ImageReader(channels)
+    options: dict[str, Any] = {"reading": reading, "reader": ImageReader(channels)}
     own = _normalisation(mean, std, _IMAGENET[channels])
-    sets = [
-        StreamSet.all_of(each, class_names, views=views, reading=reading, reader=reader)
-        for each in sources
-    ]
+    options |= {"views": crops, "view_count": views}
+    sets = [StreamSet.all_of(each, class_names, **options) for each in sources]
     return Dataset(
         name=name,
         train=limited(sets[0], limit),

@@ -10,7 +10,9 @@ from rlkd.errors import UserError
 _BACKEND = "inductor"
 
 
-def compiled(module: StudentModule, options: TrainerOptions) -> StudentModule:
+def compiled(
+    module: StudentModule, options: TrainerOptions, *, teacher: bool = True
+) -> StudentModule:
     """Have a module's student and teacher compiled at their first call, where the options say so.
 
     Every shape of batch and every way of calling (training, evaluation, the scoring of a reward)
@@ -21,6 +23,7 @@ def compiled(module: StudentModule, options: TrainerOptions) -> StudentModule:
     Args:
         module: its networks are changed.
         options: of the run.
+        teacher: whether the teacher is; it is not where it sees batches of many sizes.
 
     Raises:
         UserError: if nothing can be compiled here.
@@ -29,7 +32,7 @@ def compiled(module: StudentModule, options: TrainerOptions) -> StudentModule:
         return module
     mode = "default" if options.compile is True else options.compile
     _require_compiler(options.device)
-    for network in (module.student, module.teacher):
+    for network in (module.student, module.teacher if teacher else None):
         if network is not None:
             network.compile(backend=_BACKEND, mode=mode, dynamic=False)
     return module

@@ -32,6 +32,9 @@ NO_PART = {
 def identity(settings: dict[str, Any]) -> dict[str, Any]:
     """Return the settings that make a run the one it is, of all that it has."""
     settings = copy.deepcopy(settings)
+    teacher = settings.get("teacher")
+    if isinstance(teacher, dict) and teacher.get("cache") is not None:
+        teacher["cache"] = "kept"  # which rounds them, wherever it is done
     for key in NO_PART:
         section, _, name = key.rpartition(".")
         held = settings.get(section) if section else settings

@@ -41,6 +41,9 @@ class Prepared(ABC):
         self.module, self.held_out = module, held_out
         self.images, self.sha256, self.class_names = images, sha256, class_names
 
+    stored: Any = None
+    """Keeps the teacher's logits; None where nothing does."""
+
     @abstractmethod
     def score(self, network: nn.Module, name: str) -> AnyScores:
         """Score a network on a held-out set."""

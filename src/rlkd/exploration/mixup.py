@@ -18,7 +18,8 @@ def mix(
 ) -> Batch:
     """Mix the chosen rows with their partners: x = weight * x_1 + (1 - weight) * x_2.
 
-    Targets are mixed by the same weight and become distributions over classes, for every row.
+    Targets are mixed by the same weight and become distributions over classes, for every row. A
+    mixed image is no view of any.
 
     Args:
         batch: the training instances.
@@ -35,4 +36,5 @@ def mix(
     first = F.one_hot(batch.target, num_classes)
     second = F.one_hot(partner.target, num_classes)
     target = share[:, None] * first + (1 - share[:, None]) * second
-    return Batch(image=image, target=target, index=batch.index)
+    view = None if batch.view is None else torch.where(chosen, -1, batch.view)
+    return Batch(image=image, target=target, index=batch.index, view=view)

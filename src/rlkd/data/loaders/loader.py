@@ -1,7 +1,7 @@
 """The base of the loaders of labelled images."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -91,6 +91,26 @@ class BatchLoader(ABC):
     @abstractmethod
     def __iter__(self) -> Iterator[Batch]:
         """Give the batches of the epoch that was chosen."""
+
+    @property
+    @abstractmethod
+    def augmentation(self) -> str:
+        """How images are varied, in words."""
+
+    @property
+    @abstractmethod
+    def views(self) -> int | None:
+        """How many views of an image there are; None for no end of them."""
+
+    @abstractmethod
+    def batches_of(
+        self, wanted: Sequence[tuple[Int64[Tensor, " batch"], Int64[Tensor, " batch"]]]
+    ) -> Iterator[Batch]:
+        """Make views of images that are asked for by number.
+
+        Args:
+            wanted: rows of the set and a view of each, a batch at a time.
+        """
 
     @abstractmethod
     def partner_batch(self, batch: Batch) -> Batch:

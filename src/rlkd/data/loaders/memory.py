@@ -1,6 +1,7 @@
 """Images held in memory, and a loader that augments whole batches of them."""
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,10 +12,12 @@ from torch import Tensor
 from rlkd import arguments
 from rlkd.data.loaders.loader import BatchLoader
 from rlkd.data.seeding import generator_of
-from rlkd.data.transforms.crop_flip import Augmentation, crop_and_flip
+from rlkd.data.transforms.crop_flip import Augmentation, crop_and_flip, views
 from rlkd.data.transforms.randaugment import StrongAugmentation, strong_view
 from rlkd.errors import UserError
 from rlkd.types import Batch
+
+_DIGEST_BYTES = 8
 
 
 def check_single_class(target: Tensor) -> None:
@@ -77,6 +80,11 @@ class ImageSet:
         """Return the pixels of one image."""
         return self.image[row].cpu().numpy().tobytes()
 
+    def digests(self) -> list[bytes]:
+        """Return 8 bytes for each image, of its pixels, by which it is recognised."""
+        pixels = self.image.cpu().contiguous().numpy()
+        return [hashlib.blake2b(each, digest_size=_DIGEST_BYTES).digest() for each in pixels]
+
     def select(self, rows: Int64[Tensor, " rows"]) -> "ImageSet":
         """Return a copy of some rows, in the order given."""
         rows = rows.to(self.target.device)
@@ -129,6 +137,24 @@ class MemoryLoader(BatchLoader):
                 batch = replace(batch, strong=second)
             yield batch
 
+    @property
+    def augmentation(self) -> str:
+        """How images are varied, in words."""
+        return f"crops from {self.crop_padding} pixels of padding" + ", flips" * self.flip
+
+    @property
+    def views(self) -> int:
+        """How many views of an image there are."""
+        return views(crop_padding=self.crop_padding, flip=self.flip)
+
+    def batches_of(
+        self, wanted: Sequence[tuple[Int64[Tensor, " batch"], Int64[Tensor, " batch"]]]
+    ) -> Iterator[Batch]:
+        """Make views of images that are asked for by number."""
+        for rows, view in wanted:
+            augmentation = Augmentation.of_view(view, crop_padding=self.crop_padding)
+            yield self._batch(rows.to(self.device), augmentation.to(self.device))
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch, from 0, that the next iteration draws."""
         super().set_epoch(epoch)
@@ -154,7 +180,12 @@ class MemoryLoader(BatchLoader):
         image = self.images.image[rows]
         if self.crop_padding or self.flip:
             image = crop_and_flip(image, augmentation, crop_padding=self.crop_padding)
-        return Batch(image=self._normalise(image), target=self.images.target[rows], index=rows)
+        return Batch(
+            image=self._normalise(image),
+            target=self.images.target[rows],
+            index=rows,
+            view=augmentation.view(crop_padding=self.crop_padding),
+        )
 
     def _strong(
         self, rows: Int64[Tensor, " batch"], augmentation: StrongAugmentation

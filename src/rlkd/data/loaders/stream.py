@@ -1,7 +1,7 @@
 """A loader that decodes and augments images when they are needed, in processes of their own."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
@@ -15,7 +15,8 @@ from rlkd.data.images import UndecodableError
 from rlkd.data.loaders.loader import BatchLoader
 from rlkd.data.loaders.memory import ImageSet
 from rlkd.data.loaders.stream_set import StreamSet
-from rlkd.data.loaders.workers import Made, Maker, Request, Requests, cores, made
+from rlkd.data.loaders.workers import FIXED, Made, Maker, Request, Requests, cores, made
+from rlkd.data.seeding import generator_of
 from rlkd.errors import UserError
 from rlkd.types import Batch
 
@@ -52,11 +53,13 @@ class StreamLoader(BatchLoader):
             self.images, seed=self.seed, augment=self.shuffle, strong_view=self.strong_view
         )
         order, epoch, partner = self._order(), self.epoch, self.partner
+        views = self._drawn_views()
 
         def request(position: int) -> Request:
             rows = self.plan.rows(order, position)
             partners = [] if partner is None else partner[rows].tolist()
-            return Request(epoch, rows.tolist(), partners)
+            shown = [] if views is None else views[rows].tolist()
+            return Request(epoch, rows.tolist(), partners, shown)
 
         requests = Requests(request, range(start, len(self)))
         readable = _read(
@@ -69,6 +72,33 @@ class StreamLoader(BatchLoader):
             batch = self._batch(each)
             self._latest = batch, each
             yield batch
+
+    @property
+    def augmentation(self) -> str:
+        """How images are varied, in words."""
+        cut = self.images.views
+        return (
+            f"crops of {cut.smallest_area:g} of the area or more at {list(cut.size)}"
+            + ", flips" * cut.flip
+        )
+
+    @property
+    def views(self) -> int | None:
+        """How many views of an image there are; None for no end of them."""
+        return self.images.view_count
+
+    def batches_of(
+        self, wanted: Sequence[tuple[Int64[Tensor, " batch"], Int64[Tensor, " batch"]]]
+    ) -> Iterator[Batch]:
+        """Make views of images that are asked for by number."""
+
+        def request(position: int) -> Request:
+            rows, view = wanted[position]
+            return Request(0, rows.tolist(), [], view.tolist())
+
+        maker = Maker(self.images, seed=self.seed, augment=True)
+        for each in _read(maker, Requests(request, range(len(wanted)))):
+            yield self._batch(each)
 
     def partner_batch(self, batch: Batch) -> Batch:
         """Return the partner of each instance, cropped and flipped by a draw of its own.
@@ -90,7 +120,14 @@ class StreamLoader(BatchLoader):
         index[mixed] = self._put(read.partner_row)
         target = seen.target.clone()
         target[mixed] = self._put(self.images.target[read.partner_row])
-        return Batch(image=image, target=target, index=index)
+        return Batch(image=image, target=target, index=index, view=seen.view)
+
+    def _drawn_views(self) -> Int64[Tensor, " n"] | None:
+        """Return which of its views an epoch shows each row in; None where none is fixed."""
+        if self.views is None or not self.shuffle:
+            return None
+        generator = generator_of(self.seed, self.epoch, FIXED)
+        return torch.randint(self.views, (len(self.images),), generator=generator)
 
     def _order(self) -> Int64[Tensor, " n"]:
         if self.shuffle:
@@ -103,6 +140,7 @@ class StreamLoader(BatchLoader):
             target=self._put(self.images.target[read.row]),
             index=self._put(read.row),
             strong=None if read.strong is None else self._normalise(self._put(read.strong)),
+            view=None if read.view is None else self._put(read.view),
         )
 
     def _put(self, tensor: Tensor) -> Tensor:
@@ -146,7 +184,7 @@ def first_readable(images: ImageSet | StreamSet, count: int) -> Int64[Tensor, " 
     if isinstance(images, ImageSet) or not images.reading.unreadable.skips:
         return torch.arange(min(count, len(images)))
     here = replace(images, reading=replace(images.reading, workers=0))
-    each_row = Requests(lambda row: Request(0, [row], []), range(len(images)))
+    each_row = Requests(lambda row: Request(0, [row], [], []), range(len(images)))
     read = _read(Maker(here, seed=0, augment=False), each_row)
     return torch.cat([each.row for each in islice(read, count)])
 

@@ -1,5 +1,6 @@
 """Labelled images that stay where they are until a batch needs them."""
 
+import hashlib
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -56,8 +57,11 @@ class StreamSet:
     views: Views = field(default_factory=Views)
     reading: Reading = field(default_factory=Reading)
     reader: ImageReader = field(default_factory=ImageReader)
+    view_count: int | None = None
+    """How many views of each image training draws from; None for new ones in each epoch."""
 
     def __post_init__(self) -> None:
+        arguments.count("data.views", self.view_count, most=arguments.MOST_VIEWS, optional=True)
         check_single_class(self.target)
         wrong = (self.target < 0) | (self.target >= self.num_classes)
         if wrong.any():
@@ -110,6 +114,22 @@ class StreamSet:
         """Say where one image is."""
         return self.source.place(int(self.row[row]))
 
+    def digests(self) -> list[bytes]:
+        """Return 8 bytes for each image, by which it is recognised.
+
+        They are of where it is in its source, and of the source's folder's name; not of what it
+        shows, which would take reading all of them.
+        """
+        return [
+            hashlib.blake2b(
+                f"{self.class_names[label]} {row} {_end_of(self.source.place(row))}".encode(
+                    errors="surrogateescape"
+                ),
+                digest_size=8,
+            ).digest()
+            for row, label in zip(self.row.tolist(), self.target.tolist(), strict=True)
+        ]
+
     def order(self, *, seed: int, epoch: int) -> Int64[Tensor, " n"]:
         """Return all rows in the order of an epoch, which depends on the seed and the epoch alone.
 
@@ -124,3 +144,8 @@ class StreamSet:
         turn = torch.randperm(len(starts), generator=generator) // self.source.groups_at_once
         group = torch.searchsorted(starts, self.row, right=True) - 1
         return order[turn[group[order]].argsort(stable=True)]
+
+
+def _end_of(place: str) -> str:
+    """Return the last two names of a path: they stay the same where the data have moved."""
+    return "/".join(place.split("/")[-2:])

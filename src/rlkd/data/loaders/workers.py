@@ -16,7 +16,7 @@ from rlkd.data.seeding import generator_of
 from rlkd.data.transforms.randaugment import StrongAugmentation, cut_out, rand_augment
 from rlkd.errors import UserError
 
-_VIEW, _PARTNER, _STRONG = 0, 1, 2
+_VIEW, _PARTNER, _STRONG, FIXED = 0, 1, 2, 3
 """Streams of random numbers; those of an image depend on seed, epoch, row and stream alone."""
 _NEXT = 100_000
 """As many images in a row are tried in place of one that cannot be decoded."""
@@ -30,6 +30,8 @@ class Request:
     rows: list[int]
     partners: list[int]
     """The row that each is mixed with, -1 for none; empty where none has one."""
+    views: list[int]
+    """Which of its views each row is shown in; empty where each epoch draws new ones."""
 
 
 _Made = TypeVar("_Made")
@@ -48,6 +50,8 @@ class Made(NamedTuple):
     partner: UInt8[Tensor, "partners channels height width"]
     unreadable: list[str]
     """Where the images are that could not be decoded."""
+    view: Int64[Tensor, " batch"] | None = None
+    """Of each image, where their number is fixed."""
 
 
 class Maker(Dataset[Made | UserError]):
@@ -80,13 +84,19 @@ class Maker(Dataset[Made | UserError]):
         views: list[Tensor] = []
         strong: list[Tensor] = []
         changes: list[StrongAugmentation] = []
-        for asked in request.rows:
+        numbers: list[int] = []
+        for at, asked in enumerate(request.rows):
             row, image = self._read(asked, unreadable)
             if image is None:
                 continue
             rows.append(row)
             key = (self.seed, request.epoch, asked)
-            views.append(self._view(image, generator_of(*key, _VIEW)))
+            drawn = generator_of(*key, _VIEW)
+            if request.views:
+                # The same in every run, whatever its seed and whichever images it holds out.
+                numbers.append(request.views[at])
+                drawn = generator_of(numbers[-1], int(self.images.row[row]), FIXED)
+            views.append(self._view(image, drawn))
             if self.strong_view:
                 generator = generator_of(*key, _STRONG)
                 strong.append(self._view(image, generator))
@@ -110,6 +120,7 @@ class Maker(Dataset[Made | UserError]):
             partner_row=torch.tensor(partner_rows, dtype=torch.int64),
             partner=self._stacked(partners),
             unreadable=unreadable,
+            view=torch.tensor(numbers, dtype=torch.int64) if request.views else None,
         )
 
     def _read(self, row: int, unreadable: list[str]) -> tuple[int, Tensor | None]:

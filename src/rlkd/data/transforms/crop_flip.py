@@ -26,6 +26,18 @@ class Augmentation:
         mirrored = torch.rand(count, generator=generator) < (0.5 if flip else 0.0)
         return cls(offset=offset, flip=mirrored)
 
+    @classmethod
+    def of_view(cls, view: Int64[Tensor, " images"], *, crop_padding: int) -> "Augmentation":
+        """Return the crop and flip of each view; see `view`."""
+        side = 2 * crop_padding + 1
+        corner = view % side**2
+        return cls(torch.stack([corner // side, corner % side], dim=1), view >= side**2)
+
+    def view(self, *, crop_padding: int) -> Int64[Tensor, " images"]:
+        """Return the number of each crop and flip, below `views`; first those that do not flip."""
+        side, (row, column) = 2 * crop_padding + 1, self.offset.unbind(1)
+        return self.flip * side**2 + row * side + column
+
     def select(self, rows: Int64[Tensor, " rows"]) -> "Augmentation":
         """Return the augmentation of some images."""
         return Augmentation(offset=self.offset[rows], flip=self.flip[rows])
@@ -36,6 +48,11 @@ class Augmentation:
             offset=self.offset.to(device, non_blocking=True),
             flip=self.flip.to(device, non_blocking=True),
         )
+
+
+def views(*, crop_padding: int, flip: bool) -> int:
+    """Return how many crops and flips of an image there are."""
+    return (1 + flip) * (2 * crop_padding + 1) ** 2
 
 
 def crop_and_flip(

@@ -19,6 +19,7 @@ from rlkd.models.eval_mode import evaluating
 from rlkd.models.features import EMBEDDING as EMBEDDING_TAP
 from rlkd.models.features import Taps, module_at, named_taps
 from rlkd.models.outputs import check_logits
+from rlkd.teacher_cache.stored import StoredTeacher
 from rlkd.temperature import TemperatureSource
 from rlkd.types import Batch
 
@@ -60,10 +61,14 @@ class ClassifierForward(Forward):
         probe: Batch | None = None,
     ) -> None:
         self.student, self.probe = student, probe
+        self.stored: StoredTeacher | None = None
+        """Gives the teacher's logits in its place; None to call it on every batch."""
         self._strong = strong
         self._student_embedding, self._teacher_embedding = student_embedding, teacher_embedding
         self._student = Taps(student, _all(student_taps, student_embedding))
         self._teacher, self._head = None, None
+        self.needs_features = bool(teacher_taps or teacher_embedding)
+        """Whether the losses ask for more of the teacher than its logits."""
         if teacher is not None:
             network = teacher.network if isinstance(teacher, Teacher) else teacher
             paths = _all(teacher_taps, teacher_embedding)
@@ -75,7 +80,9 @@ class ClassifierForward(Forward):
         """Call both networks on a batch."""
         student_logits, student_maps = self._student(batch.image)
         teacher_logits, teacher_maps = None, dict[str, Tensor]()
-        if self._teacher is not None:
+        if self.stored is not None and batch.view is not None:
+            teacher_logits = self.stored(batch)
+        elif self._teacher is not None:
             with torch.no_grad():
                 teacher_logits, teacher_maps = self._teacher(batch.image)
         strong = batch.strong if self._strong else None

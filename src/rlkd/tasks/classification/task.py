@@ -10,6 +10,7 @@ from torch import nn
 
 from rlkd import arguments, distributed, models
 from rlkd.config.settings import trusted_by
+from rlkd.data import BatchLoader
 from rlkd.data.datasets import Dataset
 from rlkd.engine import build
 from rlkd.engine.assembly import TaskParts, assemble
@@ -17,18 +18,20 @@ from rlkd.engine.class_names import check_run_order
 from rlkd.engine.compile import compiled
 from rlkd.engine.finished_run import require_student, with_weights
 from rlkd.engine.forward import Forward
-from rlkd.engine.module import EpochLoader, StudentModule
+from rlkd.engine.module import StudentModule
 from rlkd.engine.normalisation import renormalisation, resolution
 from rlkd.engine.rank_checks import require_same_data
 from rlkd.engine.run_folder import RunFolder
 from rlkd.engine.scoring import probe_for
 from rlkd.engine.task import Asked, Exportable, Prepared
-from rlkd.errors import UserError
+from rlkd.errors import UserError, notice
 from rlkd.exploration import Explorer
 from rlkd.losses import Objective
 from rlkd.models import Teacher
 from rlkd.reporting import AnyScores, ImageCounts
 from rlkd.reporting.escaping import say
+from rlkd.reporting.results.files import read_fields, write_fields
+from rlkd.reporting.results.scores import Scores
 from rlkd.tasks.classification.data import (
     Sets,
     count_readable,
@@ -46,6 +49,8 @@ from rlkd.tasks.classification.evaluate import score
 from rlkd.tasks.classification.export import exportable_classifier
 from rlkd.tasks.classification.forward import prepare_forward
 from rlkd.tasks.classification.predict import predict_classes
+from rlkd.tasks.classification.stored import stored_for
+from rlkd.teacher_cache.stored import StoredTeacher
 from rlkd.temperature import TemperatureSource
 from rlkd.types import Batch
 
@@ -83,9 +88,10 @@ class Classification:
         )
         folder = RunFolder(Path(config.output))
         check_run_order(folder, sets.dataset.class_names)
-        module = assemble(config, options, _Parts(config, sets, options))
-        compiled(module, options)
-        return PreparedClassification(module, sets, options, folder)
+        parts = _Parts(config, sets, options)
+        module = assemble(config, options, parts)
+        compiled(module, options, teacher=parts.stored is None)
+        return PreparedClassification(module, sets, options, folder, parts.stored)
 
     def score_checkpoints(
         self, config: DictConfig, options: build.TrainerOptions, console: Console
@@ -177,10 +183,16 @@ class PreparedClassification(Prepared):
         sets: the images, by their part in the run.
         options: of the run.
         folder: of the run.
+        stored: keeps the teacher's logits; None where nothing does.
     """
 
     def __init__(
-        self, module: StudentModule, sets: Sets, options: build.TrainerOptions, folder: RunFolder
+        self,
+        module: StudentModule,
+        sets: Sets,
+        options: build.TrainerOptions,
+        folder: RunFolder,
+        stored: StoredTeacher | None = None,
     ) -> None:
         held_out = {"test": sets.test, "validation": sets.validation}
         super().__init__(
@@ -191,10 +203,23 @@ class PreparedClassification(Prepared):
             class_names=sets.dataset.class_names,
         )
         self.dataset, self.options, self.folder = sets.dataset, options, folder
+        self.stored = stored
 
     def score(self, network: nn.Module, name: str) -> AnyScores:
         """Score a network on a held-out set."""
         return score(network, self.held_out[name], self.dataset, self.options)
+
+    def teacher_scores(self) -> AnyScores | None:
+        """Score the teacher on the test set, or read what was kept of an earlier time."""
+        if self.stored is None:
+            return super().teacher_scores()
+        path = self.stored.store.scores(self.sha256)
+        if distributed.on_rank_zero(path.is_file):
+            return read_fields(Scores, path, "remove it")
+        scores = super().teacher_scores()
+        if self.stored.store.records.writable:
+            distributed.on_rank_zero(lambda: write_fields(path, scores))
+        return scores
 
     def scores(self) -> dict[str, AnyScores]:
         """Score the student on each held-out set, and write which images cannot be decoded."""
@@ -238,6 +263,8 @@ class _Parts(TaskParts):
     def __init__(self, config: DictConfig, sets: Sets, options: build.TrainerOptions) -> None:
         self.config, self.sets, self.options = config, sets, options
         self.instances, self.num_classes = len(sets.train), sets.dataset.num_classes
+        self.stored: StoredTeacher | None = None
+        self._loader: BatchLoader | None = None
 
     def student(self) -> nn.Module:
         made = build.network(self.config.student, "student", self.sets.dataset, trains=True)
@@ -259,7 +286,7 @@ class _Parts(TaskParts):
         temperature: TemperatureSource | None,
         explorer: Explorer | None,
     ) -> Forward:
-        return prepare_forward(
+        forward = prepare_forward(
             objective,
             student,
             teacher,
@@ -270,7 +297,20 @@ class _Parts(TaskParts):
             mixes=explorer is not None and explorer.mixed_rows > 0,
             probe=probe_for(temperature, probe_batch(self.sets, self.options)),
         )
+        if teacher is not None:
+            loader = self.loader(objective)
+            stored = stored_for(self.config, self.sets, self.options, teacher, loader)
+            if stored is not None and forward.needs_features:
+                notice(
+                    "teacher.cache keeps logits alone, and this method asks for the teacher's "
+                    "features too: its network runs in every step"
+                )
+            elif stored is not None:
+                self.stored = forward.stored = stored
+        return forward
 
-    def loader(self, objective: Objective) -> EpochLoader:
-        seed, strong = self.config.seed, objective.strong
-        return train_loader(self.sets, self.options, seed=seed, strong_view=strong)
+    def loader(self, objective: Objective) -> BatchLoader:
+        if self._loader is None:
+            seed, strong = self.config.seed, objective.strong
+            self._loader = train_loader(self.sets, self.options, seed=seed, strong_view=strong)
+        return self._loader

@@ -1,0 +1,3 @@
+"""What tests of this room ask for by name."""
+
+from tests.support.fixtures import *  # noqa: F403
