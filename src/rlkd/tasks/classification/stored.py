@@ -23,7 +23,7 @@ from rlkd.teacher_cache.stored import StoredTeacher, check_dtype, stored_teacher
 
 def stored_for(
     config: DictConfig, sets: Sets, options: TrainerOptions, teacher: Teacher, loader: BatchLoader
-) -> StoredTeacher | None:
+) -> StoredTeacher:
     """Open the store that `teacher.cache` names, and compare some of it with the living teacher.
 
     Args:
@@ -33,17 +33,12 @@ def stored_for(
         teacher: where its weights are.
         loader: of the training images.
 
-    Returns:
-        None where no store is asked for.
-
     Raises:
         UserError: if the store is of something else, damaged or impossible, or images have no end
             of views.
     """
     node, dataset = config.teacher, sets.dataset
     given, dtype = node.get("cache"), node.get("cache_dtype") or "float16"
-    if given is None or str(given).lower() == "false":
-        return None
     check_dtype(dtype)
     if loader.views is None:
         raise UserError(

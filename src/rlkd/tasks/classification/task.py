@@ -297,16 +297,18 @@ class _Parts(TaskParts):
             mixes=explorer is not None and explorer.mixed_rows > 0,
             probe=probe_for(temperature, probe_batch(self.sets, self.options)),
         )
-        if teacher is not None:
-            loader = self.loader(objective)
-            stored = stored_for(self.config, self.sets, self.options, teacher, loader)
-            if stored is not None and forward.needs_features:
-                notice(
-                    "teacher.cache keeps logits alone, and this method asks for the teacher's "
-                    "features too: its network runs in every step"
-                )
-            elif stored is not None:
-                self.stored = forward.stored = stored
+        if teacher is None or self.config.teacher.get("cache") is None:
+            return forward
+        if forward.needs_features:
+            notice(
+                "teacher.cache keeps logits alone, and this method asks for the teacher's features "
+                "too: its network runs in every step"
+            )
+            return forward
+        loader = self.loader(objective)
+        self.stored = forward.stored = stored_for(
+            self.config, self.sets, self.options, teacher, loader
+        )
         return forward
 
     def loader(self, objective: Objective) -> BatchLoader:
