@@ -32,9 +32,10 @@ from rlkd.sweep.plan import (
     require_one_process,
     require_trainable,
 )
+from rlkd.sweep.side_by_side import jobs_of, side_by_side
 from rlkd.sweep.submitit_jobs import in_jobs
 
-_BASELINE = "baseline="
+_BASELINE, _JOBS = "baseline=", "jobs="
 IMPLIED = (
     *("exploration", "published", "method.terms", "task.base_temperature"),
     *("temperature.temperature", "temperature.base_temperature"),
@@ -55,7 +56,7 @@ def compare(overrides: Iterable[str], *, console: Console) -> Comparison:
         overrides: Hydra's; those of several values, as `temperature=constant,rlkd`, are swept. The
             first combination is the baseline; `baseline=temperature=constant` compares each
             combination with the one that has these values and else its own. `launcher=...` says
-            how runs are started.
+            how runs are started; `jobs=auto`, or a number, that several run at a time here.
         console: where to show progress and the table.
 
     Returns:
@@ -70,7 +71,8 @@ def compare(overrides: Iterable[str], *, console: Console) -> Comparison:
     require_one_process()
     given = list(overrides)
     baseline = _baseline(each for each in given if each.startswith(_BASELINE))
-    launcher, others = launcher_and_others(each for each in given if not each.startswith(_BASELINE))
+    jobs, given_others = _jobs(each for each in given if not each.startswith(_BASELINE))
+    launcher, others = launcher_and_others(given_others)
     planned = plan(others)
     if not planned[0].labels:
         raise UserError(
@@ -82,7 +84,7 @@ def compare(overrides: Iterable[str], *, console: Console) -> Comparison:
     cells = [_cell(each) for each in planned]
     comparison = compare_cells(cells, baseline, implied=IMPLIED)  # refused before any of them runs
     with locked(folder, planned[0].config.lock, console), loaded_once():
-        for number, failure in _outcomes(planned, launcher, console):
+        for number, failure in _outcomes(planned, launcher, jobs, console):
             cells[number] = _ended(cells[number], planned[number], failure)
             comparison = compare_cells(cells, baseline, implied=IMPLIED)
             write_comparison(folder, comparison, title=title, command=command)
@@ -107,13 +109,14 @@ def multirun(overrides: Iterable[str], *, console: Console) -> None:
         Interrupted: after Ctrl-C; the same call goes on.
     """
     require_one_process()
-    launcher, others = launcher_and_others(overrides)
+    jobs, given = _jobs(overrides)
+    launcher, others = launcher_and_others(given)
     planned = plan(others)
     if len(planned) == 1:
         raise UserError("--multirun is for several runs: give a setting several values, seed=0,1,2")
     folder = planned[0].path.parent
     with locked(folder, planned[0].config.lock, console), loaded_once():
-        outcomes = [failure for _, failure in _outcomes(planned, launcher, console)]
+        outcomes = [failure for _, failure in _outcomes(planned, launcher, jobs, console)]
     say(console, f"everything is in {folder}")
     _require_no(outcomes)
 
@@ -125,7 +128,7 @@ def _require_no(failures: Sequence[str | None]) -> None:
 
 
 def _outcomes(
-    planned: Sequence[Planned], launcher: LauncherOptions, console: Console
+    planned: Sequence[Planned], launcher: LauncherOptions, jobs: str | None, console: Console
 ) -> Iterator[tuple[int, str | None]]:
     """Do the runs; yield the number of each that ends and why it failed, and report it in a line.
 
@@ -134,7 +137,15 @@ def _outcomes(
             finds that out on its own machine.
     """
     if launcher.cluster is None:
-        outcomes = _here(planned, console)
+        if jobs is None:
+            outcomes = _here(planned, console)
+        else:
+            outcomes = side_by_side(planned, jobs_of(jobs), console)
+    elif jobs is not None:
+        raise UserError(
+            f"{jobs} is for launcher=local: of submitit's jobs as many run at a time as "
+            "launcher.array_parallelism says"
+        )
     else:
         outcomes = in_jobs(planned, launcher, planned[0].path.parent / "jobs", console)
     for number, failure in outcomes:
@@ -149,6 +160,15 @@ def _here(planned: Sequence[Planned], console: Console) -> Iterator[tuple[int, s
         console.rule(Text(printable(f"{number + 1} of {len(planned)}: {each.path.name}")))
         error = attempt(each.config, console)
         yield number, None if error is None else message_of(error)
+
+
+def _jobs(given: Iterable[str]) -> tuple[str | None, list[str]]:
+    """Part `jobs=...` from the other overrides; the last one counts."""
+    overrides = list(given)
+    own = [each for each in overrides if each.startswith(_JOBS)]
+    for each in own:
+        jobs_of(each)
+    return (own[-1] if own else None), [each for each in overrides if each not in own]
 
 
 def _ended(cell: Cell, planned: Planned, failure: str | None) -> Cell:

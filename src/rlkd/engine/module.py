@@ -119,6 +119,13 @@ class StudentModule(L.LightningModule):
         # 7. measure what the step brought; the source learns when enough transitions are closed
         self._measure(forwarded, explored, stepped=stepped)
 
+    def try_step(self, batch: Any) -> None:
+        """Do what takes memory in a step, and leave the networks as they are but for gradients."""
+        forwarded = self.forward_pass(batch)
+        temperatures = self._temperatures(forwarded, Explored(batch, None, None))
+        loss, _ = self.objective(replace(forwarded.inputs, temperature=temperatures))
+        loss.backward()
+
     def configure_optimizers(self) -> Any:
         """Make the student's optimiser and its schedule; losses and sources may train along."""
         optimizer = self._make_optimizer(self._trained())

@@ -18,7 +18,7 @@ from rlkd.data.seeding import generator_of
 from rlkd.engine import build
 from rlkd.engine.callbacks.checkpoint import KeepLast, StoredCheckpointIO, check_finite
 from rlkd.engine.callbacks.metrics import EventsLogger, LogEpochs, WriteMetrics
-from rlkd.engine.callbacks.progress import Clock, ShowProgress
+from rlkd.engine.callbacks.progress import Clock, ReportProgress, ShowProgress, Watch
 from rlkd.engine.checkpoint_content import content_fault
 from rlkd.engine.compile import uncompiled
 from rlkd.engine.finished_run import configured, own_words
@@ -68,8 +68,14 @@ def train(overrides: Iterable[str] = (), *, console: Console | None = None) -> R
     return distill([*ALONE, *overrides], console=console)
 
 
-def run(config: DictConfig, *, console: Console) -> Result:
-    """Do what a composed configuration says, with the ranks that were started. See `distill`."""
+def run(config: DictConfig, *, console: Console, watch: Watch | None = None) -> Result:
+    """Do what a composed configuration says, with the ranks that were started. See `distill`.
+
+    Args:
+        config: the whole configuration.
+        console: where to show progress.
+        watch: hears of the progress; see `ReportProgress`.
+    """
     options = build.trainer_options(config)
     launch = Launch.found()
     launch.join(options.device)  # before the ranks have met, nothing is lost
@@ -84,7 +90,7 @@ def run(config: DictConfig, *, console: Console) -> Result:
         with locked(folder.path, config.lock, console):
             if distributed.on_rank_zero(lambda: folder.complete):  # by the process that had it
                 return _completed(folder, config, options, show)
-            return _trained(folder, config, options, launch, console, show)
+            return _trained(folder, config, options, launch, console, show, watch)
     except RuntimeError as error:
         known = lost(error) or uncompiled(error) or dead_worker(error)
         raise error if known is None else known from error
@@ -97,6 +103,7 @@ def _trained(
     launch: Launch,
     console: Console,
     show: Callable[[str], None],
+    watch: Watch | None,
 ) -> Result:
     began, settings = time.perf_counter(), as_yaml(config)
     torch.manual_seed(config.seed)
@@ -115,6 +122,7 @@ def _trained(
     )
     callbacks: list[L.Callback] = [_ShareStatistics(), clock, log, progress]
     callbacks += [WriteMetrics(folder), keep]
+    callbacks += [] if watch is None else [ReportProgress(watch, clock)]
     with quiet_lightning():
         trainer = _trainer(folder, options, launch, callbacks)
     resumed = distributed.on_rank_zero(

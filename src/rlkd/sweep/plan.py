@@ -12,6 +12,7 @@ from rlkd import arguments, distributed
 from rlkd.config.compose import LAUNCHER, as_yaml, choice, configure, configure_launcher, sweep
 from rlkd.config.options import probe_options, read_options
 from rlkd.engine import build
+from rlkd.engine.callbacks.progress import Watch
 from rlkd.engine.launch import Launch
 from rlkd.engine.run import run
 from rlkd.engine.run_folder import RunFolder
@@ -136,14 +137,21 @@ def require_one_process() -> None:
         )
 
 
-def attempt(config: DictConfig, console: Console) -> Exception | None:
+def attempt(
+    config: DictConfig, console: Console, *, watch: Watch | None = None
+) -> Exception | None:
     """Do a run, and return why it failed, out of memory too; None where it did not.
+
+    Args:
+        config: of the run.
+        console: where it shows its progress.
+        watch: hears of its progress; see `ReportProgress`.
 
     Raises:
         Interrupted: if it was asked to stop.
     """
     try:
-        run(config, console=console)
+        run(config, console=console, watch=watch)
     except Interrupted:
         raise
     except Exception as error:  # one run's failure is no other's
@@ -163,22 +171,37 @@ def require_trainable(planned: Sequence[Planned], console: Console) -> None:
         UserError: for the first combination that does not fit its networks or its data, or whose
             folder holds a different run.
     """
+    first = first_of_each(planned)
+    with console.status(f"trying whether {len(first)} combinations fit their networks and data"):
+        for each in first:
+            try:
+                _prepare(each.config)
+            except UserError as error:
+                raise refused(each, str(error)) from None
+            except Exception:  # whatever a network of somebody's own raises
+                continue
+
+
+def first_of_each(planned: Sequence[Planned]) -> list[Planned]:
+    """Return the first run of each combination that is not complete.
+
+    Raises:
+        UserError: if the folder of one holds a different run.
+    """
     for each in planned:
         RunFolder(each.path).require_same(as_yaml(each.config))
     first: dict[tuple[tuple[str, str], ...], Planned] = {}
     for each in planned:
         if not RunFolder(each.path).complete:
             first.setdefault(tuple(each.labels.items()), each)
-    with console.status(f"trying whether {len(first)} combinations fit their networks and data"):
-        for labels, each in first.items():
-            words = " ".join(f"{key}={value}" for key, value in labels)
-            try:
-                _prepare(each.config)
-            except UserError as error:
-                which = f"{words} cannot be trained, so no run was begun: " if labels else ""
-                raise UserError(f"{which}{error}") from None
-            except Exception:  # whatever a network of somebody's own raises
-                continue
+    return list(first.values())
+
+
+def refused(planned: Planned, fault: str) -> UserError:
+    """Return what to say of a combination that cannot be trained."""
+    words = " ".join(f"{key}={value}" for key, value in planned.labels.items())
+    which = f"{words} cannot be trained, so no run was begun: " if words else ""
+    return UserError(f"{which}{fault}")
 
 
 def _prepare(config: DictConfig) -> None:

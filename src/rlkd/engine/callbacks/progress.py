@@ -1,7 +1,7 @@
 """What a run shows while it trains: a bar on a terminal, a line an epoch elsewhere."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
 import lightning as L
@@ -160,6 +160,35 @@ class TimedBatches:
 
 def _share(part: float, rest: float) -> float:
     return part / (part + rest) if part + rest else 0.0
+
+
+Watch = Callable[[float, float], None]
+"""Hears which share of a run's steps is done, and its images per second so far."""
+
+
+class ReportProgress(L.Callback):
+    """Reports after every batch how far a run is, to whoever shows several runs at once.
+
+    Args:
+        watch: hears of it.
+        clock: counts the images.
+    """
+
+    def __init__(self, watch: Watch, clock: Clock) -> None:
+        self.watch, self.clock = watch, clock
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Report."""
+        batches = int(trainer.num_training_batches)
+        done = trainer.current_epoch + (batch_idx + 1) / batches
+        self.watch(done / (trainer.max_epochs or 1), self.clock.images_per_second)
 
 
 class ShowProgress(L.Callback):

@@ -1,0 +1,287 @@
+"""Runs beside one another: a process that does nothing but start them, one process each.
+
+It has loaded the code and the data once, and computes nothing itself: what it forks off shares both
+in memory, and is as a process that has just begun.
+"""
+
+import mmap
+import multiprocessing
+import os
+import pickle
+import resource
+import signal
+import struct
+import sys
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from rlkd.config.settings import trust
+from rlkd.engine import build
+from rlkd.engine.module import StudentModule
+from rlkd.engine.shared_data import load, loaded_once
+from rlkd.engine.signals import STOPPING, Interrupted
+from rlkd.errors import Notice, UserError
+from rlkd.reporting.escaping import say_trace
+from rlkd.sweep.plan import attempt, message_of
+
+_POLL_SECONDS = 0.5
+_fork = multiprocessing.get_context("fork")
+_PAIR = struct.Struct("dd")
+_PARENT_DIED = 1
+"""PR_SET_PDEATHSIG of Linux."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a nursery is to do."""
+
+    settings: list[str]
+    """The configuration of each run, YAML."""
+    trusted: tuple[str, ...]
+    """The packages that the user trusts."""
+    path: list[str]
+    """Where code is looked for."""
+    logs: Path
+    """A folder of a file for each run, of what it prints."""
+    names: list[str]
+    """Of the runs."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What came of getting ready to train."""
+
+    fault: str | None = None
+    """Why a run cannot be trained, for the user to fix."""
+    memory: int = 0
+    """Bytes that a step took, beside what is shared."""
+    device_memory: int = 0
+    """The same of a GPU."""
+    notices: tuple[str, ...] = ()
+    """What is to be said before it trains."""
+
+
+class Nursery:
+    """Starts processes, and hears of them.
+
+    Args:
+        asked: the runs.
+    """
+
+    def __init__(self, asked: Asked) -> None:
+        self.asked = asked
+        count = len(asked.settings)
+        self._progress = mmap.mmap(-1, max(count, 1) * _PAIR.size)  # shared with what is forked
+
+    def tried(self, numbers: Sequence[int], at_once: int) -> dict[int, Tried]:
+        """Get ready to train each of some runs, and do a step that is thrown away."""
+        found: dict[int, Tried] = {}
+
+        def ended(number: int, outcome: Any) -> None:
+            # Whatever a network of somebody's own does to its process is for the run to report.
+            found[number] = outcome if isinstance(outcome, Tried) else Tried()
+
+        self._side_by_side(numbers, at_once, self._try, ended, lambda: None)
+        return found
+
+    def trained(
+        self,
+        numbers: Sequence[int],
+        at_once: int,
+        ended: Callable[[int, Any], None],
+        looked: Callable[[], int | None],
+    ) -> None:
+        """Do some runs.
+
+        Args:
+            numbers: of the runs, in the order in which they begin.
+            at_once: how many run side by side.
+            ended: hears of each: None for one that is done, or why it failed.
+            looked: called again and again; returns a signal that all are to be stopped by.
+        """
+        self._side_by_side(numbers, at_once, self._train, ended, looked)
+
+    def progress(self, number: int) -> tuple[float, float]:
+        """Return which share of a run is done, and its images per second."""
+        return _PAIR.unpack_from(self._progress, number * _PAIR.size)
+
+    def _side_by_side(
+        self,
+        numbers: Sequence[int],
+        at_once: int,
+        work: Callable[[int], Any],
+        ended: Callable[[int, Any], None],
+        looked: Callable[[], int | None],
+    ) -> None:
+        waiting, running = deque(numbers), dict[int, tuple[BaseProcess, Connection]]()
+        stopped_by: int | None = None
+        while waiting or running:
+            while waiting and len(running) < at_once and stopped_by is None:
+                number = waiting.popleft()
+                with suppress(Exception):  # which the run itself meets, and reports
+                    load(self._config(number))
+                here, there = _fork.Pipe(duplex=False)
+                process = _fork.Process(target=self._be, args=(work, number, there))
+                process.start()
+                there.close()
+                running[number] = process, here
+            wait([process.sentinel for process, _ in running.values()], timeout=_POLL_SECONDS)
+            for number, (process, door) in list(running.items()):
+                if process.is_alive():
+                    continue
+                process.join()
+                del running[number]
+                ended(number, _outcome(process, door))
+            signalled = looked()
+            if signalled is not None:
+                stopped_by = signalled
+                waiting.clear()
+                for process, _ in running.values():
+                    with suppress(ProcessLookupError):
+                        os.kill(process.pid or 0, signalled)
+
+    def _be(self, work: Callable[[int], Any], number: int, door: Connection) -> None:
+        """Be a process of one run."""
+        _die_with_parent()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for each in STOPPING[1:]:
+            signal.signal(each, signal.SIG_DFL)
+        torch.set_num_threads(1)  # unless the run says otherwise
+        try:
+            outcome = work(number)
+        except BaseException as error:  # a process of multiprocessing would print it and end with 1
+            outcome = f"{type(error).__name__}: {error}"
+        with suppress(OSError):
+            door.send(outcome)
+        door.close()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)  # threads of somebody's library would hold it up
+
+    def _config(self, number: int) -> DictConfig:
+        config = OmegaConf.create(self.asked.settings[number])
+        assert isinstance(config, DictConfig)
+        trust(config, self.asked.trusted, held_by="a run that was planned")
+        return config
+
+    def _try(self, number: int) -> Tried:
+        self._print_to(os.devnull)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", Notice)
+            try:
+                tried = _step(self._config(number))
+            except UserError as error:
+                return Tried(fault=str(error))
+        said = (str(each.message) for each in caught if issubclass(each.category, Notice))
+        return replace(tried, notices=tuple(dict.fromkeys(said)))
+
+    def _train(self, number: int) -> Any:
+        self.asked.logs.mkdir(parents=True, exist_ok=True)
+        self._print_to(self.asked.logs / f"{self.asked.names[number]}.log")
+
+        def watch(share: float, rate: float) -> None:
+            _PAIR.pack_into(self._progress, number * _PAIR.size, share, rate)
+
+        try:
+            error = attempt(self._config(number), Console(), watch=watch)
+        except Interrupted as interrupted:
+            return interrupted.signal
+        if error is not None:
+            say_trace(Console(stderr=True), error)
+        return None if error is None else message_of(error)
+
+    def _print_to(self, path: str | Path) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+        file = os.open(path, flags if path != os.devnull else os.O_WRONLY, 0o666)
+        os.dup2(file, 1)
+        os.dup2(file, 2)
+        os.close(file)
+
+
+def _step(config: DictConfig) -> Tried:
+    """Get ready to train, and do what takes most memory in a step."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    options = build.trainer_options(config)
+    options.use_threads()
+    module: StudentModule = build.task(config).prepare(config, options).module
+    with suppress(Exception):  # whatever a network of somebody's own raises, the run reports
+        module.to(options.device)
+        with options.autocast():
+            module.try_step(next(iter(module.loader)))  # pyright: ignore
+    grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    on_device = torch.cuda.max_memory_reserved() if options.device.type == "cuda" else 0
+    return Tried(memory=grown, device_memory=on_device)
+
+
+def _outcome(process: BaseProcess, door: Connection) -> Any:
+    """Return what a process left, or what became of it."""
+    with door, suppress(EOFError, OSError, pickle.UnpicklingError):
+        if door.poll():
+            return door.recv()
+    code = process.exitcode or 0
+    if code < 0:
+        name = signal.Signals(-code).name
+        wanted = ", as for want of memory: lower jobs" if name == "SIGKILL" else ""
+        return f"its process was ended by {name}{wanted}"
+    return f"its process ended with code {code} and left no outcome"
+
+
+def _die_with_parent() -> None:
+    """Have the kernel stop this process, as by SIGTERM, when the nursery is gone."""
+    if sys.platform == "linux":
+        import ctypes
+
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_PARENT_DIED, int(signal.SIGTERM))
+
+
+def main() -> None:
+    """Be a nursery: the door is the file descriptor that is the one argument."""
+    for each in STOPPING:  # which the process that asks passes on
+        signal.signal(each, signal.SIG_IGN)
+    door: Any = Connection(int(sys.argv[1]))
+    asked = door.recv()
+    sys.path[:] = asked.path
+    nursery, shown = Nursery(asked), 0.0
+
+    def looked() -> int | None:
+        nonlocal shown
+        with suppress(BrokenPipeError):
+            if time.monotonic() - shown >= _POLL_SECONDS:
+                shown = time.monotonic()
+                shares = [nursery.progress(number) for number in range(len(asked.settings))]
+                door.send(("progress", shares))
+        try:
+            return door.recv() if door.poll() else None
+        except (EOFError, OSError):
+            return signal.SIGTERM  # who asked is gone
+
+    def ended(number: int, outcome: Any) -> None:
+        with suppress(BrokenPipeError):
+            door.send(("ended", number, outcome))
+
+    with loaded_once():
+        try:
+            while True:
+                deed, numbers, at_once = door.recv()
+                if deed == "try":
+                    door.send(nursery.tried(numbers, at_once))
+                else:
+                    nursery.trained(numbers, at_once, ended, looked)
+                    door.send(("done",))
+        except (EOFError, BrokenPipeError):
+            return

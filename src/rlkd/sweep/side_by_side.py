@@ -1,0 +1,275 @@
+"""Runs of a sweep side by side on this machine, and the table that shows them while they run."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing import Pipe
+from pathlib import Path
+from signal import Signals
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from rlkd.config.compose import as_yaml
+from rlkd.config.settings import trusted_by
+from rlkd.data.loaders.workers import cores
+from rlkd.engine import build
+from rlkd.engine.run_folder import RunFolder
+from rlkd.engine.signals import Interrupted, StopSignals
+from rlkd.errors import UserError, notice
+from rlkd.reporting.escaping import printable, say
+from rlkd.sweep.nursery import Asked, Tried
+from rlkd.sweep.plan import Planned, first_of_each, refused
+
+AUTO = "auto"
+MOST_JOBS = 1024
+_SPARE = 0.9
+"""Share of the free memory that runs may fill."""
+_ON_DEVICE = 0.6
+"""GiB of a GPU that a process has beside its tensors."""
+_TRIED_AT_ONCE = 4
+_REFRESH_SECONDS = 1.0
+
+
+def jobs_of(word: str) -> int | None:
+    """Return how many runs `jobs=` asks for; None for as many as fill the machine.
+
+    Raises:
+        UserError: if it is no number of them.
+    """
+    value = word.partition("=")[2]
+    if value == AUTO:
+        return None
+    if not value.isdecimal() or not 1 <= int(value[:9]) <= MOST_JOBS:
+        raise UserError(f"{word}: give auto, or 1 to {MOST_JOBS} runs at a time")
+    return int(value)
+
+
+def side_by_side(
+    planned: Sequence[Planned], jobs: int | None, console: Console
+) -> Iterator[tuple[int, str | None]]:
+    """Do runs side by side, and yield the number of each that ends, and why it failed.
+
+    Each has one thread, or `trainer.threads`: how many run at once makes no difference to any.
+
+    Args:
+        planned: the runs.
+        jobs: how many at once; None for one for each processor, as far as memory goes.
+        console: where to show them.
+
+    Raises:
+        UserError: if a combination does not fit its networks and data, before any is trained; if
+            so many need more memory than there is; or if the process that starts them ends.
+        Interrupted: after Ctrl-C, SIGTERM or SIGUSR1, when all have saved their checkpoints.
+    """
+    first = first_of_each(planned)
+    left: list[int] = []
+    for number, each in enumerate(planned):
+        if RunFolder(each.path).complete:
+            yield number, None
+        else:
+            left.append(number)
+    if not left:
+        return
+    signals = StopSignals(lambda: "the same command goes on")
+    with signals.listening(), _nursery(planned) as door:
+        numbers = [planned.index(each) for each in first]
+        with console.status(f"trying whether {len(numbers)} combinations fit their data"):
+            door.send(("try", numbers, min(cores(), _TRIED_AT_ONCE)))
+            tried: dict[int, Tried] = _heard(door)
+        for number, one in tried.items():
+            if one.fault is not None:
+                raise refused(planned[number], one.fault)
+            for said in one.notices:
+                notice(said)
+        at_once = _count(planned, left, jobs, list(tried.values()))
+        say(console, f"{len(left)} runs, {at_once} at a time; their logs are in {_logs(planned)}")
+        door.send(("train", left, at_once))
+        yield from _watched(door, planned, left, signals, console)
+    if signals.asked is not None:
+        raise Interrupted(
+            signals.asked, "every run has saved its checkpoint; the same command goes on"
+        )
+
+
+def _watched(
+    door: Any,
+    planned: Sequence[Planned],
+    left: Sequence[int],
+    signals: StopSignals,
+    console: Console,
+) -> Iterator[tuple[int, str | None]]:
+    passed_on: Signals | None = None
+    with _Table(console, planned, left) as table:
+        while True:
+            if signals.asked is not None and passed_on is None:
+                passed_on = signals.asked
+                say(console, "stopping: every run saves its checkpoint")
+                door.send(int(passed_on))
+            if not door.poll(_REFRESH_SECONDS):
+                continue
+            kind, *heard = _heard(door)
+            if kind == "done":
+                return
+            if kind == "progress":
+                table.show(heard[0])
+            elif not isinstance(heard[1], Signals):  # which it was stopped by
+                number, failure = heard
+                table.ended(number, failure)
+                yield number, failure
+
+
+def _heard(door: Any) -> Any:
+    try:
+        return door.recv()
+    except (EOFError, ConnectionError):
+        raise UserError(
+            "the process that starts the runs ended, as for want of memory: the same command goes "
+            "on; give a lower jobs"
+        ) from None
+
+
+@contextmanager
+def _nursery(planned: Sequence[Planned]) -> Generator[Any]:
+    here, there = Pipe()
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asks for a GPU without taking it
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from rlkd.sweep.nursery import main; main()", str(there.fileno())],
+        pass_fds=[there.fileno()],
+        env=environment | {"PYTHONPATH": os.pathsep.join(each for each in sys.path if each)},
+        start_new_session=True,  # a terminal's Ctrl-C comes to this process alone
+    )
+    there.close()
+    settings = [as_yaml(each.config) for each in planned]
+    names = [each.path.name for each in planned]
+    trusted = tuple(trusted_by(planned[0].config))
+    here.send(Asked(settings, trusted, list(sys.path), _logs(planned), names))
+    try:
+        yield here
+    finally:
+        here.close()  # on which it stops what is still running
+        process.wait()
+
+
+def _logs(planned: Sequence[Planned]) -> Path:
+    return planned[0].path.parent / "logs"
+
+
+def _count(
+    planned: Sequence[Planned], left: Sequence[int], jobs: int | None, tried: Sequence[Tried]
+) -> int:
+    """Return how many runs to do at once.
+
+    Raises:
+        UserError: if more were asked for than there is memory for.
+    """
+    need = max((each.memory for each in tried), default=0)
+    fit, free = MOST_JOBS, _free_memory()
+    if need and free:
+        fit = max(int(_SPARE * free / need), 1)
+    on_device = max((each.device_memory for each in tried), default=0)
+    if on_device:
+        available = torch.cuda.mem_get_info()[0]
+        fit = min(fit, max(int(_SPARE * available / (on_device + _ON_DEVICE * 2**30)), 1))
+    if jobs is not None:
+        if jobs > fit and len(left) > fit:
+            raise UserError(
+                f"jobs={jobs}: a run needs {need / 2**30:.2f} GiB of memory, and of "
+                f"{free / 2**30:.2f} GiB that are free {fit} have room: give jobs={fit}, or auto"
+            )
+        return min(jobs, len(left))
+    threads = build.trainer_options(planned[left[0]].config).threads or 1
+    return max(min(cores() // threads, len(left), fit), 1)
+
+
+def _free_memory() -> int:
+    """Return the bytes that processes may still take; 0 where the system does not say."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024 * int(line.split()[1])
+    except OSError:
+        pass
+    return 0
+
+
+class _Table:
+    """Runs done, running with their progress, and to come; on a terminal alone.
+
+    Args:
+        console: where to show it.
+        planned: the runs.
+        left: the numbers of those that are to be done.
+    """
+
+    def __init__(self, console: Console, planned: Sequence[Planned], left: Sequence[int]) -> None:
+        self._planned, self._left, self._began = planned, left, time.monotonic()
+        self._first: dict[int, float] = {}
+        self._failed, self._done = set[int](), set[int]()
+        self._live: Live | None = None
+        if console.is_terminal:
+            # Drawn by this thread, when there is something new.
+            self._live = Live(console=console, auto_refresh=False, transient=True)
+
+    def __enter__(self) -> "_Table":
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def ended(self, number: int, failure: str | None) -> None:
+        """Count a run that has ended."""
+        (self._done if failure is None else self._failed).add(number)
+
+    def show(self, progress: Sequence[tuple[float, float]]) -> None:
+        """Draw the table.
+
+        Args:
+            progress: of each run, which share is done, and its images per second.
+        """
+        if self._live is not None:
+            self._live.update(self.drawn(progress), refresh=True)
+
+    def drawn(self, progress: Sequence[tuple[float, float]]) -> Table:
+        """Return the table."""
+        table, ended = Table(box=None, pad_edge=False), self._done | self._failed
+        for column in ("run", "", "done", "images/s"):
+            table.add_column(column, justify="left" if column in ("run", "") else "right")
+        running = [each for each in self._left if each not in ended and progress[each][0] > 0]
+        for number in running:
+            share, rate = progress[number]
+            self._first.setdefault(number, share)
+            name = Text(printable(self._planned[number].path.name), overflow="ellipsis")
+            bar = ProgressBar(total=1.0, completed=share, width=20)
+            table.add_row(name, bar, f"{100 * share:.0f} %", f"{rate:.0f}")
+        to_come = len(self._left) - len(ended) - len(running)
+        total = sum(progress[number][1] for number in running)
+        failed = f", {len(self._failed)} failed" if self._failed else ""
+        counts = f"{len(self._done)} done{failed}, {len(running)} running, {to_come} to come"
+        table.add_row(counts, "", self._time_left(progress, running), f"{total:.0f}")
+        return table
+
+    def _time_left(self, progress: Sequence[tuple[float, float]], running: Sequence[int]) -> str:
+        """Return how long the rest takes at the pace so far; empty while that is not known."""
+        ended = len(self._done | self._failed)
+        gained = ended + sum(progress[each][0] - self._first[each] for each in running)
+        rest = len(self._left) - ended - sum(progress[each][0] for each in running)
+        if gained <= 0:
+            return ""
+        seconds = int((time.monotonic() - self._began) * rest / gained)
+        hours, minutes = divmod(seconds // 60, 60)
+        return f"{hours}:{minutes:02}:{seconds % 60:02} left"
