@@ -4,10 +4,13 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
+from rich.console import Console
 from torch import Tensor
 
 from rlkd import models
@@ -20,6 +23,7 @@ from rlkd.engine.scoring import probe_for
 from rlkd.exploration import Bands, Explorer
 from rlkd.models import Teacher
 from rlkd.tasks.classification.forward import prepare_forward
+from rlkd.teacher_cache.stored import StoredTeacher, stored_teacher
 from rlkd.types import Batch
 from timing import Kinds
 
@@ -65,6 +69,21 @@ def random_images(count: int, *, classes: int = 100, seed: int = 0) -> ImageSet:
     return ImageSet(image.expand(count, -1, -1, -1), target, tuple(map(str, range(classes))))
 
 
+def warm_store(folder: Path, teacher: Teacher, loader: MemoryLoader, classes: int) -> StoredTeacher:
+    """Return a store that is full, of random logits: to read them takes as long."""
+    digests = loader.images.digests()
+    identity = {"views": loader.views, "classes": classes, "cache_dtype": "float16"}
+    stored = stored_teacher(
+        folder, identity, digests, digests, teacher, loader, Console(quiet=True)
+    )
+    records, generator = stored.store.records, np.random.default_rng(0)
+    drawn = generator.normal(scale=3, size=(1 << 14, classes)).astype(records.dtype)
+    for start in range(0, records.rows, len(drawn)):
+        rows = np.arange(start, min(start + len(drawn), records.rows))
+        records.write(rows, drawn[: len(rows)])
+    return stored
+
+
 class Steps:
     """Endless training steps of a configuration, on random images, past the warm-up.
 
@@ -73,6 +92,7 @@ class Steps:
         images: size of the training set.
         classes: that the images are of.
         explore: whether every epoch is an exploration epoch; otherwise none is.
+        store: a folder to keep the teacher's logits in, all of which are there from the start.
     """
 
     def __init__(
@@ -82,6 +102,7 @@ class Steps:
         images: int = _DRAWN,
         classes: int = 100,
         explore: bool = False,
+        store: Path | None = None,
     ) -> None:
         config = configure(["teacher=resnet56", "student=resnet20", *overrides])
         options = build.trainer_options(config)
@@ -132,6 +153,8 @@ class Steps:
             temperature=temperature,
             probe=probe_for(temperature, probe),
         )
+        if store is not None:
+            forward_pass.stored = warm_store(store, teacher, loader, classes)
         self.distiller = StudentModule(
             student=student,
             forward_pass=forward_pass,

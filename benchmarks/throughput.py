@@ -1,20 +1,25 @@
-"""How fast a training step is, against the conventional recipe of the field. R56 -> R20, batch 64.
+"""How fast training is, against the conventional recipe of the field. R56 -> R20, batch 64.
 
 Conventional: images decoded and augmented one by one by torchvision's PIL transforms in a
 DataLoader with 2 workers, fp32, eager, `.item()` of the loss at every step, constant temperature.
-Here: the package's loader and step. Both take turns within one run; images per second are of the
-median turn, warm-up turns left out. Loading and augmenting are inside the time of both.
+Here: the package's loader and step; with the teacher online, with its logits read from a store that
+is full, and so in as many processes of one thread as there are processors, as `rlkd compare
+jobs=auto` does. All take turns within one run; images per second are of the median turn, warm-up
+turns left out. Loading and augmenting are inside the time of all.
 
     python benchmarks/throughput.py
 """
 
 import argparse
 import json
+import multiprocessing
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -26,6 +31,7 @@ from torchvision import transforms
 
 from rlkd import models
 from rlkd.data.cifar import CIFAR100_MEAN, CIFAR100_STD
+from rlkd.data.loaders.workers import cores
 from rlkd.reporting import hardware, versions
 from steps import Steps, random_images
 
@@ -59,14 +65,14 @@ class PilImages(Dataset):
 class Conventional:
     """The recipe that most repositories of the field share."""
 
-    def __init__(self, device: torch.device, images: int = 4096) -> None:
+    def __init__(self, device: torch.device, images: int = 4096, student: str = "resnet20") -> None:
         torch.manual_seed(0)
         self.device = device
         self.loader = DataLoader(
             PilImages(images), batch_size=BATCH, shuffle=True, num_workers=2, drop_last=True
         )
         self.teacher = models.create("resnet56", num_classes=100).eval().to(device)
-        self.student = models.create("resnet20", num_classes=100).to(device)
+        self.student = models.create(student, num_classes=100).to(device)
         self.optimizer = torch.optim.SGD(
             self.student.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4
         )
@@ -110,10 +116,10 @@ def in_turns(
     return rates
 
 
-def shown(rates: Mapping[str, list[float]]) -> Table:
+def shown(rates: Mapping[str, list[float]], student: str) -> Table:
     """Return the rates as a table, each relative to the first recipe's."""
     base = statistics.median(next(iter(rates.values())))
-    table = Table(title=f"R56 -> R20, batch {BATCH}, {hardware()}")
+    table = Table(title=f"R56 -> {student}, batch {BATCH}, {hardware()}")
     for column in ("recipe", "images/s (median)", "min - max", "x conventional"):
         table.add_column(column)
     for name, values in rates.items():
@@ -123,42 +129,172 @@ def shown(rates: Mapping[str, list[float]]) -> Table:
     return table
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--warmup-rounds", type=int, default=1)
-    parser.add_argument("--group", type=int, default=32, help="steps of one turn")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/throughput.json"))
-    arguments = parser.parse_args()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    constant = ["temperature=constant"]
-    rlkd = ["temperature=rlkd", "temperature.warmup_epochs=0"]
+class SideBySide:
+    """As many processes of one thread as there are processors, each with steps of its own.
+
+    Args:
+        overrides: of all of them.
+        folder: each has a store of the teacher's logits in it.
+    """
+
+    def __init__(self, overrides: list[str], folder: Path) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._doors: list[Any] = []
+        for number in range(cores()):
+            here, there = context.Pipe()
+            given = (there, overrides, folder / f"{number}")
+            context.Process(target=_serve, args=given, daemon=True).start()
+            self._doors.append(here)
+        for door in self._doors:
+            door.recv()
+
+    def __call__(self, count: int) -> None:
+        """Do some steps, shared out over the processes."""
+        for number, door in enumerate(self._doors):
+            door.send(len(range(number, count, len(self._doors))))
+        for door in self._doors:
+            door.recv()
+
+
+def _serve(door: Any, overrides: list[str], store: Path) -> None:
+    torch.set_num_threads(1)
+    steps = Steps(overrides, store=store)
+    door.send(True)
+    while True:
+        steps(door.recv())
+        door.send(True)
+
+
+def ours(folder: Path, student: str) -> dict[str, Callable[[int], None]]:
+    """Return the package's variants: teacher online, its logits read, and runs side by side."""
+    constant = [f"student={student}", "temperature=constant"]
+    rlkd = [f"student={student}", "temperature=rlkd", "temperature.warmup_epochs=0"]
     bf16 = ["trainer.precision=bf16-mixed"]
     last = ["trainer.channels_last=true"]
-    variants = {
-        "conventional, fp32": Conventional(device),
+    best = [*bf16, *last]
+    side_by_side = f"rlkd, warm store, bf16, channels_last, {cores()} side by side"
+    return {
         "rlkd, constant T, fp32": Steps(constant),
         "rlkd, constant T, fp32, channels_last": Steps([*constant, *last]),
         "rlkd, constant T, bf16": Steps([*constant, *bf16]),
-        "rlkd, constant T, bf16, channels_last": Steps([*constant, *bf16, *last]),
-        "rlkd, the agent, bf16, channels_last": Steps([*rlkd, *bf16, *last]),
+        "rlkd, constant T, bf16, channels_last": Steps([*constant, *best]),
+        "rlkd, the agent, bf16, channels_last": Steps([*rlkd, *best]),
+        "rlkd, warm store, fp32, channels_last": Steps([*constant, *last], store=folder / "a"),
+        "rlkd, warm store, bf16, channels_last": Steps([*constant, *best], store=folder / "b"),
+        "rlkd, warm store, the agent, bf16, channels_last": Steps(
+            [*rlkd, *best], store=folder / "c"
+        ),
+        side_by_side: SideBySide([*constant, *best], folder / "d"),
     }
-    rates = in_turns(
-        variants, arguments.rounds, warmup=arguments.warmup_rounds, group=arguments.group
+
+
+def convolutions(name: str, *, trains: bool, dtype: torch.dtype) -> float:
+    """Return the seconds that a network's convolutions alone take for a batch, channels last.
+
+    Args:
+        name: of the network, of 100 classes.
+        trains: whether gradients of weights and inputs are reckoned too.
+        dtype: of images and weights.
+    """
+    network = models.create(name, num_classes=100).to(
+        dtype=dtype, memory_format=torch.channels_last
     )
+    seen: list[tuple[torch.nn.Conv2d, Tensor]] = []
+    hooks = [
+        module.register_forward_hook(lambda conv, given, _: seen.append((conv, given[0])))
+        for module in network.modules()
+        if isinstance(module, torch.nn.Conv2d)
+    ]
+    image = torch.randn(BATCH, 3, 32, 32, dtype=dtype).to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        network(image)
+    for hook in hooks:
+        hook.remove()
+    total = 0.0
+    for number, (conv, given) in enumerate(seen):
+        given = given.detach().requires_grad_(trains and number > 0)  # images have no gradient
+        taken: list[float] = []
+        for _ in range(7):
+            began = time.perf_counter()
+            with torch.set_grad_enabled(trains):
+                out = conv(given)
+            if trains:
+                out.backward(out.detach())
+            taken.append(time.perf_counter() - began)
+        total += statistics.median(taken)
+    return total
+
+
+def roofline(student: str) -> dict[str, float]:
+    """Return the images a second that the convolutions alone would allow on one thread."""
+    low = torch.bfloat16
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    trained = convolutions(student, trains=True, dtype=low)
+    taught = convolutions("resnet56", trains=False, dtype=low)
+    torch.set_num_threads(threads)
+    return {"warm": BATCH / trained, "online": BATCH / (trained + taught)}
+
+
+def measured(
+    others: Mapping[str, Callable[[int], None]], arguments: argparse.Namespace, script: str
+) -> None:
+    """Let other recipes and the package's take turns, and write down how they did.
+
+    Args:
+        others: the first is what all are compared with.
+        arguments: see `parsed`.
+        script: the command's name.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        variants = {**others, **ours(Path(folder), arguments.student)}
+        alone = roofline(arguments.student)
+        rates = in_turns(
+            variants, arguments.rounds, warmup=arguments.warmup_rounds, group=arguments.group
+        )
     medians = {name: statistics.median(values) for name, values in rates.items()}
-    base = medians[next(iter(medians))]
-    Console().print(shown(rates))
+    console = Console(width=120)
+    console.print(shown(rates, arguments.student))
+    for name, rate in alone.items():
+        console.print(
+            f"convolutions alone, {name}, bf16, channels last: {rate:.0f} images/s a thread, "
+            f"{rate * cores():.0f} on {cores()}"
+        )
     report = {
-        "command": "python benchmarks/throughput.py " + " ".join(sys.argv[1:]),
+        "command": f"python benchmarks/{script} " + " ".join(sys.argv[1:]),
         "hardware": hardware(),
         "threads": torch.get_num_threads(),
         "versions": versions(),
+        "student": arguments.student,
         "images_per_second": rates,
-        "median_over_conventional": {name: value / base for name, value in medians.items()},
+        "convolutions_alone_per_thread": alone,
+        **{
+            f"median_over_{base.split(',')[0].replace(' ', '_')}": {
+                name: value / medians[base] for name, value in medians.items()
+            }
+            for base in others
+        },
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def parser(text: str, out: str) -> argparse.ArgumentParser:
+    """Return the arguments that both benchmarks share."""
+    made = argparse.ArgumentParser(description=text.splitlines()[0])
+    made.add_argument("--rounds", type=int, default=7)
+    made.add_argument("--warmup-rounds", type=int, default=1)
+    made.add_argument("--group", type=int, default=32, help="steps of one turn")
+    made.add_argument("--student", default="resnet20")
+    made.add_argument("--out", type=Path, default=Path(out))
+    return made
+
+
+def main() -> None:
+    arguments = parser(__doc__ or "", "benchmarks/results/throughput.json").parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    conventional = Conventional(device, student=arguments.student)
+    measured({"conventional, fp32": conventional}, arguments, "throughput.py")
 
 
 if __name__ == "__main__":
