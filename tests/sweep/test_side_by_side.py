@@ -1,5 +1,6 @@
 """Runs side by side: the same bits as one by one, and what happens when one or all are ended."""
 
+import io
 import os
 import re
 import signal
@@ -80,23 +81,51 @@ def test_a_run_that_fails_or_is_killed_stops_no_other(
     teacher_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "here" / "pickle.py").write_text("raise SystemExit('not mine to run')")
     raising = own_network(tmp_path, "raising", "raise RuntimeError('a reason')")
     killed = own_network(tmp_path, "killed", "os.kill(os.getpid(), signal.SIGKILL)")
+    ended = own_network(tmp_path, "ended", "os.kill(os.getpid(), signal.SIGTERM)")
+    wordy = own_network(tmp_path, "wordy", "raise RuntimeError(200_000 * 'word ')")
+    students = ",".join(f"'{each}'" for each in (raising, killed, ended, wordy))
     given = [
-        *grid(teacher_file, tmp_path / "out", f"student='convnet_tiny','{raising}','{killed}'"),
-        *("temperature=constant", "seed=0", "jobs=2", "trust=raising,killed"),
+        *grid(teacher_file, tmp_path / "out", f"student='convnet_tiny',{students}"),
+        *("temperature=constant", "seed=0", "jobs=2", "trust=raising,killed,ended,wordy"),
     ]
     with pytest.raises(
-        UserError, match=r"^2 of 3 runs failed, the first with: RuntimeError: a reas"
+        UserError, match=r"^4 of 5 runs failed, the first with: RuntimeError: a reas"
     ):
         compare(given, console=silent())
     table = (tmp_path / "out" / "runs.csv").read_text()
     assert "its process was ended by SIGKILL, as for want of memory: lower jobs" in table
     assert "RuntimeError: a reason" in table
+    assert "it was stopped by SIGTERM; the same command goes on" in table
+    assert "RuntimeError: word word" in table
     (done,) = (tmp_path / "out").glob("*/student.safetensors")
     assert "convnet_tiny" in str(done)
     (log,) = (tmp_path / "out" / "logs").glob("*raising*")
     assert "Traceback" in log.read_text()
+
+
+@pytest.mark.long
+def test_a_comparison_is_stopped_while_combinations_are_tried(
+    teacher_file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "slow.py").write_text("import time\ntime.sleep(60)\n" + ODD)
+    swept = ("temperature=constant,ctkd", "seed=0", "student=slow:odd", "trust=slow", "jobs=2")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rlkd", "compare", *grid(teacher_file, tmp_path / "out", *swept)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )
+    time.sleep(25)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 130, errors
+    assert "no run was begun" in errors
 
 
 def started(given: list[str], folder: Path) -> subprocess.Popen[str]:
@@ -212,7 +241,7 @@ def test_the_table_counts_runs_and_says_what_is_left(
 ) -> None:
     now = [100.0]
     monkeypatch.setattr(sides.time, "monotonic", lambda: now[0])
-    console = Console(record=True, width=100, force_terminal=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    console = Console(record=True, width=100, force_terminal=True, file=io.StringIO())
     table = sides._Table(console, planned(tmp_path, 6), range(1, 6))
     table.drawn([(0, 0), (0.01, 10), (0.01, 10), (0, 0), (0, 0), (0, 0)])
     table.ended(1, None)

@@ -139,6 +139,19 @@ def test_a_store_is_built_looked_at_verified_and_removed(
     assert not store.exists()
 
 
+def test_a_detector_keeps_no_logits(tmp_path: Path, refuse: Refuse) -> None:
+    given = ("task=detection", "data=shapes", "teacher=fasterrcnn_resnet18", "teacher.checkpoint=x")
+    said = refuse("distill", *given, "student=fasterrcnn_resnet18", cached(tmp_path / "store"))
+    assert "a detector's teacher scores the regions that the student proposes" in said
+
+
+def test_no_store_may_be_asked_for_by_false_too(tmp_path: Path, teacher_file: Path) -> None:
+    given = ("temperature=constant", "trainer.epochs=1")
+    run(teacher_file, tmp_path / "run", *given, "teacher.cache=false")
+    run(teacher_file, tmp_path / "run", *given)  # is the same run
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["run"]
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -174,6 +187,11 @@ def test_the_store_of_a_teacher_that_was_trained_on_is_refused(
         teacher_file, tmp_path / "other", "temperature=constant", cached(tmp_path / "store")
     )
     assert "is of another teacher's weights (000000000000... there" in refuse("distill", *given)
+
+
+def test_verifying_makes_no_store(tmp_path: Path, teacher_file: Path, refuse: Refuse) -> None:
+    given = tiny(teacher_file, tmp_path / "run", "temperature=constant", cached(tmp_path / "typo"))
+    assert "typo is no store" in refuse("cache", "verify", *given)
 
 
 def test_true_names_a_folder_of_its_own_for_each_teacher(

@@ -1,5 +1,6 @@
 """The teacher runs once: what was computed first is what every later step, run and process sees."""
 
+import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -7,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -44,7 +46,7 @@ class Counting:
 
     def __call__(self, image: Tensor) -> Tensor:
         self.calls += 1
-        self.images += len(image)
+        self.images += len(image.unique(dim=0))  # of a full batch: some are there again
         return self.exact(image) * (1 + 2e-3 * (self.calls % 3))
 
 
@@ -289,6 +291,81 @@ def test_flipped_bits_are_computed_again(tmp_path: Path, images: ImageSet) -> No
         torch.testing.assert_close(one, other, rtol=6e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("name", [LOGITS, CHECKS, IMAGES])
+def test_files_of_somebody_else_of_the_same_names_are_left_alone(
+    tmp_path: Path, images: ImageSet, name: str
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / name).write_text("dear to me")
+    with pytest.raises(UserError, match=f"files that are no store's, such as {name}"):
+        opened(tmp_path / "mine", images, Counting())
+    assert (tmp_path / "mine" / name).read_text() == "dear to me"
+
+
+@pytest.mark.parametrize(
+    "spoilt", [{"cache_dtype": []}, {"views": "9"}, {"classes": 0}, {"images": 5}]
+)
+def test_a_store_that_does_not_say_what_it_holds_is_refused(
+    tmp_path: Path, images: ImageSet, spoilt: dict[str, Any]
+) -> None:
+    opened(tmp_path / "store", images, Counting())
+    path = tmp_path / "store" / IDENTITY
+    path.write_text(json.dumps(json.loads(path.read_text()) | spoilt))
+    with pytest.raises(UserError, match="is damaged"):
+        Store.found(tmp_path / "store")
+
+
+def test_a_folder_below_a_file_is_refused(tmp_path: Path, images: ImageSet) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file" / "store", tmp_path / ("x" * 300)):
+        with pytest.raises(UserError, match=r"cannot (be read|write)"):
+            opened(folder, images, Counting())
+
+
+def test_the_bits_of_a_row_are_the_same_whatever_else_was_absent(
+    tmp_path: Path, images: ImageSet
+) -> None:
+    def by_size(image: Tensor) -> Tensor:
+        return exact(image) * (1 + 0.01 * (len(image) % 32))
+
+    exact = Counting().exact
+    whole = epoch(opened(tmp_path / "whole", images, by_size))
+    part = opened(tmp_path / "part", images, by_size)
+    for batch in part.loader:
+        assert batch.view is not None
+        part.fill([(batch.index[::3], batch.view[::3])], lambda count: None)
+    assert same(whole, epoch(part))
+
+
+def test_what_is_computed_again_is_spread_over_stores_of_any_size(
+    tmp_path: Path, images: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = opened(tmp_path / "store", images, Counting())
+    # Above 2^24 rows a float32 no longer tells one row from the next.
+    rows = np.arange(20_500_000) % stored.store.records.rows
+    monkeypatch.setattr(stored.store.records, "marked", lambda: rows)
+    ((row, _),) = stored._sample(32)
+    assert len(row) == 32
+
+
+def test_a_teachers_figures_are_of_its_store_alone(tmp_path: Path, images: ImageSet) -> None:
+    stores = [
+        opened(tmp_path / name, images, Counting(), **{"teacher's weights": 64 * name}).store
+        for name in "ab"
+    ]
+    names = {each.scores(test).name for each in stores for test in ("x", "y")}
+    assert len(names) == 4
+    path = stores[0].scores("x")
+    path.write_text("{}")
+    monkey = Path.cwd()
+    os.chdir(tmp_path)
+    try:
+        remove(Path("a"))
+    finally:
+        os.chdir(monkey)
+    assert not path.exists()
+
+
 def test_there_is_a_word_for_a_folder_that_is_no_store(
     tmp_path: Path, images: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -311,8 +388,11 @@ def test_what_a_kill_left_of_a_store_that_was_being_made_is_no_hindrance(
     tmp_path: Path, images: ImageSet
 ) -> None:
     opened(tmp_path / "store", images, Counting())
-    (tmp_path / "store" / IDENTITY).unlink()
+    path = tmp_path / "store" / IDENTITY
+    path.write_text(json.dumps({"format": 1, "made": False}))
     os.truncate(tmp_path / "store" / LOGITS, 3)
+    with pytest.raises(UserError, match="it was not finished when it was made"):
+        Store.found(tmp_path / "store")
     assert epoch(opened(tmp_path / "store", images, Counting()))
 
 

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from rlkd.config.compose import configure
+from rlkd.config.overrides import path_value
+from rlkd.config.settings import asks_for_store
 from rlkd.engine import build
 from rlkd.errors import UserError, did_you_mean
 from rlkd.reporting.escaping import say
@@ -65,7 +67,7 @@ def _info(words: list[str], console: Console) -> None:
 def _verify(words: list[str], console: Console) -> None:
     """See whether each row is whole; with settings, whether the teacher computes the same."""
     if any("=" in each for each in words):
-        stored, precision = _of_run(words)
+        stored, precision = _of_run(words, made=True)
         store = stored.store
         again = stored.verify(precision, count=_LIVE)
         say(console, f"the teacher computes {again} of the rows again as they are kept")
@@ -87,16 +89,27 @@ def _remove(words: list[str], console: Console) -> None:
     say(console, f"removed {folder}")
 
 
-def _of_run(words: list[str]) -> tuple[StoredTeacher, str]:
-    """Return the store of a run that settings describe, and the run's precision."""
+def _of_run(words: list[str], *, made: bool = False) -> tuple[StoredTeacher, str]:
+    """Return the store of a run that settings describe, and the run's precision.
+
+    Args:
+        words: the settings.
+        made: whether it must be there already.
+    """
     config = configure(words)
-    if config.teacher.get("cache") is None:
+    if config.teacher.name is None:
+        raise UserError("a store is of a teacher: give teacher=resnet56, say")
+    if not asks_for_store(config.teacher.get("cache")):
         raise UserError("teacher.cache is missing: give teacher.cache=DIR, a folder")
     options = build.trainer_options(config)
     options.use_threads()
+    if made and str(config.teacher.cache) != "true":
+        Store.found(Path(str(config.teacher.cache)))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "teacher.cache keeps logits alone")  # said below
-        stored = build.task(config).prepare(config, options).stored
+        prepared = build.task(config).prepare(config, options)
+    prepared.module.to(options.device)
+    stored = prepared.stored
     if stored is None:
         raise UserError(
             f"method={config.chosen.method} asks for the teacher's features, which no store keeps: "
@@ -112,7 +125,7 @@ def _found(words: list[str], deed: str) -> Store:
 def _folder(words: list[str], deed: str) -> Path:
     if len(words) != 1:
         raise UserError(f"rlkd cache {deed}: give one folder, rlkd cache {deed} DIR")
-    return Path(words[0].removeprefix("teacher.cache=")).expanduser()
+    return Path(path_value("teacher.cache", words[0].removeprefix("teacher.cache=")) or "")
 
 
 def _filled(store: Store) -> str:

@@ -23,6 +23,12 @@ NETWORKS = {
 }
 """The settings of each of the two networks."""
 
+
+def asks_for_store(cache: object) -> bool:
+    """Return whether a value of `teacher.cache` asks for a store; null and false do not."""
+    return str(cache).lower() not in ("none", "false")
+
+
 _NAMES = tuple(f"{role}.name" for role in NETWORKS)
 _ANYTHING = Parameter("anything", Parameter.VAR_KEYWORD)
 OF_A_PART = ("_target_", "_partial_")

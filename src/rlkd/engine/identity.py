@@ -3,7 +3,7 @@
 import copy
 from typing import Any
 
-from rlkd.config.settings import flat
+from rlkd.config.settings import asks_for_store, flat
 
 _WHERE = "where files lie; what is in the data is checked against images.json"
 _READ = "how data are read: any number of readers gives the same images in the same order"
@@ -33,8 +33,9 @@ def identity(settings: dict[str, Any]) -> dict[str, Any]:
     """Return the settings that make a run the one it is, of all that it has."""
     settings = copy.deepcopy(settings)
     teacher = settings.get("teacher")
-    if isinstance(teacher, dict) and teacher.get("cache") is not None:
-        teacher["cache"] = "kept"  # which rounds them, wherever it is done
+    if isinstance(teacher, dict):
+        # Which rounds logits, wherever it is done.
+        teacher["cache"] = "kept" if asks_for_store(teacher.get("cache")) else None
     for key in NO_PART:
         section, _, name = key.rpartition(".")
         held = settings.get(section) if section else settings

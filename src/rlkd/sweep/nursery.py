@@ -37,6 +37,7 @@ from rlkd.reporting.escaping import say_trace
 from rlkd.sweep.plan import attempt, message_of
 
 _POLL_SECONDS = 0.5
+_LONGEST = 4000
 _fork = multiprocessing.get_context("fork")
 _PAIR = struct.Struct("dd")
 _PARENT_DIED = 1
@@ -85,15 +86,23 @@ class Nursery:
         count = len(asked.settings)
         self._progress = mmap.mmap(-1, max(count, 1) * _PAIR.size)  # shared with what is forked
 
-    def tried(self, numbers: Sequence[int], at_once: int) -> dict[int, Tried]:
-        """Get ready to train each of some runs, and do a step that is thrown away."""
+    def tried(
+        self, numbers: Sequence[int], at_once: int, looked: Callable[[], int | None]
+    ) -> dict[int, Tried]:
+        """Get ready to train each of some runs, and do a step that is thrown away.
+
+        Args:
+            numbers: of the runs.
+            at_once: how many are tried side by side.
+            looked: see `trained`.
+        """
         found: dict[int, Tried] = {}
 
         def ended(number: int, outcome: Any) -> None:
             # Whatever a network of somebody's own does to its process is for the run to report.
             found[number] = outcome if isinstance(outcome, Tried) else Tried()
 
-        self._side_by_side(numbers, at_once, self._try, ended, lambda: None)
+        self._side_by_side(numbers, at_once, self._try, ended, looked)
         return found
 
     def trained(
@@ -126,17 +135,24 @@ class Nursery:
         looked: Callable[[], int | None],
     ) -> None:
         waiting, running = deque(numbers), dict[int, tuple[BaseProcess, Connection]]()
-        stopped_by: int | None = None
+        passed_on = set[int]()
         while waiting or running:
-            while waiting and len(running) < at_once and stopped_by is None:
+            while waiting and len(running) < at_once and not passed_on:
                 number = waiting.popleft()
                 with suppress(Exception):  # which the run itself meets, and reports
                     load(self._config(number))
                 here, there = _fork.Pipe(duplex=False)
                 process = _fork.Process(target=self._be, args=(work, number, there))
-                process.start()
-                there.close()
-                running[number] = process, here
+                # Until it has handlers of its own, signals wait.
+                signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+                try:
+                    process.start()
+                    running[number] = process, here
+                except OSError as error:
+                    ended(number, f"its process did not start ({error.strerror}): lower jobs")
+                finally:
+                    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+                    there.close()
             wait([process.sentinel for process, _ in running.values()], timeout=_POLL_SECONDS)
             for number, (process, door) in list(running.items()):
                 if process.is_alive():
@@ -145,8 +161,8 @@ class Nursery:
                 del running[number]
                 ended(number, _outcome(process, door))
             signalled = looked()
-            if signalled is not None:
-                stopped_by = signalled
+            if signalled is not None and signalled not in passed_on:
+                passed_on.add(signalled)
                 waiting.clear()
                 for process, _ in running.values():
                     with suppress(ProcessLookupError):
@@ -158,11 +174,14 @@ class Nursery:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         for each in STOPPING[1:]:
             signal.signal(each, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
         torch.set_num_threads(1)  # unless the run says otherwise
         try:
             outcome = work(number)
         except BaseException as error:  # a process of multiprocessing would print it and end with 1
             outcome = f"{type(error).__name__}: {error}"
+        if isinstance(outcome, str):
+            outcome = outcome[:_LONGEST]  # all of it is in the log; a pipe holds so much
         with suppress(OSError):
             door.send(outcome)
         door.close()
@@ -279,7 +298,7 @@ def main() -> None:
             while True:
                 deed, numbers, at_once = door.recv()
                 if deed == "try":
-                    door.send(nursery.tried(numbers, at_once))
+                    door.send(("tried", nursery.tried(numbers, at_once, looked)))
                 else:
                     nursery.trained(numbers, at_once, ended, looked)
                     door.send(("done",))

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import Pipe
 from pathlib import Path
 from signal import Signals
@@ -84,7 +84,13 @@ def side_by_side(
         numbers = [planned.index(each) for each in first]
         with console.status(f"trying whether {len(numbers)} combinations fit their data"):
             door.send(("try", numbers, min(cores(), _TRIED_AT_ONCE)))
-            tried: dict[int, Tried] = _heard(door)
+            tried: dict[int, Tried] = {}
+            for kind, *heard in _events(door, signals, console):
+                if kind == "tried":
+                    tried = heard[0]
+                    break
+        if signals.asked is not None:
+            raise Interrupted(signals.asked, "no run was begun; the same command begins")
         for number, one in tried.items():
             if one.fault is not None:
                 raise refused(planned[number], one.fault)
@@ -107,29 +113,33 @@ def _watched(
     signals: StopSignals,
     console: Console,
 ) -> Iterator[tuple[int, str | None]]:
-    passed_on: Signals | None = None
     with _Table(console, planned, left) as table:
+        for kind, *heard in _events(door, signals, console):
+            if kind == "done":
+                return
+            if kind == "progress":
+                table.show(heard[0])
+                continue
+            number, failure = heard
+            if failure is not None and signals.asked is not None:
+                continue  # it was stopped, whatever it was at
+            if isinstance(failure, Signals):
+                failure = f"it was stopped by {failure.name}; the same command goes on"
+            table.ended(number, failure)
+            yield number, failure
+
+
+def _events(door: Any, signals: StopSignals, console: Console) -> Iterator[Any]:
+    """Yield what a nursery says, and pass on to it the signal that asks to stop."""
+    passed_on: Signals | None = None
+    try:
         while True:
             if signals.asked is not None and passed_on is None:
                 passed_on = signals.asked
                 say(console, "stopping: every run saves its checkpoint")
                 door.send(int(passed_on))
-            if not door.poll(_REFRESH_SECONDS):
-                continue
-            kind, *heard = _heard(door)
-            if kind == "done":
-                return
-            if kind == "progress":
-                table.show(heard[0])
-            elif not isinstance(heard[1], Signals):  # which it was stopped by
-                number, failure = heard
-                table.ended(number, failure)
-                yield number, failure
-
-
-def _heard(door: Any) -> Any:
-    try:
-        return door.recv()
+            if door.poll(_REFRESH_SECONDS):
+                yield door.recv()
     except (EOFError, ConnectionError):
         raise UserError(
             "the process that starts the runs ended, as for want of memory: the same command goes "
@@ -145,7 +155,14 @@ def _nursery(planned: Sequence[Planned]) -> Generator[Any]:
         "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asks for a GPU without taking it
     }
     process = subprocess.Popen(
-        [sys.executable, "-c", "from rlkd.sweep.nursery import main; main()", str(there.fileno())],
+        # -P: code is not looked for where the command was given, but as this process does.
+        [
+            sys.executable,
+            "-P",
+            "-c",
+            "from rlkd.sweep.nursery import main; main()",
+            str(there.fileno()),
+        ],
         pass_fds=[there.fileno()],
         env=environment | {"PYTHONPATH": os.pathsep.join(each for each in sys.path if each)},
         start_new_session=True,  # a terminal's Ctrl-C comes to this process alone
@@ -154,8 +171,9 @@ def _nursery(planned: Sequence[Planned]) -> Generator[Any]:
     settings = [as_yaml(each.config) for each in planned]
     names = [each.path.name for each in planned]
     trusted = tuple(trusted_by(planned[0].config))
-    here.send(Asked(settings, trusted, list(sys.path), _logs(planned), names))
     try:
+        with suppress(ConnectionError):  # whoever listens next finds it gone
+            here.send(Asked(settings, trusted, list(sys.path), _logs(planned), names))
         yield here
     finally:
         here.close()  # on which it stops what is still running
@@ -195,13 +213,17 @@ def _count(
 
 def _free_memory() -> int:
     """Return the bytes that processes may still take; 0 where the system does not say."""
-    try:
+    free: list[int] = []
+    with suppress(OSError):
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
-                return 1024 * int(line.split()[1])
-    except OSError:
-        pass
-    return 0
+                free.append(1024 * int(line.split()[1]))
+    with suppress(OSError, ValueError):  # a container's own limit, which may be "max"
+        group = Path("/sys/fs/cgroup")
+        limit, taken = (int((group / f"memory.{each}").read_text()) for each in ("max", "current"))
+        counts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        free.append(max(limit - taken + int(counts.get("inactive_file", 0)), 1))
+    return min(free, default=0)
 
 
 class _Table:

@@ -1,9 +1,11 @@
 """The folder that a teacher's logits are kept in, and what they are of."""
 
 import hashlib
+import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,8 @@ IDENTITY, IMAGES = "teacher_cache.json", "images.bin"
 DTYPES = {"float16": np.dtype("<f2"), "float32": np.dtype("<f4")}
 """What numbers are kept as, by the setting `teacher.cache_dtype`."""
 _FILES = (LOGITS, CHECKS, IMAGES, IDENTITY)
-"""The last is written last and removed last: a folder that has it is whole, or being removed."""
-_SCORES = "scores_"
+"""The last is written first and removed last: what is in a folder that has it is the store's."""
+_MADE, _SCORES = "made", "scores_"
 
 Identity = Mapping[str, Any]
 """All that a logit depends on, by the name that a message calls it."""
@@ -70,8 +72,11 @@ class Store:
             UserError: if the folder holds other logits, naming what differs, or files that are no
                 store's, or is damaged; if there is no room for it, or it cannot be made.
         """
-        if not (folder / IDENTITY).is_file():
-            _require_own(folder)
+        with _readable(folder):
+            made = distributed.on_rank_zero(lambda: _is_made(folder))
+        if not made:
+            with _readable(folder):
+                _require_own(folder)
             with locked(folder, "wait", console):
                 distributed.on_rank_zero(lambda: _create(folder, identity, digests))
         store = cls.found(folder)
@@ -93,12 +98,14 @@ class Store:
             UserError: if there is none, or it is damaged.
         """
         path = folder / IDENTITY
-        if not path.is_file():
-            raise UserError(f"{folder} is no store of a teacher's logits: it has no {IDENTITY}")
+        with _readable(folder):
+            _require_store(folder)
         held = read_object(path, f"remove the store with `rlkd cache remove {folder}`")
+        if not held.pop(_MADE, False):
+            raise _broken(folder, ValueError("it was not finished when it was made"))
         dtype = held.get("cache_dtype")
         numbers: list[Any] = [held.get(each) for each in ("images", "classes", "views")]
-        if dtype not in DTYPES or any(type(each) is not int or each < 1 for each in numbers):
+        if str(dtype) not in DTYPES or any(type(each) is not int or each < 1 for each in numbers):
             raise _broken(folder, ValueError(f"{path} does not say what it holds"))
         images = folder / IMAGES
         try:
@@ -128,9 +135,10 @@ class Store:
         """Return where the teacher's figures on a set of images are kept.
 
         Args:
-            images: a hash of the set.
+            images: which they are, and how the teacher sees them.
         """
-        return self.folder / f"{_SCORES}{images[:16]}.json"
+        known = json.dumps([self.identity, images], sort_keys=True)
+        return self.folder / f"{_SCORES}{hashlib.sha256(known.encode()).hexdigest()[:16]}.json"
 
 
 def remove(folder: Path) -> None:
@@ -139,11 +147,11 @@ def remove(folder: Path) -> None:
     Raises:
         UserError: if there is none, or it cannot be removed.
     """
-    if not (folder / IDENTITY).is_file():
-        raise UserError(f"{folder} is no store of a teacher's logits: it has no {IDENTITY}")
+    with _readable(folder):
+        _require_store(folder)
     try:
-        for each in (*folder.glob(f"{_SCORES}*.json"), *_FILES):
-            (folder / each).unlink(missing_ok=True)
+        for each in (*folder.glob(f"{_SCORES}*.json"), *(folder / name for name in _FILES)):
+            each.unlink(missing_ok=True)
         if not any(folder.iterdir()):
             folder.rmdir()
     except OSError as error:
@@ -156,7 +164,7 @@ def images_sha256(digests: Digests) -> str:
 
 
 def _create(folder: Path, identity: Identity, digests: Digests) -> None:
-    if (folder / IDENTITY).is_file():  # by the process that had the folder
+    if _is_made(folder):  # by the process that had the folder
         return
     _require_own(folder)
     wanted, free = _bytes(folder, identity, digests), shutil.disk_usage(folder).free
@@ -165,25 +173,52 @@ def _create(folder: Path, identity: Identity, digests: Digests) -> None:
             f"teacher.cache={folder} needs {wanted / 2**30:.2f} GiB, and {free / 2**30:.2f} GiB "
             "are free: give a folder with more room, or free some"
         )
+    of_images = {"images": len(digests), "images_sha256": images_sha256(digests)}
+    write_object(folder / IDENTITY, {_MADE: False})  # from here on the files are a store's
     try:
         for path, size in sizes(folder, **_shape(identity, digests)).items():
-            with path.open("wb") as file:  # without blocks, which come with the rows
-                file.truncate(size)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+            file = os.open(path, flags, 0o666)
+            os.truncate(file, size)  # without blocks, which come with the rows
+            os.close(file)
     except OSError as error:
         raise unwritable(folder, error) from error
     with whole(folder / IMAGES) as unfinished:
         digests.astype("<u8").tofile(unfinished)
-    of_images = {"images": len(digests), "images_sha256": images_sha256(digests)}
-    write_object(folder / IDENTITY, {**identity, **of_images})
+    write_object(folder / IDENTITY, {**identity, **of_images, _MADE: True})
+
+
+def _is_made(folder: Path) -> bool:
+    """Return whether a store is there, and was finished."""
+    path = folder / IDENTITY
+    return path.is_file() and read_object(path, f"remove {path}").get(_MADE) is not False
+
+
+def _require_store(folder: Path) -> None:
+    if not (folder / IDENTITY).is_file():
+        raise UserError(f"{folder} is no store of a teacher's logits: it has no {IDENTITY}")
+
+
+@contextmanager
+def _readable(folder: Path) -> Generator[None]:
+    """Report as the user's what keeps a folder from being looked at."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"teacher.cache={folder} cannot be read ({error.strerror or error}): give a folder "
+            "that you may read"
+        ) from None
 
 
 def _require_own(folder: Path) -> None:
     """Refuse a folder that somebody else's files are in."""
+    if (folder / IDENTITY).is_file():
+        return
     if folder.exists() and not folder.is_dir():
         raise UserError(f"teacher.cache={folder} is no folder: give one that is new or empty")
     for each in folder.iterdir() if folder.is_dir() else ():
-        own = each.name in (*_FILES, LOCK) or each.name.startswith(_SCORES) or is_unfinished(each)
-        if not own:
+        if each.name != LOCK and not is_unfinished(each):
             raise UserError(
                 f"teacher.cache={folder} holds files that are no store's, such as {each.name}: "
                 "give a folder that is new or empty"

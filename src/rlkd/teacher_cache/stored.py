@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rlkd.atomic import FULL
 from rlkd.data import BatchLoader
+from rlkd.data.loaders.loader import Wanted
 from rlkd.errors import UserError, notice
 from rlkd.teacher_cache.records import Rows
 from rlkd.teacher_cache.store import DTYPES, Digests, Identity, Store
@@ -18,8 +19,6 @@ from rlkd.types import Batch
 
 Live = Callable[[Float[Tensor, "batch ..."]], Float[Tensor, "batch classes"]]
 """The teacher itself: images, normalised, to logits."""
-Wanted = Sequence[tuple[Int64[Tensor, " batch"], Int64[Tensor, " batch"]]]
-"""Rows of a training set and a view of each, a batch at a time."""
 
 _SAMPLE = 32
 """Rows that are computed again when a store is opened."""
@@ -27,6 +26,10 @@ _TOLERANCES = {"32-true": 0.01}
 _LOW_TOLERANCE = 0.1
 """How far a logit may be off one that was computed elsewhere, as a share of the greatest of its
 batch: another processor rounds otherwise. Another network is off by more than all of it."""
+_AT_ONCE = {"cpu": 32}
+_MOST_AT_ONCE = 256
+"""Images that are computed together, by the kind of device: always as many, for kernels sum in an
+order that depends on the number of rows, and not on what is in the others."""
 _SYNC_ROWS = 1 << 16
 """As many rows are computed between two waits for the disk."""
 
@@ -60,14 +63,13 @@ class StoredTeacher:
         Raises:
             UserError: if a logit is too large for the store's numbers.
         """
-        assert batch.view is not None
-        view = batch.view.cpu()
+        view = _of(batch)
         rows = self._rows(batch.index.cpu(), view)
         logits, there = self._read(rows)
         numbered = view >= 0
         for absent, kept in ((~there & numbered, True), (~numbered, False)):
             if absent.any():
-                computed = self._live(batch.image[absent.to(batch.image.device)])
+                computed = self._computed(batch.image[absent.to(batch.image.device)])
                 logits[absent] = self._kept(rows[absent.numpy()], computed) if kept else computed
         return logits.to(batch.image.device)
 
@@ -95,10 +97,9 @@ class StoredTeacher:
         """
         records, unsynced = self.store.records, 0
         for batch in self.loader.batches_of(wanted):
-            assert batch.view is not None
-            rows = self._rows(batch.index.cpu(), batch.view.cpu())
+            rows = self._rows(batch.index.cpu(), _of(batch))
             try:
-                records.write(rows, self._rounded(self._live(batch.image)).numpy())
+                records.write(rows, self._rounded(self._computed(batch.image)).numpy())
             except OSError as error:
                 raise UserError(f"{self.store.folder}: {_full(error)}") from error
             advance(len(rows))
@@ -121,9 +122,11 @@ class StoredTeacher:
         sample = self._sample(count)
         if not sample:
             return 0
-        row, view = (torch.cat(each) for each in zip(*sample, strict=True))
-        held, there = self._read(self._rows(row, view))
-        live = torch.cat([self._live(each.image) for each in self.loader.batches_of(sample)])
+        batches = list(self.loader.batches_of(sample))
+        # Of what was made: an image that cannot be decoded any more has another in its place.
+        rows = [self._rows(each.index.cpu(), _of(each)) for each in batches]
+        held, there = self._read(np.concatenate(rows))
+        live = torch.cat([self._computed(each.image) for each in batches])
         allowed = _TOLERANCES.get(precision, _LOW_TOLERANCE)
         allowed *= float(live.nan_to_num(0).abs().max().clamp(min=1))
         held, live = held[there], live[there]
@@ -144,9 +147,13 @@ class StoredTeacher:
         held, there = self.store.records.read(rows)
         return torch.from_numpy(held).float(), torch.from_numpy(there)
 
-    def _live(self, image: Tensor) -> Float32[Tensor, "batch classes"]:
+    def _computed(self, image: Tensor) -> Float32[Tensor, "batch classes"]:
+        """Have the teacher compute logits, the same bits for an image in whatever company."""
+        size, count = _AT_ONCE.get(image.device.type, _MOST_AT_ONCE), len(image)
+        row = torch.arange(-(-count // size) * size, device=image.device) % count
         with torch.no_grad():
-            return self.live(image).float().cpu()
+            logits = [self.live(image[each]).float().cpu() for each in row.split(size)]
+        return torch.cat(logits)[:count]
 
     def _rounded(self, logits: Float32[Tensor, "batch classes"]) -> Tensor:
         rounded = logits.to(self._dtype)
@@ -180,7 +187,8 @@ class StoredTeacher:
         marked = marked[where[marked // self.store.views] >= 0]
         if not len(marked):
             return []
-        chosen = marked[torch.linspace(0, len(marked) - 1, min(count, len(marked))).long()]
+        step = torch.arange(min(count, len(marked)))
+        chosen = marked[step * (len(marked) - 1) // max(len(step) - 1, 1)]
         return [(where[chosen // self.store.views], chosen % self.store.views)]
 
 
@@ -217,6 +225,12 @@ def stored_teacher(
             f"give another folder, or remove it with `rlkd cache remove {folder}`"
         )
     return StoredTeacher(store, torch.from_numpy(place), live, loader)
+
+
+def _of(batch: Batch) -> Tensor:
+    """Return the views of a batch."""
+    assert batch.view is not None
+    return batch.view.cpu()
 
 
 def check_dtype(name: object) -> None:

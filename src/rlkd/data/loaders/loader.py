@@ -14,6 +14,9 @@ from rlkd.distributed import Rank
 from rlkd.errors import UserError
 from rlkd.types import Batch
 
+Wanted = Sequence[tuple[Int64[Tensor, " _"], Int64[Tensor, " _"]]]
+"""Rows of a set, and a view of each, for each of some batches."""
+
 
 @runtime_checkable
 class _Images(Protocol):
@@ -103,13 +106,11 @@ class BatchLoader(ABC):
         """How many views of an image there are; None for no end of them."""
 
     @abstractmethod
-    def batches_of(
-        self, wanted: Sequence[tuple[Int64[Tensor, " batch"], Int64[Tensor, " batch"]]]
-    ) -> Iterator[Batch]:
+    def batches_of(self, wanted: Wanted) -> Iterator[Batch]:
         """Make views of images that are asked for by number.
 
         Args:
-            wanted: rows of the set and a view of each, a batch at a time.
+            wanted: what is asked for, a batch at a time.
         """
 
     @abstractmethod

@@ -1,7 +1,7 @@
 """Images held in memory, and a loader that augments whole batches of them."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +10,7 @@ from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
 from rlkd import arguments
-from rlkd.data.loaders.loader import BatchLoader
+from rlkd.data.loaders.loader import BatchLoader, Wanted
 from rlkd.data.seeding import generator_of
 from rlkd.data.transforms.crop_flip import Augmentation, crop_and_flip, views
 from rlkd.data.transforms.randaugment import StrongAugmentation, strong_view
@@ -147,9 +147,7 @@ class MemoryLoader(BatchLoader):
         """How many views of an image there are."""
         return views(crop_padding=self.crop_padding, flip=self.flip)
 
-    def batches_of(
-        self, wanted: Sequence[tuple[Int64[Tensor, " batch"], Int64[Tensor, " batch"]]]
-    ) -> Iterator[Batch]:
+    def batches_of(self, wanted: Wanted) -> Iterator[Batch]:
         """Make views of images that are asked for by number."""
         for rows, view in wanted:
             augmentation = Augmentation.of_view(view, crop_padding=self.crop_padding)

@@ -1,7 +1,7 @@
 """A loader that decodes and augments images when they are needed, in processes of their own."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
@@ -12,7 +12,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from rlkd.data.images import UndecodableError
-from rlkd.data.loaders.loader import BatchLoader
+from rlkd.data.loaders.loader import BatchLoader, Wanted
 from rlkd.data.loaders.memory import ImageSet
 from rlkd.data.loaders.stream_set import StreamSet
 from rlkd.data.loaders.workers import FIXED, Made, Maker, Request, Requests, cores, made
@@ -87,9 +87,7 @@ class StreamLoader(BatchLoader):
         """How many views of an image there are; None for no end of them."""
         return self.images.view_count
 
-    def batches_of(
-        self, wanted: Sequence[tuple[Int64[Tensor, " batch"], Int64[Tensor, " batch"]]]
-    ) -> Iterator[Batch]:
+    def batches_of(self, wanted: Wanted) -> Iterator[Batch]:
         """Make views of images that are asked for by number."""
 
         def request(position: int) -> Request:

@@ -1,5 +1,6 @@
 """Classification: images of one size, a label each."""
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from rich.console import Console
 from torch import nn
 
 from rlkd import arguments, distributed, models
-from rlkd.config.settings import trusted_by
+from rlkd.config.settings import asks_for_store, trusted_by
 from rlkd.data import BatchLoader
 from rlkd.data.datasets import Dataset
 from rlkd.engine import build
@@ -213,12 +214,18 @@ class PreparedClassification(Prepared):
         """Score the teacher on the test set, or read what was kept of an earlier time."""
         if self.stored is None:
             return super().teacher_scores()
-        path = self.stored.store.scores(self.sha256)
+        store = self.stored.store
+        path = store.scores(f"{self.sha256}, {self.dataset.evaluation}")
         if distributed.on_rank_zero(path.is_file):
             return read_fields(Scores, path, "remove it")
         scores = super().teacher_scores()
-        if self.stored.store.records.writable:
-            distributed.on_rank_zero(lambda: write_fields(path, scores))
+
+        def keep() -> None:
+            with suppress(UserError):  # of a folder that may not be written, or is full
+                if store.records.writable:
+                    write_fields(path, scores)
+
+        distributed.on_rank_zero(keep)
         return scores
 
     def scores(self) -> dict[str, AnyScores]:
@@ -297,7 +304,7 @@ class _Parts(TaskParts):
             mixes=explorer is not None and explorer.mixed_rows > 0,
             probe=probe_for(temperature, probe_batch(self.sets, self.options)),
         )
-        if teacher is None or self.config.teacher.get("cache") is None:
+        if teacher is None or not asks_for_store(self.config.teacher.get("cache")):
             return forward
         if forward.needs_features:
             notice(

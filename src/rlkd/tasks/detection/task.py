@@ -11,7 +11,7 @@ from torchvision.models.detection import FasterRCNN
 
 from rlkd import distributed, models
 from rlkd.config.options import TrainerOptions
-from rlkd.config.settings import trusted_by
+from rlkd.config.settings import asks_for_store, trusted_by
 from rlkd.data.detection.coco_set import CocoSet
 from rlkd.data.detection.loader import DetectionLoader
 from rlkd.engine import build
@@ -206,6 +206,11 @@ class Detection(DetectionOptions):
         """
         if node.name is None:
             raise UserError(f"{role}.name is missing: give {role}=fasterrcnn_resnet18, say")
+        if asks_for_store(node.get("cache")):
+            raise UserError(
+                f"{role}.cache={node.cache}: a detector's teacher scores the regions that the "
+                "student proposes, which are new in each step: leave it at null"
+            )
         if node.get("image_size") is not None:
             raise UserError(
                 f"{role}.image_size={node.image_size}: a detector resizes images itself: leave it "
