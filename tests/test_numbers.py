@@ -47,6 +47,7 @@ INTERNAL = {
     "rlkd.data.sources.process_cache.ProcessCache": "made with a number in the code",
     "rlkd.data.datasets.Dataset": "a record of what was loaded, made by functions that check",
     "rlkd.data.loaders.workers.Request": "a message to a worker",
+    "rlkd.data.loaders.stream_set.StreamSet": "made of data.views; see tests of numbered views",
     "rlkd.data.loaders.workers.Maker": "made by a loader",
     "rlkd.data.loaders.memory.MemoryLoader": "made of a run's options, see Plan",
     "rlkd.data.loaders.loader.BatchLoader": "likewise",

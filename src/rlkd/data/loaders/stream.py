@@ -182,7 +182,7 @@ def first_readable(images: ImageSet | StreamSet, count: int) -> Int64[Tensor, " 
     if isinstance(images, ImageSet) or not images.reading.unreadable.skips:
         return torch.arange(min(count, len(images)))
     here = replace(images, reading=replace(images.reading, workers=0))
-    each_row = Requests(lambda row: Request(0, [row], [], []), range(len(images)))
+    each_row = Requests(lambda row: Request(0, [row], []), range(len(images)))
     read = _read(Maker(here, seed=0, augment=False), each_row)
     return torch.cat([each.row for each in islice(read, count)])
 

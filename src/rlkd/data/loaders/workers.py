@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
@@ -30,7 +30,7 @@ class Request:
     rows: list[int]
     partners: list[int]
     """The row that each is mixed with, -1 for none; empty where none has one."""
-    views: list[int]
+    views: list[int] = field(default_factory=list[int])
     """Which of its views each row is shown in; empty where each epoch draws new ones."""
 
 
