@@ -261,7 +261,8 @@ def measured(
             f"{rate * cores():.0f} on {cores()}"
         )
     report = {
-        "command": f"python benchmarks/{script} " + " ".join(sys.argv[1:]),
+        "command": f"python benchmarks/{script} "
+        + " ".join("CHECKOUT" if Path(each).is_dir() else each for each in sys.argv[1:]),
         "hardware": hardware(),
         "threads": torch.get_num_threads(),
         "versions": versions(),
