@@ -10,6 +10,7 @@ from torch import Tensor
 from torchvision.transforms import functional as transforms
 
 from rlkd.data import ImageSet, MemoryLoader
+from rlkd.data.loaders.memory import check_flip
 from rlkd.errors import UserError
 from rlkd.types import Batch
 
@@ -221,3 +222,34 @@ def test_targets_that_are_not_one_class_an_image_are_refused(target: Tensor) -> 
     image = torch.zeros(3, 1, 4, 4, dtype=torch.uint8)
     with as_users_call(), pytest.raises(UserError, match=r"not one class an image: .*multi-hot"):
         ImageSet(image, target, ("a", "b", "c"))
+
+
+def test_an_alternating_flip_mirrors_each_image_in_every_other_epoch(images: ImageSet) -> None:
+    many = images.select(torch.arange(23).repeat(20))
+    loader = loader_of(many, flip="alternating", batch_size=460)
+    random = loader_of(many, flip=True, batch_size=460)
+    flips: list[Tensor] = []
+    for epoch in range(4):
+        loader.set_epoch(epoch)
+        random.set_epoch(epoch)
+        (batch,), (other,) = loader, random
+        assert torch.equal(batch.index, other.index)
+        assert batch.view is not None
+        assert other.view is not None
+        assert torch.equal(batch.view % 9, other.view % 9)  # the crops are those of any flip
+        flips.append((batch.view >= 9)[batch.index.argsort()])
+    assert torch.equal(flips[0], flips[2])
+    assert torch.equal(flips[1], flips[3])
+    assert torch.equal(flips[0], ~flips[1])
+    assert 0.4 < flips[0].float().mean() < 0.6
+    again = loader_of(many, flip="alternating", batch_size=460, seed=4)
+    (batch,) = again
+    assert batch.view is not None
+    assert not torch.equal((batch.view >= 9)[batch.index.argsort()], flips[0])
+
+
+def test_a_way_to_flip_that_is_none_is_refused() -> None:
+    with as_users_call():
+        for flip in ("often", "true", 1, None):
+            with pytest.raises(UserError, match=rf"data\.flip={flip}: give true, false or alt"):
+                check_flip(flip)

@@ -15,7 +15,7 @@ from rlkd import arguments
 from rlkd.data import cifar
 from rlkd.data import digits as handwritten
 from rlkd.data.images import ImageReader
-from rlkd.data.loaders.memory import ImageSet
+from rlkd.data.loaders.memory import Flip, ImageSet, check_flip
 from rlkd.data.loaders.normaliser import per_channel
 from rlkd.data.loaders.stream import in_memory
 from rlkd.data.loaders.stream_set import Reading, StreamSet
@@ -55,8 +55,8 @@ class Dataset:
     """Standard deviation of each channel, in the same unit."""
     crop_padding: int
     """Pixels added on each side before a random crop in training; 0 for no such crop."""
-    flip: bool
-    """Whether training mirrors images at random."""
+    flip: Flip
+    """Whether training mirrors images, at random or every other epoch."""
     resize: int | None = None
     """See `fitted`."""
     unreadable: Unreadable | None = None
@@ -133,6 +133,7 @@ def cifar10(
     limit: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    flip: Flip = True,
 ) -> Dataset:
     """Return CIFAR-10, cropped with 4 pixels of padding and flipped in training.
 
@@ -140,10 +141,11 @@ def cifar10(
         root: folder of any layout that `load_cifar` reads.
         download: whether to fetch it where it is missing.
         limit: how many training images to keep, stratified, always the same; None for all.
-        mean: what pixels in [0, 1] are normalised by, a number a channel; None for CIFAR-10's.
+        mean: what pixels in [0, 1] are normalised by, a number a channel; None for CIFAR's own.
         std: the same.
+        flip: whether training mirrors images, at random or every other epoch; see `MemoryLoader`.
     """
-    return _cifar(10, root, download, limit, (mean, std))
+    return _cifar(10, root, download, limit, (mean, std), flip)
 
 
 def cifar100(
@@ -153,22 +155,21 @@ def cifar100(
     limit: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    flip: Flip = True,
 ) -> Dataset:
-    """Return CIFAR-100, cropped with 4 pixels of padding and flipped in training.
-
-    Args:
-        root: folder of any layout that `load_cifar` reads.
-        download: whether to fetch it where it is missing.
-        limit: how many training images to keep, stratified, always the same; None for all.
-        mean: what pixels in [0, 1] are normalised by, a number a channel; None for CIFAR-100's.
-        std: the same.
-    """
-    return _cifar(100, root, download, limit, (mean, std))
+    """Return CIFAR-100; see `cifar10`."""
+    return _cifar(100, root, download, limit, (mean, std), flip)
 
 
 def _cifar(
-    classes: Literal[10, 100], root: str | Path, download: bool, limit: int | None, given: Any
+    classes: Literal[10, 100],
+    root: str | Path,
+    download: bool,
+    limit: int | None,
+    given: Any,
+    flip: Flip,
 ) -> Dataset:
+    check_flip(flip)
     arguments.flag("data.download", download)
     arguments.count("data.limit", limit, optional=True)
     own = _normalisation(given[0], given[1], cifar.NORMALISATION[classes])
@@ -180,7 +181,7 @@ def _cifar(
         mean=own[0],
         std=own[1],
         crop_padding=4,
-        flip=True,
+        flip=flip,
     )
 
 
@@ -196,7 +197,7 @@ def folder(
     test_fraction: float | None = None,
     limit: int | None = None,
     memory_limit_gib: float = 8.0,
-    flip: bool = True,
+    flip: Flip = True,
 ) -> Dataset:
     """Return images of one's own, decoded once into memory.
 
@@ -215,7 +216,7 @@ def folder(
             no test folder; the choice is stratified and always the same.
         limit: how many training images to read, stratified, always the same; None for all.
         memory_limit_gib: the most memory that the images may take, in GiB.
-        flip: whether training mirrors images at random; false where left and right matter.
+        flip: as for `cifar10`; false where left and right matter.
 
     Raises:
         UserError: if a folder is missing or empty, the classes differ, an image is corrupt, an
@@ -226,7 +227,8 @@ def folder(
     arguments.number("data.test_fraction", test_fraction, above=0, below=1, optional=True)
     arguments.number("data.memory_limit_gib", memory_limit_gib, above=0)
     arguments.count("data.limit", limit, optional=True)
-    views, root = Views(size, min(size), flip=flip), Path(root).expanduser()
+    check_flip(flip)
+    views, root = Views(size, min(size)), Path(root).expanduser()
     names, sources = list_splits(root / train, *_test_folder(root, test, test_fraction))
     listed = [StreamSet.all_of(each, names, views=views, reader=reader) for each in sources]
     images, held = listed if test_fraction is None else _split(listed[0], test_fraction)

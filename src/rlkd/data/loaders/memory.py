@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float32, Int64, UInt8
@@ -17,7 +17,20 @@ from rlkd.data.transforms.randaugment import StrongAugmentation, strong_view
 from rlkd.errors import UserError
 from rlkd.types import Batch
 
+Flip = bool | Literal["alternating"]
+"""Whether images are mirrored, with probability one half or in every other epoch."""
+
 _DIGEST_BYTES = 8
+
+
+def check_flip(flip: object) -> None:
+    """Refuse what is no way of mirroring images.
+
+    Raises:
+        UserError: if it is none.
+    """
+    if not isinstance(flip, bool) and flip != "alternating":
+        raise UserError(f"data.flip={flip}: give true, false or alternating")
 
 
 def check_single_class(target: Tensor) -> None:
@@ -104,20 +117,26 @@ class MemoryLoader(BatchLoader):
     Args:
         images: the images.
         crop_padding: pixels of black added on each side before a random crop; 0 for no crop.
-        flip: whether images are mirrored left to right with probability one half.
+        flip: whether images are mirrored left to right with probability one half; `alternating`
+            mirrors a half of them, drawn by lot, in even epochs, and the others in odd ones.
         **options: see `BatchLoader`.
 
     Raises:
         UserError: if an option is out of its range, or no batch is left.
+
+    Source of the alternating flip: Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU"
+    (arXiv 2404.00498), section 3.6.
     """
 
     def __init__(
-        self, images: ImageSet, *, crop_padding: int = 0, flip: bool = False, **options: Any
+        self, images: ImageSet, *, crop_padding: int = 0, flip: Flip = False, **options: Any
     ) -> None:
         arguments.count("crop_padding", crop_padding, least=0, most=arguments.MOST_PIXELS)
         super().__init__(images, **options)
         self.images = images.to(self.device)
-        self.crop_padding, self.flip = crop_padding, flip
+        check_flip(flip)
+        self.crop_padding, self.flip = crop_padding, bool(flip)
+        self._alternates = flip == "alternating"
         self._partners_at = self.device
         self._partner_augmentation: Augmentation | None = None
 
@@ -195,6 +214,9 @@ class MemoryLoader(BatchLoader):
         drawn = Augmentation.draw(
             len(self.images), crop_padding=self.crop_padding, flip=self.flip, generator=generator
         )
+        if self._alternates:
+            first = torch.rand(len(self.images), generator=generator_of(self.seed)) < 0.5
+            drawn = replace(drawn, flip=first ^ bool(self.epoch % 2))
         return drawn.to(self.device)
 
     def _draw_strong(self) -> StrongAugmentation | None:
