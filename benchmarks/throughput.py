@@ -116,7 +116,7 @@ def in_turns(
     return rates
 
 
-def shown(rates: Mapping[str, list[float]], student: str) -> Table:
+def shown(rates: Mapping[str, list[float]], student: str = "resnet20") -> Table:
     """Return the rates as a table, each relative to the first recipe's."""
     base = statistics.median(next(iter(rates.values())))
     table = Table(title=f"R56 -> {student}, batch {BATCH}, {hardware()}")
