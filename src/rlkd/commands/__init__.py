@@ -18,8 +18,9 @@ rlkd demo seeds=3,4,5 output=runs/demo_again""",
 
 GROUP=NAME         data, teacher, student, method, temperature, ...: see `rlkd ls`
 KEY=VALUE          a single setting: see `rlkd show`
+teacher.cache=DIR  keep the teacher's logits, and read them from then on: see `rlkd cache`
 output=DIR         the run folder
--m, --multirun     a run for each combination of values; launcher=... as for `rlkd compare`
+-m, --multirun     a run for each combination of values; jobs and launcher as for `rlkd compare`
 
 rlkd distill teacher=convnet_small teacher.checkpoint=FILE student=convnet_tiny
 rlkd distill data=cifar100 data.root=DIR teacher=resnet56 teacher.checkpoint=FILE \\
@@ -40,6 +41,7 @@ rlkd train data=cifar100 data.root=DIR student=resnet56 seed=0""",
 
 KEY=A,B,C          the values of a setting or a group to combine; choice(A,B) for paths
 baseline=KEY=A     the combination that the others are compared with
+jobs=auto          runs at a time, here: as many as there are processors, or a number
 launcher=NAME      local; submitit_local or submitit_slurm: the runs as jobs
 output=DIR         the folder of all runs and of the tables
 
