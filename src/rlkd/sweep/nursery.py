@@ -38,15 +38,17 @@ from rlkd.sweep.plan import attempt, message_of
 
 _POLL_SECONDS = 0.5
 _LONGEST = 4000
+"""Characters of a failure that are passed on."""
 _fork = multiprocessing.get_context("fork")
 _PAIR = struct.Struct("dd")
+"""Of a run: the share that is done, and images a second."""
 _PARENT_DIED = 1
 """PR_SET_PDEATHSIG of Linux."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a nursery is to do."""
+class Runs:
+    """The runs of a sweep, as the process that starts them gets them."""
 
     settings: list[str]
     """The configuration of each run, YAML."""
@@ -78,12 +80,12 @@ class Nursery:
     """Starts processes, and hears of them.
 
     Args:
-        asked: the runs.
+        runs: those that it may start.
     """
 
-    def __init__(self, asked: Asked) -> None:
-        self.asked = asked
-        count = len(asked.settings)
+    def __init__(self, runs: Runs) -> None:
+        self.runs = runs
+        count = len(runs.settings)
         self._progress = mmap.mmap(-1, max(count, 1) * _PAIR.size)  # shared with what is forked
 
     def tried(
@@ -190,9 +192,9 @@ class Nursery:
         os._exit(0)  # threads of somebody's library would hold it up
 
     def _config(self, number: int) -> DictConfig:
-        config = OmegaConf.create(self.asked.settings[number])
+        config = OmegaConf.create(self.runs.settings[number])
         assert isinstance(config, DictConfig)
-        trust(config, self.asked.trusted, held_by="a run that was planned")
+        trust(config, self.runs.trusted, held_by="a run that was planned")
         return config
 
     def _try(self, number: int) -> Tried:
@@ -207,8 +209,8 @@ class Nursery:
         return replace(tried, notices=tuple(dict.fromkeys(said)))
 
     def _train(self, number: int) -> Any:
-        self.asked.logs.mkdir(parents=True, exist_ok=True)
-        self._print_to(self.asked.logs / f"{self.asked.names[number]}.log")
+        self.runs.logs.mkdir(parents=True, exist_ok=True)
+        self._print_to(self.runs.logs / f"{self.runs.names[number]}.log")
 
         def watch(share: float, rate: float) -> None:
             _PAIR.pack_into(self._progress, number * _PAIR.size, share, rate)
@@ -273,16 +275,16 @@ def main() -> None:
     for each in STOPPING:  # which the process that asks passes on
         signal.signal(each, signal.SIG_IGN)
     door: Any = Connection(int(sys.argv[1]))
-    asked = door.recv()
-    sys.path[:] = asked.path
-    nursery, shown = Nursery(asked), 0.0
+    runs = door.recv()
+    sys.path[:] = runs.path
+    nursery, shown = Nursery(runs), 0.0
 
     def looked() -> int | None:
         nonlocal shown
         with suppress(BrokenPipeError):
             if time.monotonic() - shown >= _POLL_SECONDS:
                 shown = time.monotonic()
-                shares = [nursery.progress(number) for number in range(len(asked.settings))]
+                shares = [nursery.progress(number) for number in range(len(runs.settings))]
                 door.send(("progress", shares))
         try:
             return door.recv() if door.poll() else None

@@ -26,7 +26,7 @@ from rlkd.engine.run_folder import RunFolder
 from rlkd.engine.signals import Interrupted, StopSignals
 from rlkd.errors import UserError, notice
 from rlkd.reporting.escaping import printable, say
-from rlkd.sweep.nursery import Asked, Tried
+from rlkd.sweep.nursery import Runs, Tried
 from rlkd.sweep.plan import Planned, first_of_each, refused
 
 AUTO = "auto"
@@ -173,7 +173,7 @@ def _nursery(planned: Sequence[Planned]) -> Generator[Any]:
     trusted = tuple(trusted_by(planned[0].config))
     try:
         with suppress(ConnectionError):  # whoever listens next finds it gone
-            here.send(Asked(settings, trusted, list(sys.path), _logs(planned), names))
+            here.send(Runs(settings, trusted, list(sys.path), _logs(planned), names))
         yield here
     finally:
         here.close()  # on which it stops what is still running

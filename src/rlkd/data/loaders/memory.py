@@ -125,7 +125,7 @@ class MemoryLoader(BatchLoader):
         UserError: if an option is out of its range, or no batch is left.
 
     Source of the alternating flip: Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU"
-    (arXiv 2404.00498), section 3.6.
+    (arXiv 2404.00498).
     """
 
     def __init__(

@@ -117,8 +117,8 @@ class StreamSet:
     def digests(self) -> list[bytes]:
         """Return 8 bytes for each image, by which it is recognised.
 
-        They are of where it is in its source, and of the source's folder's name; not of what it
-        shows, which would take reading all of them.
+        They are of its class, its row in its source, and the last two names of its place; not of
+        what it shows, which would take reading all of them.
         """
         return [
             hashlib.blake2b(

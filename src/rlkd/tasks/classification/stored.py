@@ -69,7 +69,7 @@ def stored_for(
         folder,
         identity,
         images,
-        sets.train.digests(),
+        images if sets.train is dataset.train else sets.train.digests(),
         live,
         loader,
         Console(stderr=True),
