@@ -6,12 +6,11 @@ from collections.abc import Callable
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.fx.experimental import optimization
 from torch.nn import functional as F
 
 from rlkd.checks import float32_or_better
 from rlkd.models.eval_mode import at_rest
-from rlkd.models.outputs import keep_hooks
+from rlkd.models.folding import folded
 
 
 class Teacher(nn.Module):
@@ -25,9 +24,8 @@ class Teacher(nn.Module):
         network: a classifier, its weights already loaded.
         dtype: the precision of weights and images, such as torch.bfloat16; kept when a parent is
             cast. None leaves the network as it is, and a parent's cast reaches it.
-        fuse: whether batch norms are folded into the convolutions before them, where the network
-            can be traced: the same logits up to rounding, sooner. Hooks on its modules may then no
-            longer fire.
+        fuse: whether batch norms, ReLUs and residual additions become part of the convolutions
+            before them, see `folding.folded`. Hooks on its modules may then no longer fire.
         renormalise: what images are multiplied by and then added, a number a channel, shape
             (channels, 1, 1): for a teacher that wants another normalisation than the student.
         sha256: see `weights_sha256`, of the network as it is given, by which runs are known to have
@@ -49,7 +47,7 @@ class Teacher(nn.Module):
         super().__init__()
         self.dtype, self.sha256, self.image_size = dtype, sha256, image_size
         if fuse:
-            network = _fused(at_rest(network))
+            network = folded(at_rest(network))
         # A tuple hides it from nn.Module, which registers every module among its attributes.
         self._unregistered = (at_rest(network).requires_grad_(False).to(dtype=dtype),)
         scale, shift = (None, None) if renormalise is None else renormalise
@@ -106,9 +104,3 @@ def weights_sha256(network: nn.Module) -> str:
             digest.update(held.cpu().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
-
-def _fused(network: nn.Module) -> nn.Module:
-    try:
-        return keep_hooks(optimization.fuse(network), network)
-    except Exception:  # a network's own code may raise anything when it is traced
-        return network
