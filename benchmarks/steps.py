@@ -18,6 +18,7 @@ from rlkd.config.compose import configure
 from rlkd.data import ImageSet, MemoryLoader
 from rlkd.data.cifar import CIFAR100_MEAN, CIFAR100_STD
 from rlkd.engine import build
+from rlkd.engine.compile import compiled
 from rlkd.engine.module import StudentModule
 from rlkd.engine.scoring import probe_for
 from rlkd.exploration import Bands, Explorer
@@ -166,6 +167,7 @@ class Steps:
             explorer=explorer if config.exploration.enabled else None,
         )
         self.distiller.to(options.device).to(memory_format=options.memory_format)
+        compiled(self.distiller, options, teacher=store is None)
         trained = [student, objective]
         parameters = [each for module in trained for each in module.parameters()]
         optimizer = build.optimizer(config)([*parameters, *temperature.trained_parameters()])

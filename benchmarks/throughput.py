@@ -169,23 +169,38 @@ def ours(folder: Path, student: str) -> dict[str, Callable[[int], None]]:
     """Return the package's variants: teacher online, its logits read, and runs side by side."""
     constant = [f"student={student}", "temperature=constant"]
     rlkd = [f"student={student}", "temperature=rlkd", "temperature.warmup_epochs=0"]
-    bf16 = ["trainer.precision=bf16-mixed"]
-    last = ["trainer.channels_last=true"]
-    best = [*bf16, *last]
-    side_by_side = f"rlkd, warm store, bf16, channels_last, {cores()} side by side"
-    return {
-        "rlkd, constant T, fp32": Steps(constant),
-        "rlkd, constant T, fp32, channels_last": Steps([*constant, *last]),
-        "rlkd, constant T, bf16": Steps([*constant, *bf16]),
-        "rlkd, constant T, bf16, channels_last": Steps([*constant, *best]),
-        "rlkd, the agent, bf16, channels_last": Steps([*rlkd, *best]),
-        "rlkd, warm store, fp32, channels_last": Steps([*constant, *last], store=folder / "a"),
-        "rlkd, warm store, bf16, channels_last": Steps([*constant, *best], store=folder / "b"),
-        "rlkd, warm store, the agent, bf16, channels_last": Steps(
-            [*rlkd, *best], store=folder / "c"
-        ),
-        side_by_side: SideBySide([*constant, *best], folder / "d"),
+    bf16, compiled = ["trainer.precision=bf16-mixed"], ["trainer.compile=true"]
+    first = ["trainer.channels_last=false"]
+    best, named = (bf16, "bf16") if has_bf16() else ([], "fp32")
+    variants = {
+        "constant T, fp32, channels first": Steps([*constant, *first]),
+        "constant T, fp32": Steps(constant),
+        "warm store, fp32": Steps(constant, store=folder / "a"),
     }
+    if best:
+        variants |= {
+            "constant T, bf16": Steps([*constant, *bf16]),
+            "warm store, bf16": Steps([*constant, *bf16], store=folder / "b"),
+        }
+    beside = f"{cores()} side by side"
+    both = {
+        f"the agent, {named}": Steps([*rlkd, *best]),
+        f"constant T, {named}, compiled": Steps([*constant, *best, *compiled]),
+        f"warm store, the agent, {named}": Steps([*rlkd, *best], store=folder / "c"),
+        f"warm store, {named}, compiled": Steps([*constant, *best, *compiled], store=folder / "d"),
+        f"warm store, {named}, {beside}": SideBySide([*constant, *best], folder / "e"),
+        f"warm store, {named}, compiled, {beside}": SideBySide(
+            [*constant, *best, *compiled], folder / "f"
+        ),
+    }
+    return {f"rlkd, {name}": each for name, each in {**variants, **both}.items()}
+
+
+def has_bf16() -> bool:
+    """Return whether this machine computes in bfloat16, and does not only pretend to."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def convolutions(name: str, *, trains: bool, dtype: torch.dtype) -> float:
@@ -227,7 +242,7 @@ def convolutions(name: str, *, trains: bool, dtype: torch.dtype) -> float:
 
 def roofline(student: str) -> dict[str, float]:
     """Return the images a second that the convolutions alone would allow on one thread."""
-    low = torch.bfloat16
+    low = torch.bfloat16 if has_bf16() else torch.float32
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     trained = convolutions(student, trains=True, dtype=low)
@@ -257,7 +272,7 @@ def measured(
     console.print(shown(rates, arguments.student))
     for name, rate in alone.items():
         console.print(
-            f"convolutions alone, {name}, bf16, channels last: {rate:.0f} images/s a thread, "
+            f"convolutions alone, {name}, channels last: {rate:.0f} images/s a thread, "
             f"{rate * cores():.0f} on {cores()}"
         )
     report = {

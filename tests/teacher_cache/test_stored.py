@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -160,6 +161,23 @@ def test_mixed_images_are_computed_every_time_and_alone(tmp_path: Path, images: 
     torch.testing.assert_close(
         given[chosen], teacher.exact(mixed.image[chosen]), rtol=5e-3, atol=1e-4
     )
+
+
+def test_rows_held_on_a_device_are_those_of_the_disk(
+    tmp_path: Path, images: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = torch.tensor([20, 4, 4, 11, 0, 9])
+    stored = opened(tmp_path / "store", images.select(rows), Counting(), of=images)
+    assert not stored.hold(torch.device("cpu"))  # not all are there
+    whole = opened(tmp_path / "store", images, Counting())
+    whole.fill(whole.absent(7), lambda count: None)
+    expected = epoch(stored, 3)
+    mixed = replace(next(iter(stored.loader)), target=torch.rand(6, 3))
+    by_disk = stored(mixed)
+    assert stored.hold(torch.device("cpu"))
+    assert torch.equal(stored(mixed), by_disk)
+    monkeypatch.setattr(stored.store.records, "read", None)
+    assert same(epoch(stored, 3), expected)
 
 
 def test_images_are_found_by_what_they_show_wherever_they_lie(

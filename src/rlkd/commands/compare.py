@@ -14,6 +14,7 @@ from rich.text import Text
 from rlkd.config.compose import unresolved
 from rlkd.config.overrides import as_swept, parse
 from rlkd.config.settings import flat, stored
+from rlkd.engine import build
 from rlkd.engine.lock import locked
 from rlkd.engine.run_folder import RunFolder
 from rlkd.engine.shared_data import loaded_once
@@ -31,6 +32,7 @@ from rlkd.sweep.plan import (
     plan,
     require_one_process,
     require_trainable,
+    tune_alike,
 )
 from rlkd.sweep.side_by_side import jobs_of, side_by_side
 from rlkd.sweep.submitit_jobs import in_jobs
@@ -84,6 +86,8 @@ def compare(overrides: Iterable[str], *, console: Console) -> Comparison:
     cells = [_cell(each) for each in planned]
     comparison = compare_cells(cells, baseline, implied=IMPLIED)  # refused before any of them runs
     with locked(folder, planned[0].config.lock, console), loaded_once():
+        _tune(planned, launcher, jobs, console)
+        cells = [_cell(each) for each in planned]
         for number, failure in _outcomes(planned, launcher, jobs, console):
             cells[number] = _ended(cells[number], planned[number], failure)
             comparison = compare_cells(cells, baseline, implied=IMPLIED)
@@ -116,6 +120,7 @@ def multirun(overrides: Iterable[str], *, console: Console) -> None:
         raise UserError("--multirun is for several runs: give a setting several values, seed=0,1,2")
     folder = planned[0].path.parent
     with locked(folder, planned[0].config.lock, console), loaded_once():
+        _tune(planned, launcher, jobs, console)
         outcomes = [failure for _, failure in _outcomes(planned, launcher, jobs, console)]
     say(console, f"everything is in {folder}")
     _require_no(outcomes)
@@ -152,6 +157,18 @@ def _outcomes(
         outcome = "done" if failure is None else f"failed: {failure}"
         say(console, f"{planned[number].path.name}: {outcome}")
         yield number, failure
+
+
+def _tune(
+    planned: Sequence[Planned], launcher: LauncherOptions, jobs: str | None, console: Console
+) -> None:
+    if launcher.cluster is None:
+        tune_alike(planned, threads=None if jobs is None else 1, console=console)
+    elif build.trainer_options(planned[0].config).tunes:
+        raise UserError(
+            "trainer.tune finds what is fastest on this machine, and jobs run on others: tune one "
+            "run there, and give what it finds"
+        )
 
 
 def _here(planned: Sequence[Planned], console: Console) -> Iterator[tuple[int, str | None]]:

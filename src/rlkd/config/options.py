@@ -1,7 +1,7 @@
 """The plain settings of a run, their types and ranges; configs/config.yaml has the defaults."""
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -18,6 +18,8 @@ LOCK_CHOICES = ("refuse", "wait")
 _PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 """Torch's, by how much compiling time they trade for speed."""
+TUNABLE = ("channels_last", "precision", "compile")
+"""The settings of the trainer that `trainer.tune` may choose, in the order it tries them in."""
 _MOST_THREADS = 1024
 """torch ends the process where a system has no such number of threads."""
 _Options = TypeVar("_Options")
@@ -37,8 +39,9 @@ class TrainerOptions:
     accumulate: int
     sync_batch_norm: bool
     precision: str
-    channels_last: bool
+    channels_last: bool | str
     compile: bool | str
+    tune: Any
     accelerator: str
     threads: int | None
     evaluate_every: int
@@ -63,12 +66,27 @@ class TrainerOptions:
             optional=True,
         )
         arguments.flag("trainer.sync_batch_norm", self.sync_batch_norm)
-        arguments.flag("trainer.channels_last", self.channels_last)
+        if self.channels_last not in (True, False, "auto"):
+            raise UserError(f"trainer.channels_last={self.channels_last}: give true, false or auto")
+        named = [self.tune] if isinstance(self.tune, str) else self.tune
+        if not isinstance(named, bool) and (
+            not isinstance(named, list) or not set(map(str, named)) <= set(TUNABLE)
+        ):
+            raise UserError(
+                f"trainer.tune={self.tune}: give true, false or some of {', '.join(TUNABLE)}"
+            )
 
     def use_threads(self) -> None:
         """Have torch compute with as many threads of the CPU as were asked for."""
         if self.threads is not None:
             torch.set_num_threads(self.threads)
+
+    @property
+    def tunes(self) -> tuple[str, ...]:
+        """The settings that are to be found by trying, see `engine.tuning`."""
+        if isinstance(self.tune, bool):
+            return TUNABLE if self.tune else ()
+        return tuple(each for each in TUNABLE if each in self.tune)
 
     @property
     def device(self) -> torch.device:
@@ -88,7 +106,10 @@ class TrainerOptions:
     @property
     def memory_format(self) -> torch.memory_format:
         """The layout of images and weights."""
-        return torch.channels_last if self.channels_last else torch.contiguous_format
+        last = self.channels_last
+        if last == "auto":
+            last = self.device.type == "cpu" or self.mixed is not None
+        return torch.channels_last if last else torch.contiguous_format
 
 
 @dataclass

@@ -21,6 +21,7 @@ NO_PART = {
     "data.download": _WHERE,
     "trainer.threads": "rounds sums in another order, as another processor does: a run that goes "
     "on with more is one that was never interrupted but for that",
+    "trainer.tune": "what it found stands in the settings that it chose",
     "trainer.log_every_steps": _SAVED,
     "trainer.keep_checkpoints": _SAVED,
     "trainer.checkpoint_every_steps": _SAVED,

@@ -28,6 +28,7 @@ from rlkd.engine.module import StudentModule
 from rlkd.engine.quiet import quiet_lightning
 from rlkd.engine.run_folder import RunFolder, config_sha256
 from rlkd.engine.task import Prepared
+from rlkd.engine.tuning import recall, tune
 from rlkd.models import Teacher
 from rlkd.regular_files import file_sha256
 from rlkd.reporting import (
@@ -79,17 +80,23 @@ def run(config: DictConfig, *, console: Console, watch: Watch | None = None) -> 
     options = build.trainer_options(config)
     launch = Launch.found()
     launch.join(options.device)  # before the ranks have met, nothing is lost
+    config = config.copy()  # which tuning changes
     console = console if distributed.this_rank().rank == 0 else Console(quiet=True)
     show = partial(say, console)
     folder = RunFolder(Path(config.output))
     options.use_threads()
     try:
+        if recall([config]):
+            options = build.trainer_options(config)
         # To know that nothing is left to do takes no writing there.
         if distributed.on_rank_zero(lambda: folder.complete and folder.report.is_file()):
             return _completed(folder, config, options, show)
         with locked(folder.path, config.lock, console):
             if distributed.on_rank_zero(lambda: folder.complete):  # by the process that had it
                 return _completed(folder, config, options, show)
+            if not recall([config]):
+                tune([config], show)
+            options = build.trainer_options(config)
             return _trained(folder, config, options, launch, console, show, watch)
     except RuntimeError as error:
         known = lost(error) or uncompiled(error) or dead_worker(error)

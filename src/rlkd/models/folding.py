@@ -21,9 +21,9 @@ _BFLOAT16: Any = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", bool)
 def folded(network: nn.Module) -> nn.Module:
     """Return a copy of a network that gives the same logits sooner.
 
-    Batch norms become part of the convolutions before them, which rounds otherwise. So do, on a
-    CPU, a ReLU after a convolution, and the addition of a residual branch between the two: the
-    same bits. Hooks on its modules may no longer fire.
+    Batch norms become part of the convolutions before them, and on a CPU so do a ReLU after a
+    convolution and the addition of a residual branch between the two: the same up to rounding.
+    Hooks on its modules may no longer fire.
 
     Args:
         network: in evaluation mode; returned as it is where it cannot be traced.
@@ -96,11 +96,12 @@ class JoinedConvolution(nn.Module):
 
 
 def _join(network: fx.GraphModule) -> None:
-    for node in list(network.graph.nodes):
+    nodes: Any = network.graph.nodes
+    for node in list(nodes):
         if node.op == "call_module" and type(network.get_submodule(node.target)) is nn.Identity:
             node.replace_all_uses_with(node.args[0])
             network.graph.erase_node(node)
-    for relu in list(network.graph.nodes):
+    for relu in list(nodes):
         if not _is_relu(relu, network):
             continue
         before = relu.args[0]
@@ -123,7 +124,7 @@ def _join(network: fx.GraphModule) -> None:
     network.recompile()
 
 
-def _parted(total: fx.Node, network: fx.GraphModule) -> tuple[Any, Any]:
+def _parted(total: Any, network: fx.GraphModule) -> tuple[Any, Any]:
     """Return the convolution of a sum, and the other part, which nobody uses any more."""
     for before, added in (total.args, total.args[::-1]):
         if (
@@ -155,9 +156,9 @@ def _is_convolution(node: Any, network: fx.GraphModule) -> bool:
     return type(held) in (nn.Conv2d, JoinedConvolution) and not held._forward_hooks  # pyright: ignore[reportPrivateUsage]
 
 
-def _is_relu(node: fx.Node, network: fx.GraphModule) -> bool:
+def _is_relu(node: Any, network: fx.GraphModule) -> bool:
     if not node.args or not isinstance(node.args[0], fx.Node) or len(node.args[0].users) != 1:
         return False
     if node.op == "call_module":
         return type(network.get_submodule(str(node.target))) is nn.ReLU
-    return node.op == "call_method" and node.target == "relu" or node.target in _RELUS
+    return (node.op == "call_method" and node.target == "relu") or node.target in _RELUS

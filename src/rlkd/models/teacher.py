@@ -103,4 +103,3 @@ def weights_sha256(network: nn.Module) -> str:
             digest.update(f"{name} {held.dtype} {tuple(held.shape)}".encode())
             digest.update(held.cpu().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from pathlib import Path
 
+import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
@@ -17,7 +19,9 @@ from rlkd.engine.launch import Launch
 from rlkd.engine.run import run
 from rlkd.engine.run_folder import RunFolder
 from rlkd.engine.signals import Interrupted
+from rlkd.engine.tuning import recall, tune
 from rlkd.errors import UserError
+from rlkd.reporting.escaping import say
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,39 @@ def plan(overrides: Iterable[str]) -> list[Planned]:
         for each in planned:
             each.config.probe.size = largest
     return planned
+
+
+def tune_alike(planned: Sequence[Planned], *, threads: int | None, console: Console) -> None:
+    """Find the settings that `trainer.tune` asks for, once, and give them to all runs.
+
+    What is compared is computed alike, and as the runs of an earlier start were.
+
+    Args:
+        planned: the runs; their configurations are changed.
+        threads: of each run; None for all of torch's.
+        console: where to show what was found.
+
+    Raises:
+        UserError: if a setting is swept and to be found too, or the first run cannot be trained.
+    """
+    configs = [each.config for each in planned]
+    for each in planned:
+        swept = [f"trainer.{key}" for key in build.trainer_options(each.config).tunes]
+        both = [key for key in swept if key in each.labels]
+        if both:
+            raise UserError(
+                f"{both[0]} is swept, so trainer.tune cannot choose it: name the others, such as "
+                "trainer.tune=[compile]"
+            )
+    if recall(configs):
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        build.trainer_options(configs[0]).use_threads()
+        tune(configs, partial(say, console))
+    finally:
+        torch.set_num_threads(before)
 
 
 def require_one_process() -> None:

@@ -31,7 +31,9 @@ _MOST_AT_ONCE = 256
 """Images that are computed together, by the kind of device: always as many, for kernels sum in an
 order that depends on the number of rows, and not on what is in the others."""
 _SYNC_ROWS = 1 << 16
-"""As many rows are computed between two waits for the disk."""
+"""As many rows are computed between two waits for the disk, or looked at together."""
+_SHARE_OF_DEVICE = 0.5
+"""Of a GPU's free memory, that rows may take."""
 
 
 class StoredTeacher:
@@ -53,6 +55,7 @@ class StoredTeacher:
         self.store, self.live, self.loader = store, live, loader
         self._place = place
         self._dtype = torch.from_numpy(np.zeros(0, store.records.dtype)).dtype
+        self._held: tuple[Tensor, Tensor] | None = None
 
     def __call__(self, batch: Batch) -> Float32[Tensor, "batch classes"]:
         """Return the teacher's logits on a batch.
@@ -63,6 +66,9 @@ class StoredTeacher:
         Raises:
             UserError: if a logit is too large for the store's numbers.
         """
+        if self._held is not None and batch.view is not None and batch.target.dim() == 1:
+            place, held = self._held
+            return held[place[batch.index] * self.store.views + batch.view].float()
         view = _of(batch)
         rows = self._rows(batch.index.cpu(), view)
         logits, there = self._read(rows)
@@ -72,6 +78,25 @@ class StoredTeacher:
                 computed = self._computed(batch.image[absent.to(batch.image.device)])
                 logits[absent] = self._kept(rows[absent.numpy()], computed) if kept else computed
         return logits.to(batch.image.device)
+
+    def hold(self, device: torch.device) -> bool:
+        """Hold every row on a device, so that a step reads them without waiting for it.
+
+        Returns:
+            Whether all are there and have room; else they are read from the disk, as before.
+        """
+        records = self.store.records
+        size = records.rows * records.columns * records.dtype.itemsize
+        if device.type == "cuda" and size > _SHARE_OF_DEVICE * torch.cuda.mem_get_info(device)[0]:
+            return False
+        parts: list[Tensor] = []
+        for start in range(0, records.rows, _SYNC_ROWS):
+            rows, there = records.read(np.arange(start, min(start + _SYNC_ROWS, records.rows)))
+            if not there.all():
+                return False
+            parts.append(torch.from_numpy(rows).to(device))
+        self._held = self._place.to(device), torch.cat(parts)
+        return True
 
     def absent(self, batch_size: int) -> Wanted:
         """Return all that the store lacks of these images, in batches."""

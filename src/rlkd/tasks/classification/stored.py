@@ -75,6 +75,8 @@ def stored_for(
         Console(stderr=True),
     )
     stored.verify(options.precision)
+    if options.device.type == "cuda":
+        stored.hold(options.device)
     return stored
 
 
