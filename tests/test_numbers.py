@@ -35,6 +35,7 @@ SHELL = ("config", "engine", "tasks", "sweep")
 
 INTERNAL = {
     "rlkd.temperature.bounded_gaussian.BoundedGaussian": "made at every step, of checked values",
+    "rlkd.agent.evidence.Evidence": "of as many weights as the actor has",
     "rlkd.agent.rollout.Window": "a counter's start",
     "rlkd.losses.contrastive.MemoryBank": "made by CRD, which checks both sizes",
     "rlkd.losses.factor_transfer.Translator": "of the channels of two maps, made by FT",
@@ -197,6 +198,7 @@ def examples(part: Any) -> dict[str, Any]:
         **{"iterations": 1, "seed": 0, "params": [torch.nn.Parameter(torch.zeros(1))]},
         **{"instances": 64, "num_classes": 5, "first_epoch": 1, "image_size": 32},
         **{"root": "/nonexistent", "class_names": 5, "total_steps": 100},
+        **{"student": torch.nn.Linear(2, 2), "image": torch.zeros(4, 3, 4, 4)},
         "optimizer": torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1),
         "actor": lambda: Actor(
             base_temperature=4.0, max_temperature=10.0, initial_std=0.5, hidden=8

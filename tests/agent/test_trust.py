@@ -10,7 +10,7 @@ from rlkd.agent.rollout import Rollout, Trajectory
 def learnt(trust: float | None) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     """Learn once; return the actor's weights before and after, and the critic's after."""
     torch.manual_seed(0)
-    learner = Learner(hidden=8, epochs=2, minibatches=2)
+    learner = Learner(hidden=8, epochs=2, minibatches=2, evidence=False)
     generator = torch.Generator().manual_seed(1)
     trajectories = []
     for _ in range(4):

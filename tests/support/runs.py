@@ -48,6 +48,11 @@ SOURCES: dict[str, tuple[str, ...]] = {
         "temperature.calibration=additive",
         *LEARNING,
     ),
+    "rlkd, looking ahead": (
+        *("temperature=rlkd", "temperature.reward_source=look_ahead", "data.limit=64"),
+        *("probe.size=16", "temperature.probe_interval=2", *LEARNING),
+    ),
+    "greedy look-ahead": ("temperature=look_ahead", "data.limit=64", "probe.size=16"),
     "rlkd_paper": (
         "temperature=rlkd_paper",
         "temperature.update_interval=2",

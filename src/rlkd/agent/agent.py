@@ -11,6 +11,7 @@ from torch import Tensor
 from rlkd import arguments, distributed
 from rlkd.agent.gathering import Seen, nothing_scored, of_all_ranks
 from rlkd.agent.learner import Calibration, Learner, dtype_kept
+from rlkd.agent.look_ahead import paid
 from rlkd.agent.noise import draw_field
 from rlkd.agent.restoring import check_agent
 from rlkd.agent.reward import Metric, Reward, RewardSource, mean_score
@@ -19,9 +20,11 @@ from rlkd.agent.state import instance_state
 from rlkd.checks import check_logits, usable_rows
 from rlkd.errors import InputError, UserError, notice
 from rlkd.temperature import TemperatureSource
+from rlkd.temperature.look_ahead import GainOf, HeldOut, check_held_out
 from rlkd.temperature.random_stream import RandomStream
 from rlkd.types import Temperatures
 
+_MOST_IN_GROUP = 1024
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -34,8 +37,8 @@ class TemperatureAgent(TemperatureSource):
     the policy's mean) and learns nothing. Its `state_dict` holds everything that a resumed run
     needs.
 
-    With the reward sources `same_batch` and `probe` the loop must answer `observation_due`, see
-    `TemperatureSource`.
+    With the reward sources `same_batch` and `probe` the loop must answer `observation_due`, and
+    with `look_ahead` `look_ahead_due`, see `TemperatureSource`.
 
     Where several ranks train one student (torch.distributed is initialised), each calls its own
     agent on its part of the batch, the same number of rows on each. The agents exchange
@@ -49,9 +52,14 @@ class TemperatureAgent(TemperatureSource):
     Args:
         base_temperature: T before anything is learnt, in [0.05, max_temperature).
         max_temperature: T_max; every T lies in [0.05, T_max).
-        reward_source: `next_batch` (the paper's), `same_batch` or `probe`; see `Reward`.
-        metric: `accuracy` or `loss`.
-        probe_interval: updates from one probe to the next.
+        reward_source: `next_batch` (the paper's), `same_batch`, `probe` or `look_ahead`; see
+            `Reward`.
+        metric: `accuracy` or `loss`; of what is measured, which a look-ahead is not.
+        probe_interval: updates from one probe, or look-ahead, to the next.
+        held_out: what a look-ahead is held out against, see `look_ahead.held_out_loss`.
+        group_size: temperatures of each instance that a look-ahead compares: each is paid what it
+            gains over the mean of the instance's group. 1 pays one, and the critic is the baseline.
+        equal_steps: whether a look-ahead compares temperatures by gradients of one length.
         gate: whether the reward is damped by sigmoid(E / gate_epochs) in epoch E.
         gate_epochs: n_gate, in epochs.
         max_instances: how many instances of a call enter its trajectory at most, evenly spaced
@@ -77,6 +85,9 @@ class TemperatureAgent(TemperatureSource):
         reward_source: RewardSource = "next_batch",
         metric: Metric = "accuracy",
         probe_interval: int = 32,
+        held_out: HeldOut = "cross_entropy",
+        group_size: int = 8,
+        equal_steps: bool = False,
         gate: bool = True,
         gate_epochs: float = 80.0,
         max_instances: int | None = None,
@@ -91,6 +102,9 @@ class TemperatureAgent(TemperatureSource):
         arguments.count("update_interval", update_interval)
         arguments.count("max_instances", max_instances, optional=True)
         arguments.count("warmup_epochs", warmup_epochs, least=0)
+        arguments.count("group_size", group_size, most=_MOST_IN_GROUP)
+        arguments.flag("equal_steps", equal_steps)
+        check_held_out(held_out)
         arguments.flag("gate", gate)
         arguments.number("gate_epochs", gate_epochs, above=0)
         arguments.seed("seed", seed)
@@ -109,6 +123,10 @@ class TemperatureAgent(TemperatureSource):
                 state_updater=state_updater,
                 **learner_options,
             )
+        self.held_out = held_out if self.reward.looks_ahead else None
+        self.group_size, self.equal_steps = group_size, equal_steps
+        self._gain_of: GainOf | None = None
+        self._since_look = 0
         self.base_temperature = base_temperature
         self.max_instances = max_instances
         self.update_interval = update_interval
@@ -133,10 +151,24 @@ class TemperatureAgent(TemperatureSource):
     @property
     def observation_due(self) -> bool:
         """True if the loop must measure the student now and call `observe`."""
-        if not self.acts or self.reward.after_from_batch:
+        if not self.acts or self.reward.after_from_batch or self.held_out is not None:
             return False
         unmeasured = self.needs_probe and self._window.performance_before is None
         return unmeasured or self._window.batches >= self._wanted
+
+    @property
+    def look_ahead_due(self) -> bool:
+        """True if the loop must say now what temperatures of the coming batch would bring."""
+        return self.acts and self.held_out is not None and self._since_look == 0
+
+    def look_ahead(self, gain_of: GainOf) -> None:
+        """Take what temperatures of the coming batch would bring; `forward` learns from it.
+
+        Args:
+            gain_of: see `look_ahead.gains`.
+        """
+        if self.look_ahead_due:
+            self._gain_of = gain_of
 
     @property
     def needs_probe(self) -> bool:
@@ -188,7 +220,8 @@ class TemperatureAgent(TemperatureSource):
             usable = usable_rows(state)
             state = torch.where(usable[:, None], state, 0.0)
             if self.acts:
-                self._remind()
+                if self.held_out is None:
+                    self._remind()
                 scored = self.reward.before_from_batch
                 tally = (
                     self.reward.tally(student_logits, target, usable)
@@ -199,6 +232,8 @@ class TemperatureAgent(TemperatureSource):
                 seen = of_all_ranks(Seen(state, learnt, tally, (~usable).sum().to(state)))
                 self._bad_rows = self._bad_rows.to(state.device) + seen.bad_rows.long()
                 closing = self._score(seen.tally) if scored else None
+                if self.held_out is not None:
+                    self._look(seen.state, seen.learn_from)
                 # Learning between two passes of a step would give it two policies.
                 if closing is not None and self._passes == 1:
                     self._close(*closing)
@@ -287,6 +322,7 @@ class TemperatureAgent(TemperatureSource):
             "generator": self._random.state(),
             "window": self._window.tensors(),
             "batches": self._window.batches,
+            "since_look": self._since_look,
             "closed": [trajectory.tensors() for trajectory in self._closed],
             "figures": dict(self._figures),
             "bad_rows": self._bad_rows,
@@ -301,6 +337,7 @@ class TemperatureAgent(TemperatureSource):
             return {name: tensor.to(device) for name, tensor in held.items()}
 
         self.epoch, self.updates = state["epoch"], state["updates"]
+        self._since_look = state["since_look"]
         self._random.restore(state["generator"])
         self._window = Window.from_tensors(here(state["window"]), batches=state["batches"])
         self._closed = [Trajectory(**here(held)) for held in state["closed"]]
@@ -335,10 +372,28 @@ class TemperatureAgent(TemperatureSource):
         if self._window.noise_field is None:
             self._window.noise_field = draw_field(generator, state.device)
         policy, raw_action = self.learner.explore(state, generator, field=self._window.noise_field)
-        if not self._overdue:
+        if not self._overdue and self.held_out is None:
             kept = self._kept(len(state))
             self._window.add(state[kept], raw_action[kept], learn_from[kept])
         return policy.temperature(raw_action)
+
+    def _look(self, state: Float[Tensor, "batch 3"], learn_from: Bool[Tensor, " batch"]) -> None:
+        """Learn from what temperatures that the policy might draw would bring, where it is due."""
+        gain_of, self._gain_of = self._gain_of, None
+        if self._since_look == 0 and gain_of is None:
+            self._remind()
+        self._since_look = (self._since_look + 1) % (self.reward.interval * self._passes)
+        if gain_of is None:
+            return
+        generator = self._random.on(state.device)
+        policy = self.learner.policy(state)
+        group = policy.group(self.group_size, generator)
+        rollout, reward = paid(
+            state, policy, group, gain_of, learn_from, equal_steps=self.equal_steps
+        )
+        with torch.enable_grad():
+            self._figures = self.learner.learn(rollout, generator, instance_reward=reward)
+        self.updates += 1
 
     @property
     def _wanted(self) -> int:
@@ -356,13 +411,20 @@ class TemperatureAgent(TemperatureSource):
 
     def _remind(self) -> None:
         """Say once that a measurement is overdue."""
-        if self._overdue and not self._reminded:
-            self._reminded = True
-            notice(
-                f"the temperature agent waits for a measurement: with the reward source "
-                f"{self.reward.source}, call observe(performance(...)) whenever observation_due "
-                "is true after the student's update; until then it learns nothing"
-            )
+        looks = self.held_out is not None
+        if self._reminded or not (looks or self._overdue):
+            return
+        self._reminded = True
+        wanted = (
+            "call look_ahead(...) whenever look_ahead_due is true before the student's update"
+            if looks
+            else "call observe(performance(...)) whenever observation_due is true after the "
+            "student's update"
+        )
+        notice(
+            "the temperature agent waits for a measurement: with the reward source "
+            f"{self.reward.source}, {wanted}; until then it learns nothing"
+        )
 
     def _kept(self, rows: int) -> slice:
         """Return which rows of a pass enter the trajectory: every so many of the whole step's.

@@ -13,6 +13,7 @@ from rlkd.agent.actor_critic import Actor, Critic
 from rlkd.agent.additive import AdditiveCorrector
 from rlkd.agent.advantage import discounted_sum, generalised_advantage, standardise
 from rlkd.agent.calibration import StateUpdater, corrector_loss, redistribute
+from rlkd.agent.evidence import Evidence
 from rlkd.agent.noise import coherent_noise, draw_field
 from rlkd.agent.ppo import PPO, Experience
 from rlkd.agent.recurrent import RecurrentCorrector
@@ -44,6 +45,7 @@ class Learner(nn.Module):
         calibration_buffer: past trajectories that the additive corrector is fitted on.
         coherence: share in [0, 1] of the exploration's variance that like instances of a batch
             have in common; 0 is the paper's independent noise.
+        evidence: whether the actor goes only as far as successive updates agree, see `Evidence`.
         clip: PPO's clip range; smaller keeps the policy closer to the old one; 0.1 to 0.3.
         epochs: PPO's passes over each rollout.
         minibatches: parts of each pass.
@@ -69,6 +71,7 @@ class Learner(nn.Module):
         state_updater: bool = True,
         calibration_buffer: int = 2048,
         coherence: float = 0.5,
+        evidence: bool = True,
         clip: float = 0.2,
         epochs: int = 5,
         minibatches: int = 8,
@@ -81,6 +84,7 @@ class Learner(nn.Module):
     ) -> None:
         super().__init__()
         arguments.flag("state_updater", state_updater)
+        arguments.flag("evidence", evidence)
         if calibration not in get_args(Calibration):
             known = ", ".join(get_args(Calibration))
             raise UserError(f"calibration={calibration}: choose one of {known}")
@@ -105,6 +109,8 @@ class Learner(nn.Module):
             else None
         )
         self.corrector = _corrector(calibration, calibration_buffer)
+        count = sum(each.numel() for each in self.actor.parameters())
+        self.evidence = Evidence(count) if evidence else None
         self.ppo = PPO(
             self.actor,
             self.critic,
@@ -241,11 +247,14 @@ class Learner(nn.Module):
             mask=mask.flatten(),
         )
         actor_old = [weight.detach().clone() for weight in self.actor.parameters()]
+        share = torch.ones_like(rollout.reward[0])
+        if self.evidence is not None:
+            share = figures["evidence"] = self.evidence.weigh(self.ppo.gradient(experience))
         figures = figures | self.ppo.update(experience, generator)
-        if "trust" in figures:
-            with torch.no_grad():
-                for weight, old in zip(self.actor.parameters(), actor_old, strict=True):
-                    weight.copy_(torch.lerp(old, weight, figures["trust"]))
+        share = share * figures.get("trust", 1.0)
+        with torch.no_grad():
+            for weight, old in zip(self.actor.parameters(), actor_old, strict=True):
+                weight.copy_(torch.lerp(old, weight, share))
         return figures
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Learner":

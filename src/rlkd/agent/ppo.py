@@ -135,6 +135,14 @@ class PPO:
         ratio_error = (first.log_ratio.exp() - 1).abs() * parts[0].mask
         return self._figures(last, parts[-1]) | {"first_ratio_error": ratio_error.amax()}
 
+    def gradient(self, experience: Experience) -> Float[Tensor, " weights"]:
+        """Return the gradient of the objective by the actor's weights, as they are."""
+        log_prob = self.actor(experience.state).log_prob(experience.raw_action)
+        ratio = (log_prob - experience.log_prob_old).exp()
+        objective = experience.mean(ratio * experience.advantage)
+        found = torch.autograd.grad(objective, list(self.actor.parameters()))
+        return torch.cat([each.flatten() for each in found])
+
     def _step(self, part: Experience) -> _Step:
         policy = self.actor(part.state)
         log_prob = policy.log_prob(part.raw_action)

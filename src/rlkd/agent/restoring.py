@@ -44,7 +44,7 @@ def check_numbers(tensor: object, shape: tuple[int, ...], what: str) -> None:
 
 def check_agent(state: Mapping[str, Any]) -> None:
     """Check what `TemperatureAgent.get_extra_state` returned: counters, transitions, figures."""
-    for name in ("epoch", "updates", "batches"):
+    for name in ("epoch", "updates", "batches", "since_look"):
         require(type(state[name]) is int and state[name] >= 0, f"{name} is no count")
     window, closed = state["window"], state["closed"]
     names = set(window)

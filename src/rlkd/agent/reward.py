@@ -14,7 +14,7 @@ from rlkd.checks import MASKED
 from rlkd.errors import UserError
 from rlkd.types import IGNORED, class_index
 
-RewardSource = Literal["next_batch", "same_batch", "probe"]
+RewardSource = Literal["next_batch", "same_batch", "probe", "look_ahead"]
 Metric = Literal["accuracy", "loss"]
 
 WORST_LOSS = 100.0
@@ -28,7 +28,8 @@ class Reward:
     Args:
         source: `next_batch` (the paper's: before is batch b, after is batch b + 1, each scored
             by the forward pass that training makes anyway), `same_batch` (batch b again, after
-            the update) or `probe` (a fixed batch held out of training).
+            the update), `probe` (a fixed batch held out of training) or `look_ahead` (what each
+            instance's temperature takes off a held-out loss, to first order).
         metric: `accuracy`, or `loss` (minus the cross-entropy).
         interval: updates from one probe to the next; the temperatures of all of them share
             the reward. At least 1; only the probe reads it.
@@ -56,12 +57,17 @@ class Reward:
     @property
     def before_from_batch(self) -> bool:
         """True if performance_before comes from the training pass of the batch itself."""
-        return self.source != "probe"
+        return self.source in ("next_batch", "same_batch")
 
     @property
     def after_from_batch(self) -> bool:
         """True if performance_after comes from the training pass of the next batch."""
         return self.source == "next_batch"
+
+    @property
+    def looks_ahead(self) -> bool:
+        """True if the reward is predicted, for each instance, before the update."""
+        return self.source not in ("next_batch", "same_batch", "probe")
 
     @property
     def updates_per_window(self) -> int:

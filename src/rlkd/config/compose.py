@@ -43,6 +43,10 @@ LAUNCHER = "launcher"
 """The group of how the runs of a sweep are started, which is no part of any run."""
 
 
+_ON_BATCHES = ("next_batch", "same_batch")
+"""The sources of a reward that is measured on training batches."""
+
+
 def portion(total: int, part: int, whole: int, least: int = 0) -> int:
     """Return part/whole of a total, rounded: the same point of a run of another length."""
     return max(round(total * part / whole), least)
@@ -50,16 +54,18 @@ def portion(total: int, part: int, whole: int, least: int = 0) -> int:
 
 def probe_size(reward_source: str, size: int) -> int:
     """Return the images to hold out for a reward: none where it is measured on training batches."""
-    return size if reward_source == "probe" else 0
+    return 0 if reward_source in _ON_BATCHES else size
 
 
-def probe_interval(probe: int, batch: int) -> int:
-    """Return the updates from one probe to the next, for both sizes in images.
+def probe_interval(reward_source: str, probe: int, batch: int) -> int:
+    """Return the updates from one measurement to the next, for both sizes in images.
 
     They train on eight times the probe's images, so that scoring them costs as little beside small
-    batches as beside large ones; 32 updates at least.
+    batches as beside large ones; 32 updates at least. A look-ahead takes a batch of the probe at a
+    time: for it they are 32.
     """
-    return max(32, -(-8 * probe // max(batch, 1)))
+    scored = probe if reward_source == "probe" else 0
+    return max(32, -(-8 * scored // max(batch, 1)))
 
 
 def options(group: str, folder: Path | None = None) -> list[str]:

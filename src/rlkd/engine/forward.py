@@ -63,6 +63,23 @@ class Forward(ABC):
         """Return what a source observes after an update; see `score`."""
         return source.performance(*self.score(batch, forwarded))
 
+    looks_ahead = False
+    """Whether `moving` answers."""
+
+    def moving(
+        self, source: TemperatureSource, batch: Any
+    ) -> Float[Tensor, "instances classes"] | None:
+        """Return how a batch's logits move as a held-out loss falls, see `look_ahead.response`.
+
+        Args:
+            source: asks for it, or does not now.
+            batch: the one that is trained on next.
+
+        Returns:
+            z'; None where the source does not look ahead now.
+        """
+        return None
+
 
 class Head:
     """A copy of a classifier in float32, out of reach of optimisers and checkpoints."""

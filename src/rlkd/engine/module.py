@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import lightning as L
@@ -20,10 +21,11 @@ from rlkd.checks import values_unchecked
 from rlkd.data import BatchLoader
 from rlkd.engine.forward import Forward, Forwarded, SourceInputs
 from rlkd.engine.meters import EpochMeters
-from rlkd.errors import notice
+from rlkd.errors import UserError, notice
 from rlkd.exploration import Explored, Explorer
-from rlkd.losses import Objective
+from rlkd.losses import LossInputs, Objective
 from rlkd.temperature import TemperatureSource
+from rlkd.temperature.look_ahead import Gains, gains
 from rlkd.text_files import FORMAT
 from rlkd.types import Temperatures
 
@@ -63,7 +65,8 @@ class StudentModule(L.LightningModule):
         accumulate: over how many batches of the loader the gradients of one step are averaged.
 
     Raises:
-        UserError: if the source cannot work with accumulated gradients.
+        UserError: if the source cannot work with accumulated gradients, or looks ahead where that
+            cannot be.
     """
 
     def __init__(
@@ -82,6 +85,8 @@ class StudentModule(L.LightningModule):
         accumulate: int = 1,
     ) -> None:
         super().__init__()
+        if temperature is not None and temperature.held_out is not None:
+            _check_look_ahead(temperature, forward_pass, objective)
         self.automatic_optimization = False
         self.student, self.teacher, self.temperature = student, teacher, temperature
         self.forward_pass, self.objective, self.explorer = forward_pass, objective, explorer
@@ -106,10 +111,12 @@ class StudentModule(L.LightningModule):
     def training_step(self, batch: Any, batch_index: int) -> None:
         """Train on one batch: a step, or one of the passes of a step."""
         explored = self._explore(batch)
+        source = self.temperature
+        moving = None if source is None else self.forward_pass.moving(source, explored.batch)
         # 1. student and teacher logits, and features where a loss asks for them
         forwarded = self.forward_pass(explored.batch)
         # 2. close the previous transition; 3. states; 4. temperatures
-        temperatures = self._temperatures(forwarded, explored)
+        temperatures = self._temperatures(forwarded, explored, moving)
         # 5. losses
         loss, terms = self.objective(replace(forwarded.inputs, temperature=temperatures))
         # 6. the student's step, after the last of its passes
@@ -227,11 +234,18 @@ class StudentModule(L.LightningModule):
             return Explored(batch, learn_from=None, mixed=None)
         return self.explorer.explore(batch, lambda each: self._mixing_loader.partner_batch(each))
 
-    def _temperatures(self, forwarded: Forwarded, explored: Explored[Any]) -> Temperatures | None:
+    def _temperatures(
+        self,
+        forwarded: Forwarded,
+        explored: Explored[Any],
+        moving: Float[Tensor, "instances classes"] | None = None,
+    ) -> Temperatures | None:
         """Let the source set a temperature for every instance, and count them."""
         student, teacher = forwarded.inputs.student_logits, forwarded.inputs.teacher_logits
         if self.temperature is None or teacher is None:
             return None
+        if moving is not None:
+            self.temperature.look_ahead(partial(self._gains, forwarded.inputs, moving))
         learn_from = explored.learn_from
         if learn_from is not None and forwarded.parts is not None:
             learn_from = learn_from[forwarded.parts.image]
@@ -245,6 +259,25 @@ class StudentModule(L.LightningModule):
             states = instance_state(student, teacher)
             self.meters.add_temperatures(temperatures, states)
         return temperatures
+
+    def _gains(
+        self,
+        inputs: LossInputs,
+        moving: Float[Tensor, "instances classes"],
+        temperature: Float[Tensor, " instances"] | float,
+    ) -> Gains:
+        """Return what temperatures of a batch would bring."""
+        like = inputs.student_logits
+        if isinstance(temperature, Tensor):
+            temperatures = Temperatures.same(temperature)
+        else:
+            temperatures = Temperatures.constant(temperature, like=like)
+
+        def loss(logits: Float[Tensor, "instances classes"]) -> Float[Tensor, ""]:
+            given = replace(inputs, student_logits=logits, temperature=temperatures)
+            return self.objective.tempered(given)
+
+        return gains(loss, like, moving)
 
     def _step_student(self, loss: Tensor) -> bool:
         """Add a pass's gradient; after the last of a step, make it. Return whether it was made."""
@@ -300,6 +333,22 @@ class StudentModule(L.LightningModule):
         for held in (self.temperature, self.teacher, self.explorer, self.objective):
             apart += [] if held is None else [*held.parameters(), *held.buffers()]
         distributed.exclude_from_ddp(self, (each for each in apart if id(each) not in trained))
+
+
+def _check_look_ahead(
+    source: TemperatureSource, forward_pass: Forward, objective: Objective
+) -> None:
+    name = type(source).__name__
+    if not forward_pass.looks_ahead:
+        raise UserError(
+            f"{name} looks ahead, which is for the classification of images: choose "
+            "temperature.reward_source=probe, or another temperature"
+        )
+    if not objective.know:
+        raise UserError(
+            f"{name} looks ahead at what temperatures do to the loss, and no term of this method "
+            "has one: give method=kd, or temperature=constant"
+        )
 
 
 def _of_meters(buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -7,28 +7,12 @@ from typing import TypeVar
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
 from rlkd.errors import UserError
-from rlkd.models.eval_mode import observing_nothing
+from rlkd.models.eval_mode import frozen_statistics
 from rlkd.temperature import TemperatureSource
 
 _Probe = TypeVar("_Probe")
-
-
-@contextmanager
-def frozen_statistics(network: nn.Module) -> Generator[None]:
-    """Let batch norms use the batch's statistics and keep running ones and ranges as they are."""
-    norms = [each for each in network.modules() if isinstance(each, _BatchNorm)]
-    tracked = [each.track_running_stats for each in norms]
-    for each in norms:
-        each.track_running_stats = False
-    try:
-        with observing_nothing(network):
-            yield
-    finally:
-        for each, was in zip(norms, tracked, strict=True):
-            each.track_running_stats = was
 
 
 @contextmanager

@@ -82,6 +82,11 @@ class Objective(nn.Module):
         return frozenset[str]().union(*(asked.names for asked in self.asked.values()))
 
     @property
+    def know(self) -> list[str]:
+        """The names of the terms that ask for the temperature."""
+        return [name for name, each in self.asked.items() if "temperature" in each.when_called]
+
+    @property
     def needs_teacher(self) -> bool:
         """True if a term asks for inputs that only distillation has, features included."""
         return self.taps or bool(FROM_TEACHER & self.names)
@@ -158,6 +163,11 @@ class Objective(nn.Module):
         total = sum(terms.values())
         assert isinstance(total, Tensor)
         return total, {name: each.detach() for name, each in terms.items()}
+
+    def tempered(self, inputs: LossInputs) -> Float[Tensor, ""]:
+        """Return the weighted sum of the terms that know the temperature, with its gradient."""
+        values = [self._weight(self.terms[name]) * self._value(name, inputs) for name in self.know]
+        return torch.stack(values).sum()
 
     def _weight(self, term: Term) -> float:
         share = min(self.epoch / term.warmup_epochs, 1.0) if term.warmup_epochs else 1.0

@@ -1,9 +1,10 @@
-"""Networks in evaluation mode for a while."""
+"""Networks in evaluation mode, or with statistics that stand still, for a while."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
 
 @contextmanager
@@ -37,6 +38,21 @@ def observing_nothing(network: nn.Module) -> Generator[None]:
     finally:
         for each, was in switches:
             each.copy_(was)
+
+
+@contextmanager
+def frozen_statistics(network: nn.Module) -> Generator[None]:
+    """Let batch norms use the batch's statistics and keep running ones and ranges as they are."""
+    norms = [each for each in network.modules() if isinstance(each, _BatchNorm)]
+    tracked = [each.track_running_stats for each in norms]
+    for each in norms:
+        each.track_running_stats = False
+    try:
+        with observing_nothing(network):
+            yield
+    finally:
+        for each, was in zip(norms, tracked, strict=True):
+            each.track_running_stats = was
 
 
 def at_rest(network: nn.Module) -> nn.Module:

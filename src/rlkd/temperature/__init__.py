@@ -2,6 +2,7 @@
 
 from rlkd.temperature.curriculum import GlobalCTKD, InstanceCTKD
 from rlkd.temperature.fixed import ConstantTemperature
+from rlkd.temperature.greedy import GreedyLookAhead
 from rlkd.temperature.logit_driven import (
     DTKD,
     ConfidenceTemperature,
@@ -23,6 +24,7 @@ __all__ = [
     "EntropyTemperature",
     "EpochSource",
     "GlobalCTKD",
+    "GreedyLookAhead",
     "InstanceCTKD",
     "LogitDriven",
     "LogitStandardisation",

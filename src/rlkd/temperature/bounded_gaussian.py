@@ -11,6 +11,8 @@ from torch.nn import functional as F
 from rlkd import arguments
 from rlkd.temperature.source import TEMPERATURE_FLOOR
 
+_LEAST_LEVEL = 1e-6
+"""Of a quantile; the normal distribution's are infinite at 0 and 1."""
 _HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 
 
@@ -45,6 +47,18 @@ class BoundedGaussian:
     def sample(self, generator: torch.Generator) -> Float[Tensor, "*rows"]:
         """Draw u, on the generator's device."""
         noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device)
+        return self.mean + self.std * noise
+
+    def group(self, size: int, generator: torch.Generator) -> Float[Tensor, " size *rows"]:
+        """Draw several u for each row, one of each of as many equally likely parts.
+
+        Each alone is a draw from the distribution; together they cover it, so that what is
+        averaged over a group varies less than over independent draws.
+        """
+        shape, device = self.mean.shape, self.mean.device
+        part = torch.arange(size, device=device).view(-1, *(1 for _ in shape))
+        level = (part + torch.rand((size, *shape), generator=generator, device=device)) / size
+        noise = torch.special.ndtri(level.clamp(_LEAST_LEVEL, 1 - _LEAST_LEVEL))
         return self.mean + self.std * noise
 
     def temperature(self, raw_action: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from rlkd.temperature.look_ahead import GainOf, HeldOut
 from rlkd.types import Temperatures
 
 TEMPERATURE_FLOOR = 0.05
@@ -19,6 +20,8 @@ class TemperatureSource(nn.Module):
 
         optimizer = SGD([*student.parameters(), *source.trained_parameters()], ...)
         source.start_epoch(epoch)                         # epochs count from 1
+        if source.look_ahead_due:
+            source.look_ahead(...)                        # see `look_ahead.LookAhead`
         temperatures = source(student_logits, teacher_logits, target)
         ...                                               # the student's update
         if source.observation_due:
@@ -27,11 +30,25 @@ class TemperatureSource(nn.Module):
 
     updates: int = 0
     """Number of updates that the source has learnt by; `diagnostics` changes when it does."""
+    held_out: HeldOut | None = None
+    """What a look-ahead is held out against; None for a source that never looks ahead."""
 
     @property
     def observation_due(self) -> bool:
         """True if the source needs a measurement of the student now, after its update."""
         return False
+
+    @property
+    def look_ahead_due(self) -> bool:
+        """True if the source wants to know, of the coming batch, what temperatures would bring."""
+        return False
+
+    def look_ahead(self, gain_of: GainOf) -> None:
+        """Take what temperatures of the coming batch would bring; `forward` comes next.
+
+        Args:
+            gain_of: see `look_ahead.gains`; of the batch that `forward` is called on.
+        """
 
     @property
     def needs_probe(self) -> bool:

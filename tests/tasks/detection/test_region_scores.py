@@ -18,7 +18,7 @@ from torch import Tensor
 from torchvision.models.detection import FasterRCNN
 from torchvision.ops import box_iou
 
-from rlkd.engine.scoring import frozen_statistics
+from rlkd.models.eval_mode import frozen_statistics
 from rlkd.tasks.detection.forward import COPIES, DetectorForward, jittered
 from rlkd.types import DetectionBatch
 

@@ -5,9 +5,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
+from rlkd.agent import LookAhead
 from rlkd.engine.forward import Forward, Forwarded, Head, Scored, rehearsed_temperatures
 from rlkd.engine.scoring import scored_logits
 from rlkd.errors import UserError
@@ -47,6 +49,8 @@ class ClassifierForward(Forward):
             the batch.
     """
 
+    looks_ahead = True
+
     def __init__(
         self,
         student: nn.Module,
@@ -64,6 +68,7 @@ class ClassifierForward(Forward):
         self.stored: StoredTeacher | None = None
         """Gives the teacher's logits in its place; None to call it on every batch."""
         self._strong = strong
+        self._ahead: LookAhead | None = None
         self._student_embedding, self._teacher_embedding = student_embedding, teacher_embedding
         self._student = Taps(student, _all(student_taps, student_embedding))
         self._teacher, self._head = None, None
@@ -106,6 +111,20 @@ class ClassifierForward(Forward):
             teacher_maps=teacher_maps,
         )
         return Forwarded(inputs, batch.target)
+
+    def moving(
+        self, source: TemperatureSource, batch: Batch
+    ) -> Float[Tensor, "batch classes"] | None:
+        """Return how a batch's logits move as the loss on the probe falls, where that is asked."""
+        if not source.look_ahead_due or source.held_out is None or self.probe is None:
+            return None
+        if self._ahead is None:
+            probe = self.probe
+            self._ahead = LookAhead(
+                self.student, probe.image, probe.target, held_out=source.held_out,
+                at_once=len(batch.target),
+            )  # fmt: skip
+        return self._ahead(batch.image, turn=source.updates)
 
     def score(self, batch: Batch, forwarded: Forwarded) -> Scored:
         """Call the student again: on the probe if there is one, else on the batch."""

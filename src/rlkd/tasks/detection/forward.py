@@ -14,11 +14,12 @@ from torchvision.models.detection.transform import resize_boxes
 
 from rlkd import distributed
 from rlkd.engine.forward import Forward, Forwarded, Head, Scored, rehearsed_temperatures
-from rlkd.engine.scoring import frozen_statistics, scoring
+from rlkd.engine.scoring import scoring
 from rlkd.errors import UserError
 from rlkd.losses import LossInputs, Objective, Pair
 from rlkd.losses.inputs import CALLED, FEATURE, FEATURES, HEAD
 from rlkd.models import Teacher, is_two_stage
+from rlkd.models.eval_mode import frozen_statistics
 from rlkd.temperature import TemperatureSource
 from rlkd.types import IGNORED, Boxes, DetectionBatch
 

@@ -1,0 +1,186 @@
+"""The look-ahead itself: how a network's logits move as a held-out loss falls, and what it pays."""
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from rlkd import arguments, distributed
+from rlkd.agent.rollout import Rollout
+from rlkd.models.eval_mode import frozen_statistics
+from rlkd.temperature.bounded_gaussian import BoundedGaussian
+from rlkd.temperature.look_ahead import GainOf, HeldOut, check_held_out, held_out_loss
+
+_RELATIVE = 1e-5
+"""Length of the step of a difference, as a share of the weights' own length: in float32 a longer
+one meets the kinks of ReLUs, a shorter one drowns in rounding."""
+_SHORTEST = 1e-12
+"""Of a gradient, below which a temperature teaches nothing."""
+
+
+def direction(
+    network: nn.Module, loss: Callable[[], Float[Tensor, ""]]
+) -> list[Float[Tensor, "..."]]:
+    """Return the gradient v of a held-out loss by each weight that trains.
+
+    Statistics of batch norms, and the ranges that a quantised network observes, stay as they are.
+
+    Args:
+        network: in the mode that it trains in.
+        loss: calls the network.
+    """
+    weights = _trained(network)
+    with frozen_statistics(network), torch.enable_grad():
+        found = torch.autograd.grad(loss(), weights, allow_unused=True)
+    pairs: Any = zip(weights, found, strict=True)  # None for a weight that has no part in it
+    return [torch.zeros_like(weight) if each is None else each for weight, each in pairs]
+
+
+@torch.no_grad()
+def response(
+    network: nn.Module,
+    logits: Callable[[], Float[Tensor, "batch classes"]],
+    along: Sequence[Float[Tensor, "..."]],
+) -> Float[Tensor, "batch classes"]:
+    """Return z'_i = J_i v: how fast each instance's logits move as the weights move along v.
+
+    By a central difference of two forward passes in float32, which costs half of what forward-mode
+    differentiation does here and is exact to a hundredth. The weights are afterwards what they
+    were, to the bit. Call it before the pass that trains.
+
+    Args:
+        network: in the mode that it trains in.
+        logits: calls the network on the batch; twice, with the same random numbers.
+        along: v, see `direction`.
+    """
+    weights = _trained(network)
+    held = [each.detach().clone() for each in weights]
+    step = _RELATIVE * _length(held) / _length(along).clamp_min(torch.finfo(torch.float32).tiny)
+    moved = [step * each for each in along]
+    found: list[Tensor] = []
+    try:
+        for sign in (1, -1):
+            for weight, old, each in zip(weights, held, moved, strict=True):
+                weight.copy_(old + sign * each)
+            with frozen_statistics(network), _same_draws(held[0].device):
+                torch.clear_autocast_cache()
+                with torch.autocast(held[0].device.type, enabled=False):
+                    found.append(logits().float())
+    finally:
+        for weight, old in zip(weights, held, strict=True):
+            weight.copy_(old)
+        torch.clear_autocast_cache()
+    return (found[0] - found[1]) / (2 * step)
+
+
+def _trained(network: nn.Module) -> list[nn.Parameter]:
+    return [each for each in network.parameters() if each.requires_grad]
+
+
+@contextmanager
+def _same_draws(device: torch.device) -> Generator[None]:
+    """Leave the random numbers that dropout takes as they were."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+
+
+def _length(tensors: Sequence[Tensor]) -> Float[Tensor, ""]:
+    return torch.stack([each.float().norm() for each in tensors]).norm()
+
+
+class LookAhead:
+    """Finds how a student's logits move as a held-out loss falls, for a loop of one's own.
+
+    Where `source.look_ahead_due`, in this order, before the student's update:
+
+        moving = ahead(image)                             # before the student's own pass
+        logits = student(image)
+        source.look_ahead(lambda T: gains(lambda z: kd(z, teacher_logits, T), logits, moving))
+        temperatures = source(logits, teacher_logits, target)
+
+    Args:
+        student: in the mode that it trains in.
+        image: of the images that are held out of training, on the student's device.
+        target: their classes.
+        held_out: what the loss is, see `held_out_loss`.
+        at_once: how many of the images a look-ahead takes, the next ones each time.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        image: Float[Tensor, "probe c h w"],
+        target: Int[Tensor, " probe"],
+        *,
+        held_out: HeldOut = "cross_entropy",
+        at_once: int = 64,
+    ) -> None:
+        arguments.count("at_once", at_once)
+        check_held_out(held_out)
+        self.student = student
+        self.held_out: HeldOut = held_out
+        # Evenly spaced rows: those of a class may stand together.
+        parts = max(len(target) // at_once, 1)
+        self._parts = [(image[part::parts], target[part::parts]) for part in range(parts)]
+
+    def __call__(
+        self, image: Float[Tensor, "batch c h w"], *, turn: int = 0
+    ) -> Float[Tensor, "batch classes"]:
+        """Return z' of a batch, see `response`.
+
+        Args:
+            image: of the batch.
+            turn: how many look-aheads came before, which chooses the part of the held-out images.
+        """
+        held, target = self._parts[turn % len(self._parts)]
+        along = direction(
+            self.student, lambda: held_out_loss(self.student(held), target, self.held_out)
+        )
+        return response(self.student, lambda: self.student(image), along)
+
+
+def paid(
+    state: Float[Tensor, "batch 3"],
+    policy: BoundedGaussian,
+    group: Float[Tensor, "group batch"],
+    gain_of: GainOf,
+    learn_from: Bool[Tensor, " batch"],
+    *,
+    equal_steps: bool,
+) -> tuple[Rollout, Float[Tensor, "group batch"]]:
+    """Return a group of actions for each instance as trajectories, and what each is paid.
+
+    Args:
+        state: of all ranks' instances, as `policy`, `group` and `learn_from` are.
+        policy: in these states.
+        group: actions u.
+        gain_of: of this rank's instances.
+        learn_from: the instances that may be learnt from; those without a finite gain are not.
+        equal_steps: whether gradients count as if all of an instance's group had one length.
+
+    Returns:
+        The trajectories, one for each member of the group, and the rewards: the gain over the mean
+        of the instance's group, or the gain itself where the group is one.
+    """
+    rank, own = distributed.this_rank(), list[Tensor]()
+    for raw_action in group:
+        gains = gain_of(rank.share_of(policy.temperature(raw_action)))
+        own += [gains.gain, gains.size]
+    found = distributed.gather_rows(torch.stack(own, dim=1).float()).unflatten(1, (-1, 2))
+    known = found.isfinite().all(dim=2).all(dim=1) & learn_from
+    gain, size = torch.where(known[:, None, None], found, 0.0).unbind(dim=2)
+    if equal_steps:
+        gain = gain * size.mean(dim=1, keepdim=True) / size.clamp_min(_SHORTEST)
+    reward = gain - gain.mean(dim=1, keepdim=True) if len(group) > 1 else gain
+    total = gain.sum(dim=0)
+    rollout = Rollout(
+        state=state.expand(len(group), *state.shape),
+        raw_action=group,
+        mask=known.to(state).expand(len(group), -1),
+        raw_reward=total,
+        reward=total,
+    )
+    return rollout, reward.T

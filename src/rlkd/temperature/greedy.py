@@ -1,0 +1,104 @@
+"""The greedy look-ahead: a control that takes for each instance what looks best one step ahead."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from rlkd import arguments
+from rlkd.checks import check_logits, usable_rows
+from rlkd.errors import UserError
+from rlkd.temperature.look_ahead import GainOf, HeldOut, check_held_out
+from rlkd.temperature.schedule import EpochSource
+from rlkd.temperature.source import TEMPERATURE_FLOOR
+from rlkd.types import Temperatures
+
+
+class GreedyLookAhead(EpochSource):
+    """Gives each instance, at every step, the temperature that gains most to first order.
+
+    **A control, not a method.** It looks ahead at every step, which costs as much as another, and
+    what it chooses follows the held-out images one step ahead: it drives up the scale of the logits
+    and fits the probe's own labels. In sketches it ended below a student that trains alone
+    (docs/method.md). A policy of few features, as the agent's, is what keeps a look-ahead honest.
+
+    Args:
+        base_temperature: of the warm-up, and wherever there is no gain to look at.
+        temperatures: those that it chooses from.
+        held_out: what it looks at, see `look_ahead.held_out_loss`.
+        warmup_epochs: epochs of constant temperature.
+
+    Raises:
+        UserError: for a value out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        base_temperature: float = 4.0,
+        temperatures: Sequence[float] = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0),
+        held_out: HeldOut = "cross_entropy",
+        warmup_epochs: int = 0,
+    ) -> None:
+        super().__init__()
+        arguments.number("base_temperature", base_temperature, least=TEMPERATURE_FLOOR)
+        arguments.count("warmup_epochs", warmup_epochs, least=0)
+        for each in temperatures:
+            arguments.number("temperatures", each, least=TEMPERATURE_FLOOR)
+        if not temperatures:
+            raise UserError("temperatures=[]: give those to choose from, [1,2,4,8]")
+        check_held_out(held_out)
+        self.base_temperature, self.temperatures = base_temperature, tuple(temperatures)
+        self.held_out, self.warmup_epochs = held_out, warmup_epochs
+        self._chosen: Tensor | None = None
+
+    @property
+    def look_ahead_due(self) -> bool:
+        """True at every step after the warm-up."""
+        return self.training and self.epoch > self.warmup_epochs
+
+    @property
+    def needs_probe(self) -> bool:
+        """True: its images are held out of training."""
+        return True
+
+    def look_ahead(self, gain_of: GainOf) -> None:
+        """Choose, for each instance of the coming batch, the temperature of the greatest gain."""
+        found: list[Tensor] = []
+        for each in self.temperatures:
+            found.append(gain_of(each).gain)
+        gains = torch.stack(found)
+        known = torch.tensor(self.temperatures).to(gains.device, non_blocking=True)
+        best = known[gains.nan_to_num(-torch.inf).argmax(dim=0)]
+        self._chosen = torch.where(gains.isfinite().all(dim=0), best, self.base_temperature)
+        self.updates += 1
+
+    def forward(
+        self,
+        student_logits: Float[Tensor, "batch classes"],
+        teacher_logits: Float[Tensor, "batch classes"],
+        target: Int[Tensor, " batch"] | Float[Tensor, "batch classes"],
+        *,
+        learn_from: Bool[Tensor, " batch"] | None = None,
+    ) -> Temperatures:
+        """Return what the look-ahead chose; the base temperature where there was none."""
+        check_logits(student_logits, teacher_logits, target, finite=False)
+        chosen, self._chosen = self._chosen, None
+        base = Temperatures.constant(self.base_temperature, like=student_logits)
+        if chosen is None or not self.training:
+            return base
+        usable = usable_rows(student_logits, teacher_logits)
+        return Temperatures.same(torch.where(usable, chosen, base.student))
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return the epoch, and how many look-aheads there were."""
+        return super().get_extra_state() | {"updates": self.updates}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore what `get_extra_state` returned; raise a ValueError where it is anything else."""
+        super().set_extra_state(state)
+        if type(state["updates"]) is not int or state["updates"] < 0:
+            raise ValueError("updates is no count")
+        self.updates = state["updates"]
