@@ -29,16 +29,21 @@ from rich.table import Table
 from torch import Tensor
 
 from rlkd.agent.learner import Learner
+from rlkd.agent.look_ahead import paid
 from rlkd.agent.rollout import Rollout, Trajectory
 from rlkd.reporting import hardware, versions
+from rlkd.temperature.look_ahead import Gains
 
-Arm = Literal["true", "even", "recurrent", "additive"]
+Arm = Literal["true", "group", "even", "recurrent", "additive"]
 LABELS: dict[Arm, str] = {
     "true": "true per-instance rewards (the bound)",
+    "group": "true, of a group of 8 for each instance, learnt from every batch",
     "even": "evenly spread",
     "recurrent": "recurrent",
     "additive": "additive",
 }
+KNOWN: tuple[Arm, ...] = ("true", "group")
+"""The arms whose rewards are known, free of noise."""
 EXPLORATIONS = {"independent": 0.0, "coherent": 0.5}
 BATCH, INTERVAL, GREEDY_STATES = 64, 8, 4096
 LOUD, LOUD_BATCHES = 1.0, 2
@@ -87,7 +92,25 @@ def play(
     return Rollout.stack(trajectories), torch.stack(shares)
 
 
-def run(exploration: str, arm: Arm, noise: float, seed: int, max_batches: int) -> Outcome:
+def looked(
+    learner: Learner, generator: torch.Generator
+) -> tuple[Rollout, Float[Tensor, "trajectory step"]]:
+    """Look ahead at one batch; return 8 actions of each instance, and the true share of each."""
+    state = torch.rand(BATCH, 3, generator=generator)
+    policy = learner.policy(state)
+    group = policy.group(INTERVAL, generator)
+
+    def gain_of(temperature: Tensor | float) -> Gains:
+        share = -(temperature - best_temperature(state)).square() / 10 / BATCH
+        return Gains(share, torch.ones(BATCH))
+
+    learn_from = torch.ones(BATCH, dtype=torch.bool)
+    return paid(state, policy, group, gain_of, learn_from, equal_steps=False)
+
+
+def run(
+    exploration: str, arm: Arm, noise: float, seed: int, max_batches: int, *, evidence: bool = True
+) -> Outcome:
     """Learn until the error is a tenth of its start, or `max_batches` are spent."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
@@ -96,13 +119,15 @@ def run(exploration: str, arm: Arm, noise: float, seed: int, max_batches: int) -
     learner = Learner(
         calibration=arm if arm in ("recurrent", "additive") else "none",
         coherence=EXPLORATIONS[exploration],
+        evidence=evidence,
     )
     start = error = greedy_error(learner, held_out)
     batches = 0
     while error > start / 10 and batches < max_batches:
-        rollout, share = play(learner, noise, generator)
-        learner.learn(rollout, generator, instance_reward=share if arm == "true" else None)
-        batches += INTERVAL
+        grouped, known = arm == "group", arm in KNOWN
+        played = looked(learner, generator) if grouped else play(learner, noise, generator)
+        learner.learn(played[0], generator, instance_reward=played[1] if known else None)
+        batches += 1 if grouped else INTERVAL
         error = greedy_error(learner, held_out)
     reached = batches if error <= start / 10 else None
     return Outcome(exploration, arm, noise, seed, max_batches, reached, error / start)
@@ -132,7 +157,7 @@ def table_of(outcomes: Sequence[Outcome], noises: Sequence[float]) -> Table:
         table.add_column(name)
     for exploration, arm in product(EXPLORATIONS, LABELS):
         row = [o for o in outcomes if (o.exploration, o.arm) == (exploration, arm)]
-        cells = ([o for o in row if o.noise == noise or arm == "true"] for noise in noises)
+        cells = ([o for o in row if o.noise == noise or arm in KNOWN] for noise in noises)
         if row:
             table.add_row(exploration, LABELS[arm], *(in_words(cell) for cell in cells))
     return table
@@ -155,7 +180,7 @@ def main() -> None:
     runs = [
         (*each, arguments.max_batches * (LOUD_BATCHES if each[2] >= LOUD else 1))
         for each in every
-        if each[1] != "true" or each[2] == arguments.noise[0]
+        if each[1] not in KNOWN or each[2] == arguments.noise[0]
     ]
     with ProcessPoolExecutor(arguments.jobs) as pool:
         outcomes = list(pool.map(run, *zip(*runs, strict=True)))
