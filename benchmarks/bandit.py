@@ -100,7 +100,7 @@ def looked(
     policy = learner.policy(state)
     group = policy.group(INTERVAL, generator)
 
-    def gain_of(temperature: Tensor | float) -> Gains:
+    def gain_of(temperature: Tensor) -> Gains:
         share = -(temperature - best_temperature(state)).square() / 10 / BATCH
         return Gains(share, torch.ones(BATCH))
 

@@ -73,6 +73,15 @@ class Temperatures:
             return self.one
         return Temperatures(torch.ones_like(self.student), torch.ones_like(self.teacher))
 
+    def times(self, temperature: Float[Tensor, " batch"]) -> "Temperatures":
+        """Return these, of temperature 1 each, at another temperature of each instance."""
+        return Temperatures(
+            temperature * self.student,
+            temperature * self.teacher,
+            temperature.square() * self.factor,
+            self.one,
+        )
+
     def first(self, rows: int) -> "Temperatures":
         """Return those of the first instances."""
         return Temperatures(

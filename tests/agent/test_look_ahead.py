@@ -22,7 +22,7 @@ def looking(**options: Any) -> TemperatureAgent:
 def step(agent: TemperatureAgent, batch: int, gain_of: Any, *, rows: int = 8) -> Tensor:
     seen = logits_of(batch, rows=rows)
     if agent.look_ahead_due:
-        agent.look_ahead(lambda temperature: gain_of(seen, temperature))
+        agent.look_ahead(lambda of: gain_of(seen, of(seen.student).student))
     return agent(seen.student, seen.teacher, seen.target).student
 
 
@@ -109,8 +109,8 @@ def test_rows_without_a_gain_pay_nobody(monkeypatch: pytest.MonkeyPatch) -> None
     seen = logits_of(0)
     seen.student[2] = torch.nan
 
-    def gain_of(temperature: Tensor) -> Gains:
-        gain = temperature.clone()
+    def gain_of(temperatures_of: Any) -> Gains:
+        gain = temperatures_of(seen.student).student.clone()
         gain[2], gain[5] = torch.nan, torch.inf
         return Gains(gain, torch.ones_like(gain))
 

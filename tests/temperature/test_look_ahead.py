@@ -188,10 +188,11 @@ def test_greedy_takes_the_best_of_each_instance() -> None:
     source = GreedyLookAhead(temperatures=(1.0, 3.0, 8.0), base_temperature=4.0)
     best = torch.tensor([1.0, 8.0, 3.0, torch.nan])
 
-    def gain_of(temperature: Any) -> Gains:
-        return Gains(-(best - temperature).abs(), torch.ones(4))
-
     logits, target = torch.randn(4, 5), torch.zeros(4, dtype=torch.long)
+
+    def gain_of(temperatures_of: Any) -> Gains:
+        return Gains(-(best - temperatures_of(logits).student).abs(), torch.ones(4))
+
     assert source.look_ahead_due
     source.look_ahead(gain_of)
     assert source(logits, logits, target).student.tolist() == [1.0, 8.0, 3.0, 4.0]

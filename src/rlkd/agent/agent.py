@@ -1,7 +1,7 @@
 """The temperature agent: a temperature source that learns while a student trains."""
 
-import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,17 +15,19 @@ from rlkd.agent.look_ahead import paid
 from rlkd.agent.noise import draw_field
 from rlkd.agent.restoring import check_agent
 from rlkd.agent.reward import Metric, Reward, RewardSource, mean_score
-from rlkd.agent.rollout import Rollout, Trajectory, Window
-from rlkd.agent.state import instance_state
+from rlkd.agent.rollout import Rollout, Trajectory, Window, kept_rows
+from rlkd.agent.state import instance_state, temperature_figures
 from rlkd.checks import check_logits, usable_rows
 from rlkd.errors import InputError, UserError, notice
 from rlkd.temperature import TemperatureSource
 from rlkd.temperature.look_ahead import GainOf, HeldOut, check_held_out
+from rlkd.temperature.over import Over, check_over, over
 from rlkd.temperature.random_stream import RandomStream
 from rlkd.types import Temperatures
 
 _MOST_IN_GROUP = 1024
-_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+_OBSERVE = ("observe(performance(...))", "observation_due is true after")
+_LOOK = ("look_ahead(...)", "look_ahead_due is true before")
 
 
 class TemperatureAgent(TemperatureSource):
@@ -52,6 +54,8 @@ class TemperatureAgent(TemperatureSource):
     Args:
         base_temperature: T before anything is learnt, in [0.05, max_temperature).
         max_temperature: T_max; every T lies in [0.05, T_max).
+        over: what each T multiplies: 1 (`plain`), each network's own deviation (`standardised`,
+            `normkd`) or its share of both greatest logits (`dtkd`); see `temperature.over`.
         reward_source: `next_batch` (the paper's), `same_batch`, `probe` or `look_ahead`; see
             `Reward`.
         metric: `accuracy` or `loss`; of what is measured, which a look-ahead is not.
@@ -82,6 +86,7 @@ class TemperatureAgent(TemperatureSource):
         *,
         base_temperature: float = 4.0,
         max_temperature: float = 10.0,
+        over: Over = "plain",
         reward_source: RewardSource = "next_batch",
         metric: Metric = "accuracy",
         probe_interval: int = 32,
@@ -105,6 +110,7 @@ class TemperatureAgent(TemperatureSource):
         arguments.count("group_size", group_size, most=_MOST_IN_GROUP)
         arguments.flag("equal_steps", equal_steps)
         check_held_out(held_out)
+        check_over(over)
         arguments.flag("gate", gate)
         arguments.number("gate_epochs", gate_epochs, above=0)
         arguments.seed("seed", seed)
@@ -128,6 +134,7 @@ class TemperatureAgent(TemperatureSource):
         self._gain_of: GainOf | None = None
         self._since_look = 0
         self.base_temperature = base_temperature
+        self.over: Over = over
         self.max_instances = max_instances
         self.update_interval = update_interval
         self.warmup_epochs = warmup_epochs
@@ -204,7 +211,6 @@ class TemperatureAgent(TemperatureSource):
         check_logits(student_logits, target=target, finite=False)
         return self.reward.performance(student_logits, target)
 
-    @torch.no_grad()
     def forward(
         self,
         student_logits: Float[Tensor, "batch classes"],
@@ -215,6 +221,20 @@ class TemperatureAgent(TemperatureSource):
     ) -> Temperatures:
         """Close the last transition, learn when due, and choose the temperatures of a batch."""
         check_logits(student_logits, teacher_logits, target, finite=False)
+        at = partial(over, self.over, teacher_logits, target)
+        chosen = self._chosen(student_logits, teacher_logits, target, learn_from, at)
+        self._last_temperature = chosen
+        return at(chosen, student_logits)
+
+    @torch.no_grad()
+    def _chosen(
+        self,
+        student_logits: Float[Tensor, "batch classes"],
+        teacher_logits: Float[Tensor, "batch classes"],
+        target: Int[Tensor, " batch"] | Float[Tensor, "batch classes"],
+        learn_from: Bool[Tensor, " batch"] | None,
+        at: Callable[..., Temperatures],
+    ) -> Float[Tensor, " batch"]:
         with torch.autocast(student_logits.device.type, enabled=False):
             state = instance_state(student_logits, teacher_logits)
             usable = usable_rows(state)
@@ -222,18 +242,15 @@ class TemperatureAgent(TemperatureSource):
             if self.acts:
                 if self.held_out is None:
                     self._remind()
-                scored = self.reward.before_from_batch
-                tally = (
-                    self.reward.tally(student_logits, target, usable)
-                    if scored
-                    else nothing_scored(state)
-                )
+                tally, scored = nothing_scored(state), self.reward.before_from_batch
+                if scored:
+                    tally = self.reward.tally(student_logits, target, usable)
                 learnt = usable if learn_from is None else usable & learn_from.bool()
                 seen = of_all_ranks(Seen(state, learnt, tally, (~usable).sum().to(state)))
                 self._bad_rows = self._bad_rows.to(state.device) + seen.bad_rows.long()
                 closing = self._score(seen.tally) if scored else None
                 if self.held_out is not None:
-                    self._look(seen.state, seen.learn_from)
+                    self._look(seen.state, seen.learn_from, at)
                 # Learning between two passes of a step would give it two policies.
                 if closing is not None and self._passes == 1:
                     self._close(*closing)
@@ -244,9 +261,7 @@ class TemperatureAgent(TemperatureSource):
                     self._close(*closing)
             else:
                 temperature = self._settled(state)
-        temperature = torch.where(usable, temperature, self.base_temperature)
-        self._last_temperature = temperature
-        return Temperatures.same(temperature)
+        return torch.where(usable, temperature, self.base_temperature)
 
     @torch.no_grad()
     def observe(self, performance_after: Float[Tensor, ""]) -> None:
@@ -283,17 +298,8 @@ class TemperatureAgent(TemperatureSource):
         """
         if self._last_temperature is None:
             return dict(self._figures)
-        device = self._last_temperature.device
-        levels = torch.tensor(_QUANTILES).to(device, non_blocking=True)
-        quantiles = self._last_temperature.quantile(levels)
-        figures = self._figures | {
-            "bad_rows": self._bad_rows.to(self._last_temperature),
-            "temperature_mean": self._last_temperature.mean(),
-            "temperature_std": self._last_temperature.std(correction=0),
-        }
-        for level, quantile in zip(_QUANTILES, quantiles, strict=True):
-            figures[f"temperature_p{round(100 * level):02d}"] = quantile
-        return figures
+        bad_rows = {"bad_rows": self._bad_rows.to(self._last_temperature)}
+        return self._figures | bad_rows | temperature_figures(self._last_temperature)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "TemperatureAgent":
         """Move what is no parameter and no buffer along: transitions and figures."""
@@ -373,11 +379,16 @@ class TemperatureAgent(TemperatureSource):
             self._window.noise_field = draw_field(generator, state.device)
         policy, raw_action = self.learner.explore(state, generator, field=self._window.noise_field)
         if not self._overdue and self.held_out is None:
-            kept = self._kept(len(state))
+            kept = kept_rows(len(state), self._window.batches, self._passes, self.max_instances)
             self._window.add(state[kept], raw_action[kept], learn_from[kept])
         return policy.temperature(raw_action)
 
-    def _look(self, state: Float[Tensor, "batch 3"], learn_from: Bool[Tensor, " batch"]) -> None:
+    def _look(
+        self,
+        state: Float[Tensor, "batch 3"],
+        learn_from: Bool[Tensor, " batch"],
+        at: Callable[..., Temperatures],
+    ) -> None:
         """Learn from what temperatures that the policy might draw would bring, where it is due."""
         gain_of, self._gain_of = self._gain_of, None
         if self._since_look == 0 and gain_of is None:
@@ -389,7 +400,12 @@ class TemperatureAgent(TemperatureSource):
         policy = self.learner.policy(state)
         group = policy.group(self.group_size, generator)
         rollout, reward = paid(
-            state, policy, group, gain_of, learn_from, equal_steps=self.equal_steps
+            state,
+            policy,
+            group,
+            lambda temperature: gain_of(partial(at, temperature)),
+            learn_from,
+            equal_steps=self.equal_steps,
         )
         with torch.enable_grad():
             self._figures = self.learner.learn(rollout, generator, instance_reward=reward)
@@ -415,26 +431,12 @@ class TemperatureAgent(TemperatureSource):
         if self._reminded or not (looks or self._overdue):
             return
         self._reminded = True
-        wanted = (
-            "call look_ahead(...) whenever look_ahead_due is true before the student's update"
-            if looks
-            else "call observe(performance(...)) whenever observation_due is true after the "
-            "student's update"
-        )
+        call, when = _LOOK if looks else _OBSERVE
         notice(
             "the temperature agent waits for a measurement: with the reward source "
-            f"{self.reward.source}, {wanted}; until then it learns nothing"
+            f"{self.reward.source}, call {call} whenever {when} the student's update; until then "
+            "it learns nothing"
         )
-
-    def _kept(self, rows: int) -> slice:
-        """Return which rows of a pass enter the trajectory: every so many of the whole step's.
-
-        The rows of a batch may have an order: each step of a window begins at another one.
-        """
-        step, passed = divmod(self._window.batches, self._passes)
-        whole = rows * self._passes
-        stride = math.ceil(whole / (self.max_instances or max(whole, 1))) or 1
-        return slice((step - passed * rows) % stride, None, stride)
 
     def _close(self, window: Window, performance_after: Float[Tensor, ""]) -> None:
         trajectory = window.close(performance_after, gate=self.reward.gate(self.epoch))

@@ -12,7 +12,7 @@ from rlkd import arguments, distributed
 from rlkd.agent.rollout import Rollout
 from rlkd.models.eval_mode import frozen_statistics
 from rlkd.temperature.bounded_gaussian import BoundedGaussian
-from rlkd.temperature.look_ahead import GainOf, HeldOut, check_held_out, held_out_loss
+from rlkd.temperature.look_ahead import Gains, HeldOut, check_held_out, held_out_loss
 
 _RELATIVE = 1e-5
 """Length of the step of a difference, as a share of the weights' own length: in float32 a longer
@@ -98,7 +98,9 @@ class LookAhead:
 
         moving = ahead(image)                             # before the student's own pass
         logits = student(image)
-        source.look_ahead(lambda T: gains(lambda z: kd(z, teacher_logits, T), logits, moving))
+        source.look_ahead(
+            lambda of: gains(lambda z: kd(z, teacher_logits, of(z)), logits, moving)
+        )
         temperatures = source(logits, teacher_logits, target)
 
     Args:
@@ -146,7 +148,7 @@ def paid(
     state: Float[Tensor, "batch 3"],
     policy: BoundedGaussian,
     group: Float[Tensor, "group batch"],
-    gain_of: GainOf,
+    gain_of: Callable[[Float[Tensor, " own"]], Gains],
     learn_from: Bool[Tensor, " batch"],
     *,
     equal_steps: bool,
@@ -157,7 +159,7 @@ def paid(
         state: of all ranks' instances, as `policy`, `group` and `learn_from` are.
         policy: in these states.
         group: actions u.
-        gain_of: of this rank's instances.
+        gain_of: temperatures of this rank's instances to what they bring.
         learn_from: the instances that may be learnt from; those without a finite gain are not.
         equal_steps: whether gradients count as if all of an instance's group had one length.
 

@@ -1,5 +1,6 @@
 """The memory of the agent between acting and learning: closed trajectories only."""
 
+import math
 from dataclasses import dataclass, field, fields
 
 import torch
@@ -160,6 +161,23 @@ class Window:
             raw_actions=[held["raw_action"]] if "raw_action" in held else [],
             masks=[held["mask"]] if "mask" in held else [],
         )
+
+
+def kept_rows(rows: int, batches: int, passes: int, most: int | None) -> slice:
+    """Return which rows of a pass enter the trajectory: every so many of the whole step's.
+
+    The rows of a batch may have an order: each step of a window begins at another one.
+
+    Args:
+        rows: of the pass.
+        batches: that the window has.
+        passes: of a step.
+        most: instances of a step that enter it; None for all.
+    """
+    step, passed = divmod(batches, passes)
+    whole = rows * passes
+    stride = math.ceil(whole / (most or max(whole, 1))) or 1
+    return slice((step - passed * rows) % stride, None, stride)
 
 
 def state_and_action(rollout: Rollout) -> Float[Tensor, "trajectory step 4"]:

@@ -9,6 +9,7 @@ from rlkd.errors import InputError
 
 STATE_NAMES = ("teacher_confidence", "student_confidence", "student_uncertainty")
 STATE_SIZE = len(STATE_NAMES)
+_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 def instance_state(
@@ -35,3 +36,14 @@ def instance_state(
     teacher_confidence = torch.softmax(teacher_logits.float(), dim=1).amax(dim=1)
     first, second = student.topk(2, dim=1).values.unbind(dim=1)
     return torch.stack((teacher_confidence, first, 1 - (first - second)), dim=1)
+
+
+def temperature_figures(temperature: Float[Tensor, " batch"]) -> dict[str, Tensor]:
+    """Return mean, standard deviation and quantiles of a batch's temperatures, by name."""
+    levels = torch.tensor(_QUANTILES).to(temperature.device, non_blocking=True)
+    named = zip(_QUANTILES, temperature.quantile(levels), strict=True)
+    return {
+        "temperature_mean": temperature.mean(),
+        "temperature_std": temperature.std(correction=0),
+        **{f"temperature_p{round(100 * level):02d}": quantile for level, quantile in named},
+    }

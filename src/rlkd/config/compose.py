@@ -43,6 +43,8 @@ LAUNCHER = "launcher"
 """The group of how the runs of a sweep are started, which is no part of any run."""
 
 
+STANDARDISED = "standardised"
+"""The logits that the published weights are known for, beside plain ones."""
 _ON_BATCHES = ("next_batch", "same_batch")
 """The sources of a reward that is measured on training batches."""
 
@@ -55,6 +57,16 @@ def portion(total: int, part: int, whole: int, least: int = 0) -> int:
 def probe_size(reward_source: str, size: int) -> int:
     """Return the images to hold out for a reward: none where it is measured on training batches."""
     return 0 if reward_source in _ON_BATCHES else size
+
+
+def logits_over(over: str) -> str:
+    """Return which published weights an agent's temperatures go with."""
+    return over if over == STANDARDISED else "plain"
+
+
+def start_over(over: str, plain: float, standardised: float) -> float:
+    """Return the base temperature of an agent over standardised logits, or over others."""
+    return standardised if over == STANDARDISED else plain
 
 
 def probe_interval(reward_source: str, probe: int, batch: int) -> int:
@@ -212,6 +224,8 @@ def _register() -> None:
     """Give Hydra what is no file: resolvers, and a choice for each network."""
     OmegaConf.register_new_resolver("portion", portion)
     OmegaConf.register_new_resolver("probe_size", probe_size)
+    OmegaConf.register_new_resolver("logits_over", logits_over)
+    OmegaConf.register_new_resolver("start_over", start_over)
     OmegaConf.register_new_resolver("probe_interval", probe_interval)
     store = ConfigStore.instance()
     for name in _network_names():

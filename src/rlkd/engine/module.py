@@ -25,7 +25,7 @@ from rlkd.errors import UserError, notice
 from rlkd.exploration import Explored, Explorer
 from rlkd.losses import LossInputs, Objective
 from rlkd.temperature import TemperatureSource
-from rlkd.temperature.look_ahead import Gains, gains
+from rlkd.temperature.look_ahead import Gains, TemperaturesOf, gains
 from rlkd.text_files import FORMAT
 from rlkd.types import Temperatures
 
@@ -264,20 +264,15 @@ class StudentModule(L.LightningModule):
         self,
         inputs: LossInputs,
         moving: Float[Tensor, "instances classes"],
-        temperature: Float[Tensor, " instances"] | float,
+        temperatures_of: TemperaturesOf,
     ) -> Gains:
         """Return what temperatures of a batch would bring."""
-        like = inputs.student_logits
-        if isinstance(temperature, Tensor):
-            temperatures = Temperatures.same(temperature)
-        else:
-            temperatures = Temperatures.constant(temperature, like=like)
 
         def loss(logits: Float[Tensor, "instances classes"]) -> Float[Tensor, ""]:
-            given = replace(inputs, student_logits=logits, temperature=temperatures)
+            given = replace(inputs, student_logits=logits, temperature=temperatures_of(logits))
             return self.objective.tempered(given)
 
-        return gains(loss, like, moving)
+        return gains(loss, inputs.student_logits, moving)
 
     def _step_student(self, loss: Tensor) -> bool:
         """Add a pass's gradient; after the last of a step, make it. Return whether it was made."""

@@ -1,6 +1,7 @@
 """The greedy look-ahead: a control that takes for each instance what looks best one step ahead."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -52,7 +53,7 @@ class GreedyLookAhead(EpochSource):
         check_held_out(held_out)
         self.base_temperature, self.temperatures = base_temperature, tuple(temperatures)
         self.held_out, self.warmup_epochs = held_out, warmup_epochs
-        self._chosen: Tensor | None = None
+        self._gain_of: GainOf | None = None
 
     @property
     def look_ahead_due(self) -> bool:
@@ -65,15 +66,8 @@ class GreedyLookAhead(EpochSource):
         return True
 
     def look_ahead(self, gain_of: GainOf) -> None:
-        """Choose, for each instance of the coming batch, the temperature of the greatest gain."""
-        found: list[Tensor] = []
-        for each in self.temperatures:
-            found.append(gain_of(each).gain)
-        gains = torch.stack(found)
-        known = torch.tensor(self.temperatures).to(gains.device, non_blocking=True)
-        best = known[gains.nan_to_num(-torch.inf).argmax(dim=0)]
-        self._chosen = torch.where(gains.isfinite().all(dim=0), best, self.base_temperature)
-        self.updates += 1
+        """Take what temperatures of the coming batch would bring; `forward` chooses by it."""
+        self._gain_of = gain_of
 
     def forward(
         self,
@@ -83,14 +77,19 @@ class GreedyLookAhead(EpochSource):
         *,
         learn_from: Bool[Tensor, " batch"] | None = None,
     ) -> Temperatures:
-        """Return what the look-ahead chose; the base temperature where there was none."""
+        """Return for each instance the temperature of the greatest gain; the base where none is."""
         check_logits(student_logits, teacher_logits, target, finite=False)
-        chosen, self._chosen = self._chosen, None
+        gain_of, self._gain_of = self._gain_of, None
         base = Temperatures.constant(self.base_temperature, like=student_logits)
-        if chosen is None or not self.training:
+        if gain_of is None or not self.training:
             return base
-        usable = usable_rows(student_logits, teacher_logits)
-        return Temperatures.same(torch.where(usable, chosen, base.student))
+        found = [gain_of(partial(Temperatures.constant, each)).gain for each in self.temperatures]
+        gain = torch.stack(found)
+        known = torch.tensor(self.temperatures).to(gain.device, non_blocking=True)
+        best = known[gain.nan_to_num(-torch.inf).argmax(dim=0)]
+        usable = usable_rows(student_logits, teacher_logits) & gain.isfinite().all(dim=0)
+        self.updates += 1
+        return Temperatures.same(torch.where(usable, best, base.student))
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return the epoch, and how many look-aheads there were."""

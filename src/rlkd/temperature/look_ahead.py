@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rlkd.errors import UserError
+from rlkd.types import Temperatures
 
 HeldOut = Literal["cross_entropy", "soft_error"]
 
@@ -22,8 +23,10 @@ class Gains(NamedTuple):
     """Length of the gradient of the instance's term by its logits."""
 
 
-GainOf = Callable[[Float[Tensor, " batch"] | float], Gains]
-"""A temperature for each instance of a batch, or for all, to what each brings at it."""
+TemperaturesOf = Callable[[Float[Tensor, "batch classes"]], Temperatures]
+"""The student's logits of a batch to its temperatures, with the gradient that they pass on."""
+GainOf = Callable[[TemperaturesOf], Gains]
+"""Temperatures to what each instance of the coming batch brings at them."""
 
 
 def held_out_loss(

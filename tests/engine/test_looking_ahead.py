@@ -1,0 +1,113 @@
+"""Whole runs whose agent is paid by a look-ahead."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.support.refusal import Refuse, assert_told
+from tests.support.runs import SOURCES, silent, tiny, tiny_config
+
+from rlkd.config.compose import configure
+from rlkd.engine import run as running
+from rlkd.engine.module import StudentModule
+from rlkd.engine.run_folder import RunFolder
+from rlkd.temperature.look_ahead import Gains
+
+pytestmark = pytest.mark.usefixtures("plainly")
+
+LOOKING = SOURCES["rlkd, looking ahead"]
+
+
+@pytest.fixture
+def looked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, Gains]]:
+    """The step of each gain that was asked for, and the gains."""
+    found: list[tuple[int, Gains]] = []
+    gains = StudentModule._gains
+
+    def kept(self: StudentModule, *given: Any) -> Gains:
+        found.append((self.global_step, gains(self, *given)))
+        return found[-1][1]
+
+    monkeypatch.setattr(StudentModule, "_gains", kept)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("more", "steps"),
+    [
+        ((), [3, 5, 7]),  # of the second and third epochs: 3 batches each
+        (("trainer.accumulate=2",), [3, 5, 7]),
+        (("trainer.precision=bf16-mixed",), [3, 5, 7]),
+        (("temperature.over=standardised", "temperature.equal_steps=true"), [3, 5, 7]),
+        (("method=pkt",), [3, 5, 7]),  # beside KD, whose temperatures it looks at
+        (("temperature.held_out=soft_error", "temperature.group_size=1"), [3, 5, 7]),
+    ],
+)
+def test_it_looks_at_every_so_many_steps(
+    more: tuple[str, ...],
+    steps: list[int],
+    looked: list[tuple[int, Gains]],
+    tmp_path: Path,
+    teacher_file: Path,
+) -> None:
+    config = tiny_config(teacher_file, tmp_path / "run", *LOOKING, *more)
+    running.run(config, console=silent())
+    assert sorted({step for step, _ in looked}) == steps
+    assert len(looked) == len(steps) * config.temperature.group_size
+    for _, gains in looked:
+        assert gains.gain.isfinite().all()
+        assert gains.gain.abs().sum() > 0
+        assert (gains.size > 0).all()
+
+
+def test_published_weights_go_with_the_logits() -> None:
+    plain = configure(["temperature=rlkd"])
+    assert (plain.temperature.base_temperature, plain.method.terms.kd.weight) == (4.0, 0.9)
+    config = configure(["temperature=rlkd", "temperature.over=standardised"])
+    published = configure(["temperature=standardised"])
+    assert config.temperature.base_temperature == published.temperature.base_temperature == 2.0
+    assert config.method.terms.kd.weight == published.method.terms.kd.weight == 9.0
+
+
+def test_the_weights_and_statistics_are_those_of_a_run_that_does_not_look(
+    tmp_path: Path, teacher_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The greedy control among one temperature: it looks at every step, and changes nothing."""
+    alike = ("data.limit=64", "probe.size=16", "trainer.epochs=2")
+    one = ("temperature=look_ahead", "temperature.temperatures=[4]", "temperature.warmup_epochs=0")
+    looking, plain = RunFolder(tmp_path / "looking"), RunFolder(tmp_path / "plain")
+    running.distill(tiny(teacher_file, looking.path, *alike, *one), console=silent())
+    constant = tiny(teacher_file, plain.path, *alike, "temperature=constant")
+    running.distill(constant, console=silent())
+    assert looking.student.read_bytes() == plain.student.read_bytes()
+
+
+def test_a_loss_without_a_temperature_has_nothing_to_look_at(
+    refuse: Refuse, teacher_file: Path, tmp_path: Path
+) -> None:
+    words = tiny(teacher_file, tmp_path / "run", *LOOKING, "method=at", "~method.terms.kd")
+    assert_told(refuse("distill", *words), "no term of this method has one: give method=kd, or")
+
+
+def test_a_wrong_choice_is_refused(refuse: Refuse, teacher_file: Path, tmp_path: Path) -> None:
+    for words, told in (
+        ("temperature.held_out=f1", "held_out=f1: choose one of cross_entropy, soft_error"),
+        ("temperature.over=raw", "over=raw: choose one of plain, standardised, normkd, dtkd"),
+        ("temperature.group_size=0", "group_size=0"),
+        ("probe.size=0", "needs images: give probe.size=512"),
+    ):
+        assert_told(refuse("distill", *tiny(teacher_file, tmp_path / "run", *LOOKING, words)), told)
+
+
+def test_gradients_that_are_held_stay(tmp_path: Path) -> None:
+    """A look-ahead between two passes of a step leaves what the first has accumulated."""
+    from rlkd.agent import LookAhead
+
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))
+    image, target = torch.randn(6, 3, 2, 2), torch.arange(6) % 3
+    torch.nn.functional.cross_entropy(network(image), target).backward()
+    before = [each.grad.clone() for each in network.parameters() if each.grad is not None]
+    LookAhead(network, image, target, at_once=3)(image)
+    after = [each.grad for each in network.parameters()]
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
