@@ -153,6 +153,7 @@ class Steps:
             num_classes=classes,
             temperature=temperature,
             probe=probe_for(temperature, probe),
+            looked_at=options.batch_size,
         )
         if store is not None:
             forward_pass.stored = warm_store(store, teacher, loader, classes)

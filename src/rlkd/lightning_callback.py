@@ -36,10 +36,16 @@ class TemperatureCallback(L.Callback):
             two entries then are images and classes.
 
     Raises:
-        UserError: if the source needs a probe and has none.
+        UserError: if the source needs a probe and has none, or looks ahead.
     """
 
     def __init__(self, source: TemperatureSource, *, probe: Probe | None = None) -> None:
+        if source.held_out is not None:
+            raise UserError(
+                f"{type(source).__name__} looks ahead before the student's pass, where a callback "
+                "cannot be: use rlkd.agent.LookAhead in your training_step with "
+                "automatic_optimization=False, or give reward_source=probe"
+            )
         self.source, self.probe = source, probe_for(source, probe)
         self._steps = self._updates = self._announced = 0
 

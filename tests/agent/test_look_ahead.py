@@ -149,6 +149,25 @@ def test_it_asks_once_an_interval_and_in_training_alone() -> None:
     assert asked == [batch % 4 == 0 for batch in range(8)]
 
 
+def test_each_look_ahead_is_followed_by_another_field_of_noise() -> None:
+    agent = make_agent(reward_source="look_ahead", probe_interval=3)
+    fields: list[Tensor] = []
+    for batch in range(9):
+        step(agent, batch, best_at)
+        field = agent._window.noise_field
+        assert field is not None
+        fields.append(field)
+    assert len({tuple(each.tolist()) for each in fields}) == 3
+
+
+def test_it_learns_from_as_many_instances_as_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = looking(max_instances=2)
+    spy = Spy(agent, monkeypatch)
+    step(agent, 0, best_at)
+    ((rollout, reward),) = spy.given
+    assert rollout.mask.shape == reward.shape == (8, 2)
+
+
 def test_a_loop_that_does_not_answer_is_reminded_once() -> None:
     agent = looking()
     seen = logits_of(0)

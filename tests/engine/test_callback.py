@@ -308,7 +308,7 @@ def test_an_optimiser_of_the_agents_own_weights_is_refused() -> None:
 
 
 def test_an_agent_that_wants_a_probe_is_refused_without_one() -> None:
-    with pytest.raises(UserError, match=r"probe=\(images, targets\), or .*same_batch"):
+    with pytest.raises(UserError, match=r"give .* probe=\(images, targets\)"):
         TemperatureCallback(agent())
 
 

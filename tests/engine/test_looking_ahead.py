@@ -9,9 +9,14 @@ from tests.support.refusal import Refuse, assert_told
 from tests.support.runs import SOURCES, silent, tiny, tiny_config
 
 from rlkd.config.compose import configure
+from rlkd.config.options import trainer_options
+from rlkd.engine import build
 from rlkd.engine import run as running
 from rlkd.engine.module import StudentModule
 from rlkd.engine.run_folder import RunFolder
+from rlkd.errors import UserError
+from rlkd.lightning_callback import TemperatureCallback
+from rlkd.temperature import GreedyLookAhead
 from rlkd.temperature.look_ahead import Gains
 
 pytestmark = pytest.mark.usefixtures("plainly")
@@ -90,6 +95,28 @@ def test_a_loss_without_a_temperature_has_nothing_to_look_at(
     assert_told(refuse("distill", *words), "no term of this method has one: give method=kd, or")
 
 
+def test_a_loss_that_sees_more_of_the_student_is_refused(
+    refuse: Refuse, teacher_file: Path, tmp_path: Path
+) -> None:
+    words = tiny(teacher_file, tmp_path / "run", *LOOKING, "method=mlkd")
+    assert_told(refuse("distill", *words), "asks for student_logits_strong too: give method=kd")
+
+
+def test_a_callback_cannot_look_ahead() -> None:
+    probe = torch.randn(4, 1, 8, 8), torch.arange(4)
+    with pytest.raises(UserError, match=r"use rlkd\.agent\.LookAhead in your training_step"):
+        TemperatureCallback(GreedyLookAhead(), probe=probe)
+
+
+def test_a_trial_step_looks_ahead_too(tmp_path: Path, teacher_file: Path) -> None:
+    config = tiny_config(teacher_file, tmp_path / "run", *LOOKING, "temperature.warmup_epochs=0")
+    options = trainer_options(config)
+    module = build.task(config).prepare(config, options).module
+    module.try_step(next(iter(module.loader)))  # pyright: ignore
+    assert module.temperature is not None
+    assert module.temperature.updates == 1
+
+
 def test_a_wrong_choice_is_refused(refuse: Refuse, teacher_file: Path, tmp_path: Path) -> None:
     for words, told in (
         ("temperature.held_out=f1", "held_out=f1: choose one of cross_entropy, soft_error"),
@@ -108,6 +135,6 @@ def test_gradients_that_are_held_stay(tmp_path: Path) -> None:
     image, target = torch.randn(6, 3, 2, 2), torch.arange(6) % 3
     torch.nn.functional.cross_entropy(network(image), target).backward()
     before = [each.grad.clone() for each in network.parameters() if each.grad is not None]
-    LookAhead(network, image, target, at_once=3)(image)
+    LookAhead(network, image, target, at_once=3)(image, turn=0)
     after = [each.grad for each in network.parameters()]
     assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))

@@ -97,6 +97,30 @@ def test_only_what_is_named_is_tried(
     assert "channels_last" not in line
 
 
+def test_what_is_not_tuned_stays_each_runs_own(
+    tmp_path: Path, teacher_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs = [
+        tiny_config(teacher_file, tmp_path / each, f"trainer.precision={each}", FIRST,
+                    "trainer.tune=[channels_last]")
+        for each in ("32-true", "bf16-mixed")
+    ]  # fmt: skip
+    monkeypatch.setattr(tuning, "_Variant", machine(FAST))
+    tuning.tune(configs, lambda _: None)
+    assert [each.trainer.precision for each in configs] == ["32-true", "bf16-mixed"]
+    assert [each.trainer.channels_last for each in configs] == [True, True]
+
+
+def test_another_precision_than_a_run_began_with_is_another_run(
+    tmp_path: Path, teacher_file: Path
+) -> None:
+    output, words = tmp_path / "run", ("temperature=constant", "trainer.epochs=1")
+    distill(tiny(teacher_file, output, *words), console=silent())
+    other = ("trainer.precision=bf16-mixed", "trainer.tune=[compile]")
+    with pytest.raises(UserError, match=r"different run \(trainer\.precision is 32-true there"):
+        distill(tiny(teacher_file, output, *words, *other), console=silent())
+
+
 def test_a_tuned_run_is_the_run_of_the_settings_that_were_found(
     tmp_path: Path, teacher_file: Path
 ) -> None:

@@ -100,6 +100,18 @@ class Made(nn.Module):
                 return self.six(one)
             case "in place":
                 return F.relu(one, inplace=True) + one
+            case "overwritten before the ReLU":
+                third = F.relu(self.two(image) + one)
+                return F.relu(self.small(one)) + third
+            case "an input that the network overwrites":
+                shortcut = self.small(image)
+                image = F.relu(image * 1, inplace=True)
+                return F.relu(shortcut + self.two(F.relu(self.one(image))))
+            case "an image that is overwritten after":
+                image = image * 1
+                late = self.two(image)
+                image = F.relu(image, inplace=True)
+                return F.relu(late) + self.small(image)
             case "a residual read before":
                 return F.relu(self.two(self.small(one)) + one)
             case "a residual that the convolution reads":
@@ -113,9 +125,10 @@ class Made(nn.Module):
 @pytest.mark.parametrize(
     ("kind", "count"),
     [("used after", 0), ("a view of it used after", 0), ("the input is added", 0),
-     ("called twice", 0), ("the same twice", 0), ("broadcast", 1), ("two sums", 2),
+     ("called twice", 0), ("the same twice", 0), ("broadcast", 1), ("two sums", 0),
      ("weighted", 0), ("six", 0), ("in place", 0), ("a residual read before", 1),
-     ("a residual that the convolution reads", 0),
+     ("a residual that the convolution reads", 0), ("overwritten before the ReLU", 1),
+     ("an input that the network overwrites", 1), ("an image that is overwritten after", 1),
      ("a residual read after by a convolution", 0)],
 )  # fmt: skip
 def test_what_is_used_elsewhere_is_not_overwritten(kind: str, count: int, image: Tensor) -> None:

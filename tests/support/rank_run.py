@@ -67,6 +67,11 @@ CELLS: dict[str, tuple[str, ...]] = {
         # Rounding may swap two instances of nearly one entropy, and so their partners.
         "exploration.mixed=[0,0]",
     ),
+    "rlkd, looking ahead": (
+        *("temperature=rlkd", "temperature.reward_source=look_ahead", "data.limit=1408"),
+        *("temperature.probe_interval=4", "probe.size=128", "trainer.max_steps=25", *LEARNING),
+        "exploration.mixed=[0,0]",
+    ),
     "rlkd_paper": (
         "temperature=rlkd_paper",
         "temperature.update_interval=4",

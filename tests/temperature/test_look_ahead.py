@@ -1,5 +1,7 @@
 """What a look-ahead predicts, against the thing itself."""
 
+import copy
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +13,7 @@ from torch.nn import functional as F
 
 from rlkd import models
 from rlkd.agent.look_ahead import LookAhead, direction, response
-from rlkd.errors import UserError
+from rlkd.errors import Notice, UserError
 from rlkd.losses import dkd, kd
 from rlkd.models.eval_mode import frozen_statistics
 from rlkd.temperature import GreedyLookAhead
@@ -154,13 +156,47 @@ def test_it_predicts_what_one_step_does_to_the_held_out_loss(bench: Bench) -> No
     for _ in range(10):
         image, target = bench.drawn(32)
         batch = image, bench.taught(target)
-        moving = LookAhead(bench.student, bench.probe, bench.probe_target, at_once=128)(image)
+        moving = LookAhead(bench.student, bench.probe, bench.probe_target, at_once=128)(
+            image, turn=0
+        )
         pairs += [one_step(bench, batch, moving, each, 0.02) for each in (1.0, 2.0, 4.0, 8.0)]
     x, y = (torch.stack(each) for each in zip(*pairs, strict=True))
     correlation = float(torch.corrcoef(torch.stack((x, y)))[0, 1])
     slope = float(((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum())
     assert correlation >= 0.95
     assert 0.8 <= slope <= 1.2
+
+
+def test_students_that_do_not_follow_short_steps_are_refused() -> None:
+    from torch.ao.quantization import get_default_qat_qconfig, prepare_qat
+
+    image, target = torch.randn(4, 3, 8, 8), torch.arange(4) % 2
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 2))
+    with pytest.raises(UserError, match=r"weights of half precision.*reward_source=probe"):
+        LookAhead(copy.deepcopy(plain).bfloat16(), image, target)
+    plain.qconfig = get_default_qat_qconfig("fbgemm")  # type: ignore[assignment]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, of another package to come
+        quantised = prepare_qat(plain.train())
+    with pytest.raises(UserError, match=r"quantised in training.*reward_source=probe"):
+        LookAhead(quantised, image, target)
+
+
+def test_buffers_that_each_pass_moves_are_put_back() -> None:
+    torch.manual_seed(0)
+    layer = nn.utils.spectral_norm(nn.Linear(6, 4))
+    network = nn.Sequential(nn.Flatten(), layer)
+    image, target = torch.randn(8, 6), torch.arange(8) % 4
+    along = direction(network, lambda: F.cross_entropy(network(image), target))
+    before = {name: each.clone() for name, each in network.state_dict().items()}
+    response(network, lambda: network(image), along)
+    assert same(before, network.state_dict())
+
+
+def test_a_part_has_as_many_images_as_it_may(bench: Bench) -> None:
+    for at_once in (48, 100, 128, 130):
+        parts = LookAhead(bench.student, bench.probe, bench.probe_target, at_once=at_once)._parts
+        assert {len(target) for _, target in parts} == {min(at_once, 128)}
 
 
 def test_the_soft_error_is_that_of_the_best_wrong_class() -> None:
@@ -178,7 +214,7 @@ def test_turns_take_all_held_out_images_in_parts(bench: Bench) -> None:
     ways = [ahead(image, turn=turn) for turn in range(5)]
     torch.testing.assert_close(ways[0], ways[4])
     assert not torch.allclose(ways[0], ways[1], rtol=0.1)
-    whole = LookAhead(bench.student, bench.probe, bench.probe_target, at_once=128)(image)
+    whole = LookAhead(bench.student, bench.probe, bench.probe_target, at_once=128)(image, turn=0)
     along = direction(bench.student, bench.held_out)
     expected = response(bench.student, lambda: bench.student(image), along)
     torch.testing.assert_close(whole, expected, rtol=1e-2, atol=1e-2)
@@ -196,6 +232,8 @@ def test_greedy_takes_the_best_of_each_instance() -> None:
     assert source.look_ahead_due
     source.look_ahead(gain_of)
     assert source(logits, logits, target).student.tolist() == [1.0, 8.0, 3.0, 4.0]
-    assert source(logits, logits, target).student.tolist() == [4.0] * 4  # it was not asked again
+    with pytest.warns(Notice, match="waits for what temperatures would bring"):
+        assert source(logits, logits, target).student.tolist() == [4.0] * 4
+    assert source(logits, logits, target).student.tolist() == [4.0] * 4  # said once
     source.eval()
     assert not source.look_ahead_due

@@ -26,8 +26,6 @@ from rlkd.temperature.random_stream import RandomStream
 from rlkd.types import Temperatures
 
 _MOST_IN_GROUP = 1024
-_OBSERVE = ("observe(performance(...))", "observation_due is true after")
-_LOOK = ("look_ahead(...)", "look_ahead_due is true before")
 
 
 class TemperatureAgent(TemperatureSource):
@@ -63,7 +61,8 @@ class TemperatureAgent(TemperatureSource):
         held_out: what a look-ahead is held out against, see `look_ahead.held_out_loss`.
         group_size: temperatures of each instance that a look-ahead compares: each is paid what it
             gains over the mean of the instance's group. 1 pays one, and the critic is the baseline.
-        equal_steps: whether a look-ahead compares temperatures by gradients of one length.
+        equal_steps: whether a look-ahead compares temperatures by gradients of one length. It
+            learns from each look-ahead, so that gate, calibration and update_interval have no part.
         gate: whether the reward is damped by sigmoid(E / gate_epochs) in epoch E.
         gate_epochs: n_gate, in epochs.
         max_instances: how many instances of a call enter its trajectory at most, evenly spaced
@@ -396,6 +395,7 @@ class TemperatureAgent(TemperatureSource):
         self._since_look = (self._since_look + 1) % (self.reward.interval * self._passes)
         if gain_of is None:
             return
+        self._window = Window()  # the temperatures that follow share another field of noise
         generator = self._random.on(state.device)
         policy = self.learner.policy(state)
         group = policy.group(self.group_size, generator)
@@ -407,8 +407,11 @@ class TemperatureAgent(TemperatureSource):
             learn_from,
             equal_steps=self.equal_steps,
         )
+        kept = kept_rows(len(state), self.updates, 1, self.max_instances)
         with torch.enable_grad():
-            self._figures = self.learner.learn(rollout, generator, instance_reward=reward)
+            self._figures = self.learner.learn(
+                rollout.of_steps(kept), generator, instance_reward=reward[:, kept]
+            )
         self.updates += 1
 
     @property
@@ -427,15 +430,12 @@ class TemperatureAgent(TemperatureSource):
 
     def _remind(self) -> None:
         """Say once that a measurement is overdue."""
-        looks = self.held_out is not None
-        if self._reminded or not (looks or self._overdue):
+        if self._reminded or not (self.reward.looks_ahead or self._overdue):
             return
         self._reminded = True
-        call, when = _LOOK if looks else _OBSERVE
         notice(
             "the temperature agent waits for a measurement: with the reward source "
-            f"{self.reward.source}, call {call} whenever {when} the student's update; until then "
-            "it learns nothing"
+            f"{self.reward.source}, {self.reward.wanted}; until then it learns nothing"
         )
 
     def _close(self, window: Window, performance_after: Float[Tensor, ""]) -> None:

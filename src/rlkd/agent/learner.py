@@ -225,6 +225,7 @@ class Learner(nn.Module):
                 rewards, figures = self.calibrate(rollout)
             else:
                 rewards, figures = instance_reward, _reward_figures(instance_reward, rollout)
+                del figures["reward_calibrated_sum_error"]  # nothing was handed out
             rewards = standardise(rewards, mask)
         if self.updater is not None:
             episode_return = discounted_sum(rewards, self.discount)

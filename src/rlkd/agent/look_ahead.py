@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rlkd import arguments, distributed
 from rlkd.agent.rollout import Rollout
+from rlkd.errors import UserError
 from rlkd.models.eval_mode import frozen_statistics
 from rlkd.temperature.bounded_gaussian import BoundedGaussian
 from rlkd.temperature.look_ahead import Gains, HeldOut, check_held_out, held_out_loss
@@ -56,8 +57,9 @@ def response(
         logits: calls the network on the batch; twice, with the same random numbers.
         along: v, see `direction`.
     """
-    weights = _trained(network)
+    weights, buffers = _trained(network), list(network.buffers())
     held = [each.detach().clone() for each in weights]
+    held_buffers = [each.clone() for each in buffers]
     step = _RELATIVE * _length(held) / _length(along).clamp_min(torch.finfo(torch.float32).tiny)
     moved = [step * each for each in along]
     found: list[Tensor] = []
@@ -65,19 +67,53 @@ def response(
         for sign in (1, -1):
             for weight, old, each in zip(weights, held, moved, strict=True):
                 weight.copy_(old + sign * each)
-            with frozen_statistics(network), _same_draws(held[0].device):
+            with frozen_statistics(network), _same_draws(held[0].device), _whole_float32():
                 torch.clear_autocast_cache()
                 with torch.autocast(held[0].device.type, enabled=False):
-                    found.append(logits().float())
+                    # Compiled into CUDA graphs, a network overwrites its logits.
+                    found.append(logits().float().clone())
+            for buffer, old in zip(buffers, held_buffers, strict=True):
+                buffer.copy_(old)
     finally:
-        for weight, old in zip(weights, held, strict=True):
-            weight.copy_(old)
+        for each, old in zip((*weights, *buffers), (*held, *held_buffers), strict=True):
+            each.copy_(old)
         torch.clear_autocast_cache()
     return (found[0] - found[1]) / (2 * step)
 
 
 def _trained(network: nn.Module) -> list[nn.Parameter]:
     return [each for each in network.parameters() if each.requires_grad]
+
+
+@contextmanager
+def _whole_float32() -> Generator[None]:
+    """Have a GPU multiply in float32: TF32 has ten bits, and would not see so short a step."""
+    cudnn: Any = torch.backends.cudnn
+    matmul = torch.backends.cuda.matmul
+    held = cudnn.allow_tf32, matmul.allow_tf32
+    cudnn.allow_tf32 = matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, matmul.allow_tf32 = held
+
+
+def check_student(network: nn.Module) -> None:
+    """Refuse a network whose logits do not follow short steps of its weights.
+
+    Raises:
+        UserError: if it is quantised in training, or has weights of less than float32.
+    """
+    reason = ""
+    if any(hasattr(each, "fake_quant_enabled") for each in network.modules()):
+        reason = "is quantised in training, so that its logits move in jumps"
+    if any(each.dtype in (torch.float16, torch.bfloat16) for each in _trained(network)):
+        reason = "has weights of half precision, too coarse for the short steps of a look-ahead"
+    if reason:
+        raise UserError(
+            f"the student {reason}: choose temperature.reward_source=probe, or a temperature that "
+            "does not look ahead"
+        )
 
 
 @contextmanager
@@ -96,7 +132,7 @@ class LookAhead:
 
     Where `source.look_ahead_due`, in this order, before the student's update:
 
-        moving = ahead(image)                             # before the student's own pass
+        moving = ahead(image, turn=source.updates)        # before the student's own pass
         logits = student(image)
         source.look_ahead(
             lambda of: gains(lambda z: kd(z, teacher_logits, of(z)), logits, moving)
@@ -108,7 +144,10 @@ class LookAhead:
         image: of the images that are held out of training, on the student's device.
         target: their classes.
         held_out: what the loss is, see `held_out_loss`.
-        at_once: how many of the images a look-ahead takes, the next ones each time.
+        at_once: how many of the images a look-ahead takes.
+
+    Raises:
+        UserError: for a value out of range, or a student whose logits do not follow short steps.
     """
 
     def __init__(
@@ -122,14 +161,17 @@ class LookAhead:
     ) -> None:
         arguments.count("at_once", at_once)
         check_held_out(held_out)
+        check_student(student)
         self.student = student
         self.held_out: HeldOut = held_out
         # Evenly spaced rows: those of a class may stand together.
         parts = max(len(target) // at_once, 1)
-        self._parts = [(image[part::parts], target[part::parts]) for part in range(parts)]
+        self._parts = [
+            (image[part::parts][:at_once], target[part::parts][:at_once]) for part in range(parts)
+        ]
 
     def __call__(
-        self, image: Float[Tensor, "batch c h w"], *, turn: int = 0
+        self, image: Float[Tensor, "batch c h w"], *, turn: int
     ) -> Float[Tensor, "batch classes"]:
         """Return z' of a batch, see `response`.
 

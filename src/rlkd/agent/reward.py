@@ -70,6 +70,16 @@ class Reward:
         return self.source not in ("next_batch", "same_batch", "probe")
 
     @property
+    def wanted(self) -> str:
+        """What a loop is to do for the agent, for a message."""
+        if self.looks_ahead:
+            return "call look_ahead(...) whenever look_ahead_due is true before the student's pass"
+        return (
+            "call observe(performance(...)) whenever observation_due is true after the student's "
+            "update"
+        )
+
+    @property
     def updates_per_window(self) -> int:
         """Return the number of updates whose temperatures share one reward."""
         return self.interval if self.source == "probe" else 1

@@ -74,6 +74,13 @@ class Rollout:
             reward=self.reward.nan_to_num(0.0, 0.0, 0.0),
         )
 
+    def of_steps(self, chosen: slice) -> "Rollout":
+        """Return the rollout with some of its steps, its rewards as they are."""
+        state, raw_action, mask = (
+            each[:, chosen] for each in (self.state, self.raw_action, self.mask)
+        )
+        return Rollout(state, raw_action, mask, self.raw_reward, self.reward)
+
     @property
     def paid(self) -> Bool[Tensor, " trajectory"]:
         """True for trajectories that have an instance to learn from."""

@@ -128,8 +128,10 @@ class StudentModule(L.LightningModule):
 
     def try_step(self, batch: Any) -> None:
         """Do what takes memory in a step, and leave the networks as they are but for gradients."""
+        source = self.temperature
+        moving = None if source is None else self.forward_pass.moving(source, batch)
         forwarded = self.forward_pass(batch)
-        temperatures = self._temperatures(forwarded, Explored(batch, None, None))
+        temperatures = self._temperatures(forwarded, Explored(batch, None, None), moving)
         loss, _ = self.objective(replace(forwarded.inputs, temperature=temperatures))
         loss.backward()
 
@@ -336,9 +338,17 @@ def _check_look_ahead(
     name = type(source).__name__
     if not forward_pass.looks_ahead:
         raise UserError(
-            f"{name} looks ahead, which is for the classification of images: choose "
+            f"{name} looks ahead, which is for the classification of images: give temperature=rlkd "
             "temperature.reward_source=probe, or another temperature"
         )
+    for term in objective.know:
+        others = {each for each in objective.asked[term].names if each.startswith("student_")}
+        if others - {"student_logits"}:
+            raise UserError(
+                f"{name} looks ahead at what temperatures do by the student's logits, and the loss "
+                f"{term} of this method asks for {', '.join(sorted(others - {'student_logits'}))} "
+                "too: give method=kd, or a temperature that does not look ahead"
+            )
     if not objective.know:
         raise UserError(
             f"{name} looks ahead at what temperatures do to the loss, and no term of this method "

@@ -44,8 +44,8 @@ def probe_for(source: TemperatureSource | None, probe: _Probe | None) -> _Probe 
         return None
     if probe is None:
         raise UserError(
-            f"{type(source).__name__} measures its reward on images held out of training: give "
-            "probe=(images, targets), or choose reward_source=same_batch"
+            f"{type(source).__name__} measures on images held out of training, and there are none: "
+            "give probe.size=512, or in a loop of your own probe=(images, targets)"
         )
     return probe
 

@@ -11,7 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from rlkd import distributed
-from rlkd.config.options import TUNABLE, TrainerOptions, trainer_options
+from rlkd.config.options import TrainerOptions, trainer_options
 from rlkd.config.settings import asks_for_store
 from rlkd.engine import build
 from rlkd.engine.module import StudentModule
@@ -48,7 +48,7 @@ def recall(configs: Iterable[DictConfig]) -> bool:
         folder = RunFolder(Path(each.output))
         if folder.config.is_file():
             held = folder.settings.trainer
-            _write(asking, {key: held.get(key) for key in TUNABLE})
+            _write(asking, {key: held.get(key) for key in trainer_options(each).tunes})
             return True
     return not asking
 
@@ -77,18 +77,22 @@ def tune(configs: Sequence[DictConfig], show: Callable[[str], None]) -> None:
     tried = [f"{best.seconds():.3f} s a step"]
     for key in options.tunes:
         value = _other(key, options)
-        if value is None or (key == "compile" and not best.may_compile()):
+        if value is None or (key == "compile" and not _of_rank_zero(best.may_compile())):
             continue
+        variant, fault = best, ""
         try:
             variant = _Variant(first, chosen | {key: value})
-            faster, ratio = _faster(variant, best)
         except (UserError, RuntimeError, NotImplementedError) as error:
-            tried.append(f"{key}={_word(value)} fails ({str(error).splitlines()[0][:80]})")
+            fault = (str(error) or type(error).__name__).splitlines()[0][:80]
+        faults = [each for (each,) in distributed.gather_objects([fault]) if each]
+        if faults:
+            tried.append(f"{key}={_word(value)} fails ({faults[0]})")
             continue
+        faster, ratio = _faster(variant, best)
         tried.append(f"{key}={_word(value)} {ratio:.2f} x")
         if faster:
             best, chosen = variant, chosen | {key: value}
-    _write(asking, {key: first.trainer[key] for key in TUNABLE} | chosen)
+    _write(asking, {key: first.trainer[key] for key in options.tunes} | chosen)
     words = " ".join(f"trainer.{key}={_word(value)}" for key, value in chosen.items())
     show(f"trainer.tune: {', '.join(tried)}: {words or 'the settings stay as they are'}")
 
@@ -153,17 +157,21 @@ def _faster(variant: _Variant, best: _Variant) -> tuple[bool, float]:
     while len(times[0]) < _TURNS and _goes_on(times, began):
         times[0].append(variant.seconds())
         times[1].append(best.seconds())
-    mine, other = distributed.on_rank_zero(lambda: tuple(map(statistics.median, times)))
+    mine, other = _of_rank_zero([statistics.median(each) for each in times])
     compiling = variant.options.compile and not best.options.compile
-    spent = distributed.on_rank_zero(lambda: variant.first_seconds) if compiling else 0.0
+    spent = _of_rank_zero(variant.first_seconds) if compiling else 0.0
     wins = mine < _GAIN * other and variant.steps * (other - mine) > spent
     return wins, mine / other
 
 
 def _goes_on(times: tuple[list[float], list[float]], began: float) -> bool:
-    return distributed.on_rank_zero(
-        lambda: times[0][0] < _HOPELESS * times[1][0] and time.perf_counter() - began < _SECONDS
-    )
+    hopeful = times[0][0] < _HOPELESS * times[1][0]
+    return _of_rank_zero(hopeful and time.perf_counter() - began < _SECONDS)
+
+
+def _of_rank_zero(value: Any) -> Any:
+    """Return what rank 0 measured, where each did."""
+    return distributed.on_rank_zero(lambda: value)
 
 
 def _other(key: str, options: TrainerOptions) -> Any:

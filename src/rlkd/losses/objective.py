@@ -165,8 +165,17 @@ class Objective(nn.Module):
         return total, {name: each.detach() for name, each in terms.items()}
 
     def tempered(self, inputs: LossInputs) -> Float[Tensor, ""]:
-        """Return the weighted sum of the terms that know the temperature, with its gradient."""
-        values = [self._weight(self.terms[name]) * self._value(name, inputs) for name in self.know]
+        """Return the weighted sum of the terms that know the temperature, with its gradient.
+
+        It leaves no trace: losses that remember, and random numbers, stay as they were.
+        """
+        values: list[Tensor] = []
+        for name in self.know:
+            held = copy.deepcopy(self.losses[name]) if name in self.losses else None
+            with torch.random.fork_rng(devices=[]):
+                values.append(self._weight(self.terms[name]) * self._value(name, inputs))
+            if held is not None:
+                self.losses[name] = held
         return torch.stack(values).sum()
 
     def _weight(self, term: Term) -> float:

@@ -98,7 +98,10 @@ class JoinedConvolution(nn.Module):
 def _join(network: fx.GraphModule) -> None:
     nodes: Any = network.graph.nodes
     for node in list(nodes):
-        if node.op == "call_module" and type(network.get_submodule(node.target)) is nn.Identity:
+        if node.op != "call_module":
+            continue
+        held = network.get_submodule(node.target)
+        if type(held) is nn.Identity and not _hooked(held):
             node.replace_all_uses_with(node.args[0])
             network.graph.erase_node(node)
     for relu in list(nodes):
@@ -110,7 +113,8 @@ def _join(network: fx.GraphModule) -> None:
             before, added = _parted(before, network)
         if not _is_own(before, network):
             continue
-        with network.graph.inserting_before(relu):
+        # Where the convolution stands: by the ReLU's place what it reads may have been overwritten.
+        with network.graph.inserting_before(before):
             given = before.args if added is None else (*before.args, added)
             joined = network.graph.call_module(before.target, given)
         held = network.get_submodule(before.target)
@@ -131,6 +135,8 @@ def _parted(total: Any, network: fx.GraphModule) -> tuple[Any, Any]:
             len(total.users) == 1
             and _is_own(before, network)
             and before is not added
+            and isinstance(added, fx.Node)
+            and added < before
             and _is_convolution(added, network)
             and all(each is total or _is_convolution(each, network) for each in added.users)
             and all(each is total or each < before for each in added.users)
@@ -153,12 +159,17 @@ def _is_convolution(node: Any, network: fx.GraphModule) -> bool:
     if not isinstance(node, fx.Node) or node.op != "call_module" or node.kwargs:
         return False
     held = network.get_submodule(str(node.target))
-    return type(held) in (nn.Conv2d, JoinedConvolution) and not held._forward_hooks  # pyright: ignore[reportPrivateUsage]
+    return type(held) in (nn.Conv2d, JoinedConvolution) and not _hooked(held)
 
 
 def _is_relu(node: Any, network: fx.GraphModule) -> bool:
     if not node.args or not isinstance(node.args[0], fx.Node) or len(node.args[0].users) != 1:
         return False
     if node.op == "call_module":
-        return type(network.get_submodule(str(node.target))) is nn.ReLU
+        held = network.get_submodule(str(node.target))
+        return type(held) is nn.ReLU and not _hooked(held)
     return (node.op == "call_method" and node.target == "relu") or node.target in _RELUS
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)  # pyright: ignore[reportPrivateUsage]

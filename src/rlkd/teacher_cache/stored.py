@@ -32,7 +32,7 @@ _MOST_AT_ONCE = 256
 order that depends on the number of rows, and not on what is in the others."""
 _SYNC_ROWS = 1 << 16
 """As many rows are computed between two waits for the disk, or looked at together."""
-_SHARE_OF_DEVICE = 0.5
+_SHARE_OF_DEVICE = 0.25
 """Of a GPU's free memory, that rows may take."""
 
 
@@ -87,15 +87,17 @@ class StoredTeacher:
         """
         records = self.store.records
         size = records.rows * records.columns * records.dtype.itemsize
-        if device.type == "cuda" and size > _SHARE_OF_DEVICE * torch.cuda.mem_get_info(device)[0]:
+        if records.count() < records.rows or (
+            device.type == "cuda" and size > _SHARE_OF_DEVICE * torch.cuda.mem_get_info(device)[0]
+        ):
             return False
-        parts: list[Tensor] = []
+        held = torch.empty((records.rows, records.columns), dtype=self._dtype, device=device)
         for start in range(0, records.rows, _SYNC_ROWS):
             rows, there = records.read(np.arange(start, min(start + _SYNC_ROWS, records.rows)))
             if not there.all():
                 return False
-            parts.append(torch.from_numpy(rows).to(device))
-        self._held = self._place.to(device), torch.cat(parts)
+            held[start : start + len(rows)] = torch.from_numpy(rows)
+        self._held = self._place.to(device), held
         return True
 
     def absent(self, batch_size: int) -> Wanted:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rlkd import arguments
 from rlkd.checks import check_logits, usable_rows
-from rlkd.errors import UserError
+from rlkd.errors import UserError, notice
 from rlkd.temperature.look_ahead import GainOf, HeldOut, check_held_out
 from rlkd.temperature.schedule import EpochSource
 from rlkd.temperature.source import TEMPERATURE_FLOOR
@@ -54,6 +54,7 @@ class GreedyLookAhead(EpochSource):
         self.base_temperature, self.temperatures = base_temperature, tuple(temperatures)
         self.held_out, self.warmup_epochs = held_out, warmup_epochs
         self._gain_of: GainOf | None = None
+        self._reminded = False
 
     @property
     def look_ahead_due(self) -> bool:
@@ -81,7 +82,14 @@ class GreedyLookAhead(EpochSource):
         check_logits(student_logits, teacher_logits, target, finite=False)
         gain_of, self._gain_of = self._gain_of, None
         base = Temperatures.constant(self.base_temperature, like=student_logits)
-        if gain_of is None or not self.training:
+        if gain_of is None:
+            if self.look_ahead_due and not self._reminded:
+                self._reminded = True
+                notice(
+                    "temperature=look_ahead waits for what temperatures would bring: call "
+                    "look_ahead(...) whenever look_ahead_due is true before the student's update; "
+                    "until then all have the base temperature"
+                )
             return base
         found = [gain_of(partial(Temperatures.constant, each)).gain for each in self.temperatures]
         gain = torch.stack(found)

@@ -68,7 +68,8 @@ class ClassifierForward(Forward):
         self.stored: StoredTeacher | None = None
         """Gives the teacher's logits in its place; None to call it on every batch."""
         self._strong = strong
-        self._ahead: LookAhead | None = None
+        self.ahead: LookAhead | None = None
+        """Looks ahead, on the probe, where the source asks for it."""
         self._student_embedding, self._teacher_embedding = student_embedding, teacher_embedding
         self._student = Taps(student, _all(student_taps, student_embedding))
         self._teacher, self._head = None, None
@@ -116,15 +117,9 @@ class ClassifierForward(Forward):
         self, source: TemperatureSource, batch: Batch
     ) -> Float[Tensor, "batch classes"] | None:
         """Return how a batch's logits move as the loss on the probe falls, where that is asked."""
-        if not source.look_ahead_due or source.held_out is None or self.probe is None:
+        if not source.look_ahead_due or self.ahead is None:
             return None
-        if self._ahead is None:
-            probe = self.probe
-            self._ahead = LookAhead(
-                self.student, probe.image, probe.target, held_out=source.held_out,
-                at_once=len(batch.target),
-            )  # fmt: skip
-        return self._ahead(batch.image, turn=source.updates)
+        return self.ahead(batch.image, turn=source.updates)
 
     def score(self, batch: Batch, forwarded: Forwarded) -> Scored:
         """Call the student again: on the probe if there is one, else on the batch."""
@@ -143,6 +138,7 @@ def prepare_forward(
     temperature: TemperatureSource | None,
     mixes: bool = False,
     probe: Batch | None = None,
+    looked_at: int = 64,
 ) -> ClassifierForward:
     """Tap both networks where the losses ask for features, and make the objective ready for them.
 
@@ -156,6 +152,7 @@ def prepare_forward(
         temperature: the source; called once in evaluation mode.
         mixes: whether exploration will mix targets; every loss is then called with such ones too.
         probe: images held out of training, on which a reward is measured; None for the batch.
+        looked_at: of the probe's images, those that a look-ahead takes at a time.
 
     Raises:
         UserError: if a term names a place that a network does not have, or a network, the source
@@ -172,6 +169,9 @@ def prepare_forward(
     objective.prepare(replace(seen, train_targets=train_targets), pairs)
     if mixes:
         objective.rehearse(replace(seen, target=one_hot(seen.target, num_classes).float()))
+    if temperature is not None and temperature.held_out is not None and probe is not None:
+        kind, image = temperature.held_out, probe.image
+        forward.ahead = LookAhead(student, image, probe.target, held_out=kind, at_once=looked_at)
     return forward
 
 

@@ -18,7 +18,7 @@ from rlkd.engine.assembly import TaskParts, assemble
 from rlkd.engine.class_names import check_run_order
 from rlkd.engine.compile import compiled
 from rlkd.engine.finished_run import require_student, with_weights
-from rlkd.engine.forward import Forward
+from rlkd.engine.forward import Forward, rehearsed_temperatures
 from rlkd.engine.module import StudentModule
 from rlkd.engine.normalisation import renormalisation, resolution
 from rlkd.engine.rank_checks import require_same_data
@@ -151,7 +151,7 @@ class Classification:
             )
             seen = forward_pass(batch).inputs
             assert seen.teacher_logits is not None
-            temperatures = source(seen.student_logits, seen.teacher_logits, seen.target)
+            temperatures = rehearsed_temperatures(source, seen)
             made(replace(seen, temperature=temperatures))
         build.scheduler(config)[0](build.optimizer(config)(nn.Linear(1, 1).parameters()))
         assert build.exploration_options(config.exploration).bands
@@ -303,6 +303,7 @@ class _Parts(TaskParts):
             temperature=temperature,
             mixes=explorer is not None and explorer.mixed_rows > 0,
             probe=probe_for(temperature, probe_batch(self.sets, self.options)),
+            looked_at=self.options.batch_size,
         )
         if teacher is None or not asks_for_store(self.config.teacher.get("cache")):
             return forward
