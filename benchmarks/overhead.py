@@ -34,6 +34,7 @@ VARIANTS = {
     "random": ["temperature=random", NO_WARMUP],
     "rlkd_paper": ["temperature=rlkd_paper", NO_WARMUP],
     "rlkd": ["temperature=rlkd", NO_WARMUP],
+    "rlkd, looking ahead": ["temperature=rlkd", "temperature.reward_source=look_ahead", NO_WARMUP],
 }
 BLOCK, WARMUP = 256, 8
 
@@ -46,6 +47,8 @@ def main() -> None:
     parser.add_argument("--student", default="resnet20")
     parser.add_argument("--warm", action="store_true", help="the teacher's logits are read")
     parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--block", type=int, default=BLOCK, help="rounds of a block")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/overhead.json"))
     arguments = parser.parse_args()
     if arguments.threads:
@@ -60,6 +63,7 @@ def main() -> None:
         steps = {
             name: Steps([*common, *extra], store=store and store / name)
             for name, extra in VARIANTS.items()
+            if name in arguments.variants
         }
         measure(steps, arguments)
 
@@ -69,11 +73,13 @@ def measure(steps: Mapping[str, Steps], arguments: argparse.Namespace) -> None:
         one(WARMUP)
     seconds = {name: [0.0] * arguments.blocks for name in steps}
     order = random.Random(0)
-    for turn in range(arguments.blocks * BLOCK):
+    for turn in range(arguments.blocks * arguments.block):
         for name in order.sample(list(steps), len(steps)):
             began = time.perf_counter()
             steps[name](1)
-            seconds[name][turn // BLOCK] += (time.perf_counter() - began) / BLOCK
+            seconds[name][turn // arguments.block] += (
+                time.perf_counter() - began
+            ) / arguments.block
     ratios = {
         name: [mine / base for mine, base in zip(values, seconds["constant"], strict=True)]
         for name, values in seconds.items()
@@ -96,7 +102,7 @@ def measure(steps: Mapping[str, Steps], arguments: argparse.Namespace) -> None:
         "hardware": hardware(),
         "threads": torch.get_num_threads(),
         "versions": versions(),
-        "rounds_a_block": BLOCK,
+        "rounds_a_block": arguments.block,
         "seconds_a_step": seconds,
         "over_constant": ratios,
         "median_over_constant": {name: statistics.median(each) for name, each in ratios.items()},
