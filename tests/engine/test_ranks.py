@@ -70,13 +70,15 @@ def test_two_ranks_are_one_process_on_the_whole_batch(
     first, second = (each[cell] for each in both)
     steps = next(int(each[18:]) for each in more if each.startswith("trainer.max_steps="))
     passes = 2 if "trainer.accumulate=2" in more else 1
+    # A look-ahead is a difference of passes 1e-5 apart, which magnifies their rounding.
+    looks = "temperature.reward_source=look_ahead" in more
     assert len(alone["temperatures"]) == len(first["temperatures"]) == steps * passes
     for whole, *parts in zip(
         alone["temperatures"], first["temperatures"], second["temperatures"], strict=True
     ):
-        assert_close(torch.cat(parts), whole, atol=1e-5, rtol=0)
+        assert_close(torch.cat(parts), whole, atol=1e-5, rtol=5e-3 if looks else 0)
     for name, weight in alone["student"].items():
-        assert_close(first["student"][name], weight, atol=1e-4, rtol=0)
+        assert_close(first["student"][name], weight, atol=1e-3 if looks else 1e-4, rtol=0)
     assert alone["temperatures"][-1].std() > 0 or cell in (
         "constant",
         "trained along",
@@ -89,7 +91,8 @@ def test_two_ranks_are_one_process_on_the_whole_batch(
         terms = [each for each in other if each.startswith("train/loss")]
         assert {"train/loss_cross_entropy", "train/loss_kd"} < {*terms}
         for column in (*terms, "train/accuracy", "test/top1", "test/ap", "temperature/mean"):
-            assert one.get(column) == pytest.approx(other.get(column), abs=1e-4), column
+            near = pytest.approx(other.get(column), abs=1e-2 if looks else 1e-4)
+            assert one.get(column) == near, column
 
 
 @pytest.mark.parametrize("cell", rank_run.CELLS)

@@ -69,7 +69,7 @@ CELLS: dict[str, tuple[str, ...]] = {
     ),
     "rlkd, looking ahead": (
         *("temperature=rlkd", "temperature.reward_source=look_ahead", "data.limit=1408"),
-        *("temperature.probe_interval=4", "probe.size=128", "trainer.max_steps=25", *LEARNING),
+        *("temperature.probe_interval=4", "probe.size=128", "trainer.max_steps=12", *LEARNING),
         "exploration.mixed=[0,0]",
     ),
     "rlkd_paper": (

@@ -140,8 +140,11 @@ class PPO:
         log_prob = self.actor(experience.state).log_prob(experience.raw_action)
         ratio = (log_prob - experience.log_prob_old).exp()
         objective = experience.mean(ratio * experience.advantage)
-        found = torch.autograd.grad(objective, list(self.actor.parameters()))
-        return torch.cat([each.flatten() for each in found])
+        self.optimizer.zero_grad()
+        objective.backward()
+        found = [each.grad.flatten() for each in self.actor.parameters() if each.grad is not None]
+        self.optimizer.zero_grad()
+        return torch.cat(found)
 
     def _step(self, part: Experience) -> _Step:
         policy = self.actor(part.state)

@@ -33,6 +33,7 @@ EVERY_DRAW = (
     "temperature=rlkd",
     "probe.size=4",
     "temperature.probe_interval=1",
+    "temperature.evidence=false",  # so few updates are none
     *LEARNING,
     "temperature.warmup_epochs=0",
     "exploration.epochs=2",
