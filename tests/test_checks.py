@@ -55,7 +55,7 @@ SOURCES: dict[str, Callable[[], TemperatureSource]] = {
     "ConstantTemperature": temperature.ConstantTemperature,
     "ScheduledTemperature": lambda: temperature.ScheduledTemperature(epochs=3),
     "GlobalCTKD": temperature.GlobalCTKD,
-    "GreedyLookAhead": temperature.GreedyLookAhead,
+    "GreedyLookAhead": lambda: temperature.GreedyLookAhead().eval(),  # not asked for gains
     "InstanceCTKD": lambda: temperature.InstanceCTKD(num_classes=CLASSES),
     "ConfidenceTemperature": temperature.ConfidenceTemperature,
     "EntropyTemperature": temperature.EntropyTemperature,

@@ -21,7 +21,7 @@ SOURCES: dict[str, tuple[Callable[[], TemperatureSource], float]] = {
     "ConstantTemperature": (temperature.ConstantTemperature, AT_ONE),
     "ScheduledTemperature": (lambda: temperature.ScheduledTemperature(epochs=3), AT_ONE),
     "GlobalCTKD": (temperature.GlobalCTKD, AT_ONE),
-    "GreedyLookAhead": (temperature.GreedyLookAhead, 4.0),
+    "GreedyLookAhead": (lambda: temperature.GreedyLookAhead().eval(), 4.0),
     "RandomTemperature": (rlkd.RandomTemperature, AT_ONE),
     # 1 + 20 sigmoid(1)
     "InstanceCTKD": (lambda: temperature.InstanceCTKD(num_classes=CLASSES), 15.621172),
