@@ -49,8 +49,8 @@ def response(
     """Return z'_i = J_i v: how fast each instance's logits move as the weights move along v.
 
     By a central difference of two forward passes in float32, which costs half of what forward-mode
-    differentiation does on a CPU and is exact to a few hundredths. The weights are afterwards what they
-    were, to the bit. Call it before the pass that trains.
+    differentiation does on a CPU and is exact to a few hundredths. The weights are afterwards what
+    they were, to the bit. Call it before the pass that trains.
 
     Args:
         network: in the mode that it trains in.
