@@ -105,7 +105,7 @@ def looked(
         return Gains(share, torch.ones(BATCH))
 
     learn_from = torch.ones(BATCH, dtype=torch.bool)
-    return paid(state, policy, group, gain_of, learn_from, equal_steps=False)
+    return paid(state[:, None], policy, group, gain_of, learn_from, equal_steps=False)
 
 
 def run(

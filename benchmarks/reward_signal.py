@@ -39,6 +39,7 @@ from rlkd.temperature.look_ahead import HeldOut, gains
 from rlkd.types import Batch
 from throughput import has_bf16
 
+RATE, LOW_RATE = 0.05, 0.005
 TEMPERATURES = (1.0, 2.0, 4.0, 8.0)
 WINDOWS = (1, 4, 16)
 PROBES = (256, 512, 1000)
@@ -80,7 +81,7 @@ class Bench:
             for size, kind in LOOKED
         }
         self.optimizer = torch.optim.SGD(
-            self.student.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4
+            self.student.parameters(), lr=RATE, momentum=0.9, weight_decay=5e-4
         )
 
     def step(self, batch: Batch, temperature: float) -> torch.Tensor:
@@ -205,6 +206,7 @@ def main() -> None:
     parser.add_argument("--teacher", required=True, help="checkpoint of a ResNet-56")
     parser.add_argument("--student", default="resnet20")
     parser.add_argument("--after", type=float, nargs="+", default=[1, 3], help="epochs")
+    parser.add_argument("--fall", type=float, help="epochs until the learning rate falls to 0.005")
     parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("--images", type=int, default=None, help="to train on; all by default")
     parser.add_argument("--windows", type=int, nargs="+", default=list(WINDOWS))
@@ -225,21 +227,27 @@ def main() -> None:
     done, epoch = 0, 0
     stream = iter(bench.loader)
     for after in sorted(arguments.after):
-        for _ in range(done, round(after * len(bench.loader))):
+        while done < round(after * len(bench.loader)):
             batch = next(stream, None)
             if batch is None:
                 epoch += 1
                 bench.loader.set_epoch(epoch)
                 stream = iter(bench.loader)
                 batch = next(stream)
+            if arguments.fall is not None and done >= round(arguments.fall * len(bench.loader)):
+                bench.optimizer.param_groups[0]["lr"] = LOW_RATE
             bench.step(batch, 4.0)
+            done += 1
         done = round(after * len(bench.loader))
         held = bench.loader.epoch
         bench.loader.set_epoch(10_000 + held)
         rows = measure(bench, arguments.trials, bench.loader, arguments.windows)
         bench.loader.set_epoch(held)
-        report["points"].append({"after_epochs": after, "rows": rows})
-        table = Table(title=f"after {after:g} epochs ({time.perf_counter() - began:.0f} s)")
+        rate = bench.optimizer.param_groups[0]["lr"]
+        report["points"].append({"after_epochs": after, "learning_rate": rate, "rows": rows})
+        table = Table(
+            title=f"after {after:g} epochs, rate {rate:g} ({time.perf_counter() - began:.0f} s)"
+        )
         for column in (
             "reward",
             "metric",

@@ -35,6 +35,7 @@ SHELL = ("config", "engine", "tasks", "sweep")
 
 INTERNAL = {
     "rlkd.temperature.bounded_gaussian.BoundedGaussian": "made at every step, of checked values",
+    "rlkd.agent.look_ahead.Looking": "made by the agent, whose numbers these are",
     "rlkd.agent.evidence.Evidence": "of as many weights as the actor has",
     "rlkd.agent.rollout.Window": "a counter's start",
     "rlkd.losses.contrastive.MemoryBank": "made by CRD, which checks both sizes",

@@ -73,12 +73,14 @@ class Temperatures:
             return self.one
         return Temperatures(torch.ones_like(self.student), torch.ones_like(self.teacher))
 
-    def times(self, temperature: Float[Tensor, " batch"]) -> "Temperatures":
-        """Return these, of temperature 1 each, at another temperature of each instance."""
+    def times(
+        self, student: Float[Tensor, " batch"], teacher: Float[Tensor, " batch"]
+    ) -> "Temperatures":
+        """Return these, of temperature 1 each, at other temperatures of each instance."""
         return Temperatures(
-            temperature * self.student,
-            temperature * self.teacher,
-            temperature.square() * self.factor,
+            student * self.student,
+            teacher * self.teacher,
+            student * teacher * self.factor,
             self.one,
         )
 

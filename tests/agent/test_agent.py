@@ -137,7 +137,7 @@ def test_the_agent_acts_for_all_rows_in_one_call(rows: int) -> None:
     agent.learner.actor.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape))
     for batch in range(5):
         ask(agent, batch, rows=rows)
-    assert seen == [torch.Size((rows, 3))] * 5
+    assert seen == [torch.Size((rows, 1, 3))] * 5
 
 
 def test_the_same_seed_gives_the_same_temperatures() -> None:

@@ -1,5 +1,6 @@
 """The agent that is paid by a look-ahead: what it is paid, and what it learns."""
 
+import warnings
 from typing import Any
 
 import pytest
@@ -190,3 +191,122 @@ def test_a_loop_that_does_not_answer_is_reminded_once() -> None:
 def test_impossible_options_are_refused(option: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         looking(**option)
+
+
+def test_an_extended_state_tells_what_the_papers_does_not() -> None:
+    """The best temperature hangs on whether both networks agree, which confidences do not say."""
+
+    def by_agreement(seen: Any, temperature: Tensor) -> Gains:
+        agree = seen.student.argmax(dim=1) == seen.teacher.argmax(dim=1)
+        best = torch.where(agree, 2.0, 7.0)
+        return Gains(-(temperature - best).square(), torch.ones_like(temperature))
+
+    def error_of(state: Any) -> float:
+        agent = looking(state=state, epochs=5, hidden=32)
+        for batch in range(60):
+            step(agent, batch, by_agreement, rows=64)
+        seen = logits_of(10**6, rows=512)
+        agent.eval()
+        given = agent(seen.student, seen.teacher, seen.target).student
+        return float(-by_agreement(seen, given).gain.mean())
+
+    assert error_of(["agreement"]) < 0.2 * error_of("paper")
+
+
+def test_two_actions_find_the_best_of_either_network() -> None:
+    agent = looking(two_actions=True, epochs=5, minibatches=8, hidden=32)
+    for batch in range(30):
+        seen = logits_of(batch, rows=64)
+
+        def gain_of(of: Any, seen: Any = seen) -> Gains:
+            given = of(seen.student)
+            apart = (given.student - 2).square() + (given.teacher - 6).square()
+            return Gains(-apart, torch.ones_like(apart))
+
+        agent.look_ahead(gain_of)
+        given = agent(seen.student, seen.teacher, seen.target)
+        assert given.student.shape == given.teacher.shape == (64,)
+        torch.testing.assert_close(given.factor, given.student * given.teacher)
+    figures = agent.diagnostics()
+    agent.eval()
+    seen = logits_of(10**6, rows=64)
+    given = agent(seen.student, seen.teacher, seen.target)
+    assert (given.student - 2).abs().mean() < 0.7
+    assert (given.teacher - 6).abs().mean() < 0.7
+    assert figures["teacher_temperature_mean"] > figures["temperature_mean"] + 2
+
+
+def test_each_of_two_actions_is_paid_beside_the_mean_of_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    agent = looking(two_actions=True, group_size=4, max_instances=4)
+    spy, asked = Spy(agent, monkeypatch), []
+    seen = logits_of(0)
+
+    def gain_of(of: Any) -> Gains:
+        given = of(seen.student)
+        asked.append(given)
+        return Gains(given.student * given.teacher, torch.ones_like(given.student))
+
+    agent.look_ahead(gain_of)
+    agent(seen.student, seen.teacher, seen.target)
+    ((rollout, reward),) = spy.given
+    assert len(asked) == 8  # the student's draw and the teacher's, of each of a group
+    base = torch.full((8,), agent.base_temperature)
+    for drawn, other in ((asked[::2], "teacher"), (asked[1::2], "student")):
+        for each in drawn:
+            torch.testing.assert_close(getattr(each, other), base)
+    gain = torch.stack([each.student * each.teacher for each in asked]).unflatten(0, (4, 2))
+    expected = (gain - gain.mean(dim=0)).transpose(1, 2)[:, ::2]
+    torch.testing.assert_close(reward.unflatten(1, (4, 2)), expected)
+    assert rollout.state.shape == (4, 8, 4)
+    assert rollout.state[0, :, 3].tolist() == [0.0, 1.0] * 4
+    temperature = agent.learner.policy(rollout.state[0]).temperature(rollout.raw_action)
+    torch.testing.assert_close(
+        temperature[:, ::2], torch.stack([t.student for t in asked[::2]])[:, ::2]
+    )
+    torch.testing.assert_close(
+        temperature[:, 1::2], torch.stack([t.teacher for t in asked[1::2]])[:, ::2]
+    )
+
+
+def test_two_actions_need_a_look_ahead() -> None:
+    with pytest.raises(UserError, match="two_actions=true is for reward_source=look_ahead"):
+        make_agent(two_actions=True)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_the_figures_say_whether_hotter_gained(sign: float) -> None:
+    agent = looking(group_size=4)
+    step(agent, 0, lambda _, temperature: Gains(sign * temperature, torch.ones_like(temperature)))
+    torch.testing.assert_close(
+        agent.diagnostics()["hotter_gained"], torch.tensor(float(sign > 0)), atol=1e-4, rtol=0
+    )
+
+
+def test_the_context_is_of_the_epoch_the_rate_and_the_last_look() -> None:
+    agent = looking(state=["epoch", "learning_rate", "hotter_gained"], gate_epochs=3.0)
+    states: list[Tensor] = []
+    agent.learner.actor.register_forward_pre_hook(lambda _, given: states.append(given[0]))
+    agent.learner.updater = None
+    agent.start_epoch(1)
+    agent.learning_rate = 1e-3
+    step(agent, 0, lambda _, temperature: Gains(temperature, torch.ones_like(temperature)))
+    torch.testing.assert_close(states[0][0, 0, 3:], torch.tensor([0.25, 5 / 9, 0.5]))
+    agent.start_epoch(3)
+    agent.learning_rate = 10.0
+    states.clear()
+    step(agent, 1, lambda _, temperature: Gains(temperature, torch.ones_like(temperature)))
+    torch.testing.assert_close(states[0][0, 0, 3:], torch.tensor([0.5, 1.0, 1.0]))
+
+
+def test_a_look_ahead_that_has_nothing_to_look_at_is_left_out() -> None:
+    agent = looking()
+    seen = logits_of(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        agent.look_ahead(None)
+        agent(seen.student, seen.teacher, seen.target)
+    assert agent.updates == 0
+    step(agent, 1, best_at)
+    assert agent.updates == 1

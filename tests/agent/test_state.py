@@ -1,9 +1,14 @@
 import math
+import statistics
+from typing import Any
 
 import pytest
 import torch
 
 from rlkd.agent import instance_state
+from rlkd.agent.state import FEATURES, StateOf, learning_rate_feature
+from rlkd.errors import UserError
+from rlkd.types import IGNORED
 
 LOG = math.log
 
@@ -60,3 +65,79 @@ def test_half_precision_logits_give_float32_states() -> None:
     torch.testing.assert_close(
         state, instance_state(logits.bfloat16().float(), logits.bfloat16().float())
     )
+
+
+CONTEXT: dict[str, float] = {"epoch": 0.25, "learning_rate": 0.5, "hotter_gained": 0.75}
+
+
+def test_the_extended_state_by_hand() -> None:
+    # student p = (5/8, 2/8, 1/8), teacher p = (1/10, 2/10, 7/10), target class 2
+    student = torch.tensor([[LOG(5), LOG(2), LOG(1)]])
+    teacher = torch.tensor([[LOG(1), LOG(2), LOG(7)]])
+    p_s, p_t = (5 / 8, 2 / 8, 1 / 8), (1 / 10, 2 / 10, 7 / 10)
+    entropy = {p: -sum(each * LOG(each) for each in p) / LOG(3) for p in (p_s, p_t)}
+    deviation = [statistics.pstdev(each[0].tolist()) for each in (student, teacher)]
+    expected = {
+        "teacher_entropy": entropy[p_t],
+        "student_entropy": entropy[p_s],
+        "teacher_target": 0.7,
+        "student_target": 0.125,
+        "divergence": 1 - math.exp(-sum(t * LOG(t / s) for t, s in zip(p_t, p_s, strict=True))),
+        "agreement": 0.0,
+        "teacher_deviation": deviation[1] / (1 + deviation[1]),
+        "student_deviation": deviation[0] / (1 + deviation[0]),
+        **CONTEXT,
+    }
+    found = StateOf("extended")(student, teacher, torch.tensor([2]), CONTEXT)
+    assert found.shape == (1, 3 + len(FEATURES))
+    assert tuple(expected) == FEATURES
+    torch.testing.assert_close(found[0, :3], instance_state(student, teacher)[0])
+    torch.testing.assert_close(found[0, 3:], torch.tensor(list(expected.values())))
+    some = StateOf(["agreement", "teacher_target"])(teacher, teacher, torch.tensor([2]), CONTEXT)
+    torch.testing.assert_close(some[0, 3:], torch.tensor([1.0, 0.7]))
+
+
+@pytest.mark.parametrize("scale", [0.1, 30.0, 1e30])
+def test_the_extended_state_lies_in_the_unit_cube(scale: float) -> None:
+    student, teacher = scale * torch.randn(50, 7), torch.randn(50, 7)
+    student[:3, 2:4] = teacher[:2, 3] = -torch.inf  # masked classes
+    target = torch.randint(7, (50,))
+    target[5] = IGNORED
+    for given in (target, torch.randn(50, 7).softmax(dim=1)):
+        found = StateOf("extended")(student, teacher, given, CONTEXT)
+        assert found.isfinite().all()
+        assert found.min() >= 0
+        assert found.max() <= 1
+    student[4, 1] = torch.nan
+    found = StateOf("extended")(student, teacher, target, CONTEXT)
+    assert found[4, 1:].isnan().all()
+    assert found.isfinite().all(dim=1).sum() == 49
+
+
+def test_a_mixed_target_is_the_mean_of_both() -> None:
+    logits, of = torch.randn(4, 5), StateOf(["student_target"])
+    both = [of(logits, logits, torch.full((4,), each), CONTEXT)[:, 3] for each in (1, 3)]
+    mixed = torch.zeros(4, 5)
+    mixed[:, 1], mixed[:, 3] = 0.7, 0.3
+    torch.testing.assert_close(
+        of(logits, logits, mixed, CONTEXT)[:, 3], 0.7 * both[0] + 0.3 * both[1]
+    )
+
+
+def test_learning_rates_are_even_in_their_logarithm() -> None:
+    rates = [0.0, 1e-8, 1e-3, 1e-2, 10.0, 50.0]
+    found = [learning_rate_feature(rate) for rate in rates]
+    assert found == pytest.approx([0, 0, 5 / 9, 6 / 9, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("more", "state=more: give paper, extended, or a list of teacher_entropy, "),
+        (["epoch", "age"], "age is no feature"),
+        (["epoch", "epoch"], "epoch is named twice"),
+    ],
+)
+def test_what_is_no_feature_is_refused(given: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        StateOf(given)

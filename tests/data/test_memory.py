@@ -253,3 +253,20 @@ def test_a_way_to_flip_that_is_none_is_refused() -> None:
         for flip in ("often", "true", 1, None):
             with pytest.raises(UserError, match=rf"data\.flip={flip}: give true, false or alt"):
                 check_flip(flip)
+
+
+def test_a_loader_that_peeks_has_the_next_batch_at_hand(images: ImageSet) -> None:
+    plain, peeking = loader_of(images), loader_of(images)
+    peeking.peeks = True
+    for epoch, start in ((0, 0), (1, 2)):
+        for loader in (plain, peeking):
+            loader.set_epoch(epoch)
+            loader.start_at(start)
+        expected, given, upcoming = list(plain), [], []
+        for batch in peeking:
+            given.append(batch)
+            upcoming.append(peeking.upcoming)
+        assert_same(given, expected)
+        assert upcoming.pop() is None
+        assert_same(upcoming, expected[1:])
+    assert plain.upcoming is None

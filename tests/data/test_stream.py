@@ -170,9 +170,13 @@ def test_nothing_before_the_start_is_read(tmp_path: Path, monkeypatch: pytest.Mo
     assert read == batch.index.tolist()
 
 
-def test_partners_come_with_their_batch_augmented_by_a_draw_of_their_own(tmp_path: Path) -> None:
+@pytest.mark.parametrize("peeks", [False, True])
+def test_partners_come_with_their_batch_augmented_by_a_draw_of_their_own(
+    tmp_path: Path, peeks: bool
+) -> None:
     images = in_folder(tmp_path).train
     loader = loader_of(images)
+    loader.peeks = peeks
     partner = (torch.arange(COUNT) + 7) % COUNT
     partner[::2] = -1
     loader.set_partners(partner)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from tests.support.refusal import Refuse, assert_told
 from tests.support.runs import SOURCES, silent, tiny, tiny_config
+from torch import Tensor
 
 from rlkd.config.compose import configure
 from rlkd.config.options import trainer_options
@@ -16,6 +17,7 @@ from rlkd.engine.module import StudentModule
 from rlkd.engine.run_folder import RunFolder
 from rlkd.errors import UserError
 from rlkd.lightning_callback import TemperatureCallback
+from rlkd.tasks.classification import forward as forwards
 from rlkd.temperature import GreedyLookAhead
 from rlkd.temperature.look_ahead import Gains
 
@@ -123,8 +125,51 @@ def test_a_wrong_choice_is_refused(refuse: Refuse, teacher_file: Path, tmp_path:
         ("temperature.over=raw", "over=raw: choose one of plain, standardised, normkd, dtkd"),
         ("temperature.group_size=0", "group_size=0"),
         ("probe.size=0", "needs images: give probe.size=512"),
+        ("probe.source=test", "probe.source=test: choose held_out or upcoming"),
+        ("temperature.state=[age]", "state: age is no feature: choose of teacher_entropy, "),
+        ("temperature.state=more", "state=more: give paper, extended, or a list of "),
     ):
         assert_told(refuse("distill", *tiny(teacher_file, tmp_path / "run", *LOOKING, words)), told)
+
+
+def test_other_rewards_look_at_no_upcoming_batch_and_have_one_action(
+    refuse: Refuse, teacher_file: Path, tmp_path: Path
+) -> None:
+    for word, told in (
+        ("probe.source=upcoming", "probe.source=upcoming is for temperatures that look ahead"),
+        ("temperature.two_actions=true", "two_actions=true is for reward_source=look_ahead"),
+    ):
+        words = tiny(teacher_file, tmp_path / "run", *SOURCES["rlkd"], word)
+        assert_told(refuse("distill", *words), told)
+
+
+def test_it_looks_at_the_batch_that_comes_next(
+    tmp_path: Path, teacher_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None of an epoch's images is looked at once it was trained on, and none is held out."""
+    trained: list[Tensor] = []
+    looks: list[tuple[int, Tensor]] = []
+    step, look = StudentModule.training_step, forwards.moving
+
+    def kept_step(self: StudentModule, batch: Any, number: int) -> None:
+        trained.append(batch.image)
+        step(self, batch, number)
+
+    def kept_look(student: Any, image: Tensor, held: Tensor, target: Tensor, kind: Any) -> Tensor:
+        looks.append((len(trained), held))
+        return look(student, image, held, target, kind)
+
+    monkeypatch.setattr(StudentModule, "training_step", kept_step)
+    monkeypatch.setattr(forwards, "moving", kept_look)
+    more = SOURCES["rlkd, seeing more"], "temperature.probe_interval=1"
+    config = tiny_config(teacher_file, tmp_path / "run", *more[0], more[1])
+    result = running.run(config, console=silent())
+    assert result.images.probe == 0
+    batches = len(trained) // config.trainer.epochs
+    after_warmup = range(batches + 1, len(trained) + 1)
+    assert [number for number, _ in looks] == [n for n in after_warmup if n % batches]
+    for number, held in looks:
+        assert torch.equal(held, trained[number])
 
 
 def test_gradients_that_are_held_stay(tmp_path: Path) -> None:

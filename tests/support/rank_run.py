@@ -72,6 +72,12 @@ CELLS: dict[str, tuple[str, ...]] = {
         *("temperature.probe_interval=4", "probe.size=128", "trainer.max_steps=12", *LEARNING),
         "exploration.mixed=[0,0]",
     ),
+    "rlkd, seeing more": (
+        *("temperature=rlkd", "temperature.reward_source=look_ahead", "data.limit=1408"),
+        *("temperature.probe_interval=4", "probe.source=upcoming", "trainer.max_steps=12"),
+        *("temperature.state=extended", "temperature.two_actions=true", *LEARNING),
+        "exploration.mixed=[0,0]",
+    ),
     "rlkd_paper": (
         "temperature=rlkd_paper",
         "temperature.update_interval=4",

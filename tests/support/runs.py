@@ -52,6 +52,11 @@ SOURCES: dict[str, tuple[str, ...]] = {
         *("temperature=rlkd", "temperature.reward_source=look_ahead", "data.limit=64"),
         *("probe.size=16", "temperature.probe_interval=2", *LEARNING),
     ),
+    "rlkd, seeing more": (
+        *("temperature=rlkd", "temperature.reward_source=look_ahead", "data.limit=64"),
+        *("probe.source=upcoming", "temperature.probe_interval=2", *LEARNING),
+        *("temperature.state=extended", "temperature.two_actions=true"),
+    ),
     "greedy look-ahead": ("temperature=look_ahead", "data.limit=64", "probe.size=16"),
     "rlkd_paper": (
         "temperature=rlkd_paper",

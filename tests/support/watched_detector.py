@@ -83,6 +83,7 @@ def watched(source: TemperatureSource | None, **options: Any) -> Watched:
         return True
 
     distiller.forward_pass = Noting()  # pyright: ignore[reportAttributeAccessIssue]
+    vars(distiller)["optimizers"] = lambda: optimizer
     distiller._step_student = update  # pyright: ignore[reportAttributeAccessIssue, reportPrivateUsage]
     return noted
 

@@ -53,6 +53,10 @@ class Counting:
 
 @pytest.fixture
 def images() -> ImageSet:
+    return made_images()
+
+
+def made_images() -> ImageSet:
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (23, 3, 6, 6), dtype=torch.uint8, generator=generator)
     return ImageSet(pixels, torch.arange(23) % 3, ("a", "b", "c"))

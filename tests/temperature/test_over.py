@@ -19,7 +19,7 @@ SOURCES: dict[Any, Any] = {"standardised": LogitStandardisation, "normkd": NormK
 def test_one_temperature_for_all_is_the_source_itself(name: Any) -> None:
     seen = logits_of(0)
     student = seen.student.requires_grad_()
-    given = over(name, seen.teacher, seen.target, torch.full((8,), 3.0), student)
+    given = over(name, seen.teacher, seen.target, torch.full((8, 1), 3.0), student)
     expected = SOURCES[name](base_temperature=3.0)(student, seen.teacher, seen.target)
     for part in ("student", "teacher", "factor"):
         torch.testing.assert_close(getattr(given, part), getattr(expected, part))
@@ -35,6 +35,7 @@ def test_over_standardised_logits_each_instance_has_its_own() -> None:
     temperature = agent(seen.student, seen.teacher, seen.target)
     own = agent._last_temperature
     assert own is not None
+    own = own[:, 0]
     assert own.unique().numel() == 8
     student, teacher = standardise(seen.student), standardise(seen.teacher)
     torch.testing.assert_close(
@@ -56,7 +57,7 @@ def test_what_a_look_ahead_sees_is_what_trains() -> None:
 
     agent.look_ahead(gain_of)
     agent(seen.student, seen.teacher, seen.target)
-    assert len(asked) == agent.group_size
+    assert len(asked) == 8
     temperatures, gain = asked[0]
     tau = (
         temperatures.student

@@ -14,8 +14,8 @@ _LOG_STD_RANGE = (math.log(0.3), 1.0)
 """A policy surer than this would vary its actions too little to learn from a batch's reward."""
 
 
-def _trunk(hidden: int) -> list[nn.Module]:
-    return [nn.Linear(STATE_SIZE, hidden), nn.Tanh(), nn.Linear(hidden, hidden), nn.Tanh()]
+def _trunk(features: int, hidden: int) -> list[nn.Module]:
+    return [nn.Linear(features, hidden), nn.Tanh(), nn.Linear(hidden, hidden), nn.Tanh()]
 
 
 class Actor(nn.Module):
@@ -29,26 +29,34 @@ class Actor(nn.Module):
         initial_std: standard deviation of u before anything is learnt. Larger explores more
             widely; 0.5 spreads T over about 2 to 6.5 (5 % to 95 %) around 4.
         hidden: width of both hidden layers.
+        features: of a state.
 
     Raises:
         UserError: for a value out of range.
     """
 
     def __init__(
-        self, *, base_temperature: float, max_temperature: float, initial_std: float, hidden: int
+        self,
+        *,
+        base_temperature: float,
+        max_temperature: float,
+        initial_std: float,
+        hidden: int,
+        features: int = STATE_SIZE,
     ) -> None:
         super().__init__()
         check_policy(base_temperature, max_temperature, initial_std)
         arguments.count("hidden", hidden, most=arguments.WIDEST)
+        arguments.count("features", features, most=arguments.WIDEST)
         self.max_temperature = max_temperature
         head = nn.Linear(hidden, 2)
         nn.init.zeros_(head.weight)
         with torch.no_grad():
             mean = raw_from_temperature(base_temperature, max_temperature)
             head.bias.copy_(torch.tensor([mean, math.log(initial_std)]))
-        self.network = nn.Sequential(*_trunk(hidden), head)
+        self.network = nn.Sequential(*_trunk(features, hidden), head)
 
-    def forward(self, state: Float[Tensor, "*rows 3"]) -> BoundedGaussian:
+    def forward(self, state: Float[Tensor, "*rows features"]) -> BoundedGaussian:
         """Return the policy in each state."""
         mean, log_std = self.network(2 * state - 1).unbind(dim=-1)
         return BoundedGaussian(mean, log_std.clamp(*_LOG_STD_RANGE).exp(), self.max_temperature)
@@ -57,11 +65,12 @@ class Actor(nn.Module):
 class Critic(nn.Module):
     """Maps a state to the return expected from it, in units of the calibrated reward."""
 
-    def __init__(self, *, hidden: int) -> None:
+    def __init__(self, *, hidden: int, features: int = STATE_SIZE) -> None:
         super().__init__()
         arguments.count("hidden", hidden, most=arguments.WIDEST)
-        self.network = nn.Sequential(*_trunk(hidden), nn.Linear(hidden, 1))
+        arguments.count("features", features, most=arguments.WIDEST)
+        self.network = nn.Sequential(*_trunk(features, hidden), nn.Linear(hidden, 1))
 
-    def forward(self, state: Float[Tensor, "*rows 3"]) -> Float[Tensor, "*rows"]:
+    def forward(self, state: Float[Tensor, "*rows features"]) -> Float[Tensor, "*rows"]:
         """Return the value of each state."""
         return self.network(2 * state - 1).squeeze(-1)

@@ -1,8 +1,8 @@
 """The temperature agent: a temperature source that learns while a student trains."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -11,21 +11,19 @@ from torch import Tensor
 from rlkd import arguments, distributed
 from rlkd.agent.gathering import Seen, nothing_scored, of_all_ranks
 from rlkd.agent.learner import Calibration, Learner, dtype_kept
-from rlkd.agent.look_ahead import paid
+from rlkd.agent.look_ahead import Looking
 from rlkd.agent.noise import draw_field
 from rlkd.agent.restoring import check_agent
 from rlkd.agent.reward import Metric, Reward, RewardSource, mean_score
 from rlkd.agent.rollout import Rollout, Trajectory, Window, kept_rows
-from rlkd.agent.state import instance_state, temperature_figures
+from rlkd.agent.state import Feature, StateOf, learning_rate_feature, temperature_figures
 from rlkd.checks import check_logits, usable_rows
 from rlkd.errors import InputError, UserError, notice
 from rlkd.temperature import TemperatureSource
-from rlkd.temperature.look_ahead import GainOf, HeldOut, check_held_out
+from rlkd.temperature.look_ahead import GainOf, HeldOut
 from rlkd.temperature.over import Over, check_over, over
 from rlkd.temperature.random_stream import RandomStream
 from rlkd.types import Temperatures
-
-_MOST_IN_GROUP = 1024
 
 
 class TemperatureAgent(TemperatureSource):
@@ -54,6 +52,9 @@ class TemperatureAgent(TemperatureSource):
         max_temperature: T_max; every T lies in [0.05, T_max).
         over: what each T multiplies: 1 (`plain`), each network's own deviation (`standardised`,
             `normkd`) or its share of both greatest logits (`dtkd`); see `temperature.over`.
+        two_actions: whether the teacher's T is an action of its own; with a look-ahead alone.
+        state: what the policy sees: `paper`, `extended`, or the names of features beside the
+            paper's; see `StateOf`. The corrector and the coherence go by the paper's.
         reward_source: `next_batch` (the paper's), `same_batch`, `probe` or `look_ahead`; see
             `Reward`.
         metric: `accuracy` or `loss`; of what is measured, which a look-ahead is not.
@@ -86,6 +87,8 @@ class TemperatureAgent(TemperatureSource):
         base_temperature: float = 4.0,
         max_temperature: float = 10.0,
         over: Over = "plain",
+        two_actions: bool = False,
+        state: Literal["paper", "extended"] | Sequence[Feature] = "paper",
         reward_source: RewardSource = "next_batch",
         metric: Metric = "accuracy",
         probe_interval: int = 32,
@@ -106,9 +109,6 @@ class TemperatureAgent(TemperatureSource):
         arguments.count("update_interval", update_interval)
         arguments.count("max_instances", max_instances, optional=True)
         arguments.count("warmup_epochs", warmup_epochs, least=0)
-        arguments.count("group_size", group_size, most=_MOST_IN_GROUP)
-        arguments.flag("equal_steps", equal_steps)
-        check_held_out(held_out)
         check_over(over)
         arguments.flag("gate", gate)
         arguments.number("gate_epochs", gate_epochs, above=0)
@@ -119,6 +119,7 @@ class TemperatureAgent(TemperatureSource):
             interval=probe_interval,
             gate_epochs=gate_epochs if gate else None,
         )
+        self.state_of = StateOf(state, two_actions=two_actions)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.learner = Learner(
@@ -126,17 +127,20 @@ class TemperatureAgent(TemperatureSource):
                 max_temperature=max_temperature,
                 calibration=calibration,
                 state_updater=state_updater,
+                features=self.state_of.size,
                 **learner_options,
             )
+        looking = Looking(held_out, probe_interval, group_size, equal_steps=equal_steps)
+        self._looking = looking if self.reward.looks_ahead else None
         self.held_out = held_out if self.reward.looks_ahead else None
-        self.group_size, self.equal_steps = group_size, equal_steps
-        self._gain_of: GainOf | None = None
-        self._since_look = 0
+        if two_actions and self._looking is None:
+            raise UserError("two_actions=true is for reward_source=look_ahead alone")
         self.base_temperature = base_temperature
         self.over: Over = over
         self.max_instances = max_instances
         self.update_interval = update_interval
         self.warmup_epochs = warmup_epochs
+        self.gate_epochs = gate_epochs
         self.epoch = 1
         self._window = Window()
         self._passes, self._passed = 1, 0
@@ -165,16 +169,12 @@ class TemperatureAgent(TemperatureSource):
     @property
     def look_ahead_due(self) -> bool:
         """True if the loop must say now what temperatures of the coming batch would bring."""
-        return self.acts and self.held_out is not None and self._since_look == 0
+        return self.acts and self._looking is not None and self._looking.due
 
-    def look_ahead(self, gain_of: GainOf) -> None:
-        """Take what temperatures of the coming batch would bring; `forward` learns from it.
-
-        Args:
-            gain_of: see `look_ahead.gains`.
-        """
-        if self.look_ahead_due:
-            self._gain_of = gain_of
+    def look_ahead(self, gain_of: GainOf | None) -> None:
+        """Take what temperatures of the coming batch would bring; `forward` learns from it."""
+        if self._looking is not None and self.acts:
+            self._looking.take(gain_of)
 
     @property
     def needs_probe(self) -> bool:
@@ -233,14 +233,13 @@ class TemperatureAgent(TemperatureSource):
         target: Int[Tensor, " batch"] | Float[Tensor, "batch classes"],
         learn_from: Bool[Tensor, " batch"] | None,
         at: Callable[..., Temperatures],
-    ) -> Float[Tensor, " batch"]:
+    ) -> Float[Tensor, "batch actions"]:
         with torch.autocast(student_logits.device.type, enabled=False):
-            state = instance_state(student_logits, teacher_logits)
+            state = self.state_of(student_logits, teacher_logits, target, self._context())
             usable = usable_rows(state)
             state = torch.where(usable[:, None], state, 0.0)
             if self.acts:
-                if self.held_out is None:
-                    self._remind()
+                self._remind()
                 tally, scored = nothing_scored(state), self.reward.before_from_batch
                 if scored:
                     tally = self.reward.tally(student_logits, target, usable)
@@ -248,7 +247,7 @@ class TemperatureAgent(TemperatureSource):
                 seen = of_all_ranks(Seen(state, learnt, tally, (~usable).sum().to(state)))
                 self._bad_rows = self._bad_rows.to(state.device) + seen.bad_rows.long()
                 closing = self._score(seen.tally) if scored else None
-                if self.held_out is not None:
+                if self._looking is not None:
                     self._look(seen.state, seen.learn_from, at)
                 # Learning between two passes of a step would give it two policies.
                 if closing is not None and self._passes == 1:
@@ -260,7 +259,7 @@ class TemperatureAgent(TemperatureSource):
                     self._close(*closing)
             else:
                 temperature = self._settled(state)
-        return torch.where(usable, temperature, self.base_temperature)
+        return torch.where(usable[:, None], temperature, self.base_temperature)
 
     @torch.no_grad()
     def observe(self, performance_after: Float[Tensor, ""]) -> None:
@@ -308,11 +307,8 @@ class TemperatureAgent(TemperatureSource):
         def moved(held: dict[str, Tensor]) -> dict[str, Tensor]:
             return {name: fn(tensor) for name, tensor in held.items()}
 
-        def moved_window(held: Window) -> Window:
-            return Window.from_tensors(moved(held.tensors()), batches=held.batches)
-
-        self._window = moved_window(self._window)
-        self._unpaid = None if self._unpaid is None else moved_window(self._unpaid)
+        self._window = self._window.moved(moved)
+        self._unpaid = None if self._unpaid is None else self._unpaid.moved(moved)
         self._tally = None if self._tally is None else fn(self._tally)
         self._bad_rows = fn(self._bad_rows)
         self._closed = [Trajectory(**moved(each.tensors())) for each in self._closed]
@@ -327,7 +323,7 @@ class TemperatureAgent(TemperatureSource):
             "generator": self._random.state(),
             "window": self._window.tensors(),
             "batches": self._window.batches,
-            "since_look": self._since_look,
+            "since_look": 0 if self._looking is None else self._looking.since,
             "closed": [trajectory.tensors() for trajectory in self._closed],
             "figures": dict(self._figures),
             "bad_rows": self._bad_rows,
@@ -335,24 +331,32 @@ class TemperatureAgent(TemperatureSource):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what `get_extra_state` returned; raise a ValueError where it is anything else."""
-        check_agent(state)
+        check_agent(state, self.state_of.features)
         device = next(self.parameters()).device
 
         def here(held: dict[str, Tensor]) -> dict[str, Tensor]:
             return {name: tensor.to(device) for name, tensor in held.items()}
 
         self.epoch, self.updates = state["epoch"], state["updates"]
-        self._since_look = state["since_look"]
+        if self._looking is not None:
+            self._looking.since = state["since_look"]
         self._random.restore(state["generator"])
         self._window = Window.from_tensors(here(state["window"]), batches=state["batches"])
         self._closed = [Trajectory(**here(held)) for held in state["closed"]]
         self._figures = here(state["figures"])
         self._bad_rows = state["bad_rows"].to(device)
 
-    def _settled(self, state: Float[Tensor, "batch 3"]) -> Float[Tensor, " batch"]:
+    def _context(self) -> dict[str, float | Tensor]:
+        return {
+            "epoch": self.epoch / (self.epoch + self.gate_epochs),
+            "learning_rate": learning_rate_feature(self.learning_rate),
+            "hotter_gained": self._figures.get("hotter_gained", 0.5),
+        }
+
+    def _settled(self, state: Float[Tensor, "batch features"]) -> Float[Tensor, "batch actions"]:
         if self.training:
-            return torch.full_like(state[:, 0], self.base_temperature)
-        policy = self.learner.policy(state)
+            return torch.full_like(state[:, :1], self.base_temperature)
+        policy = self.learner.policy(self.state_of.by_action(state))
         return policy.temperature(policy.mean)
 
     def _score(self, tally: Float[Tensor, "2"]) -> tuple[Window, Float[Tensor, ""]] | None:
@@ -371,47 +375,42 @@ class TemperatureAgent(TemperatureSource):
         return unpaid, performance
 
     def _act(
-        self, state: Float[Tensor, "batch 3"], learn_from: Bool[Tensor, " batch"]
-    ) -> Float[Tensor, " batch"]:
+        self, state: Float[Tensor, "batch features"], learn_from: Bool[Tensor, " batch"]
+    ) -> Float[Tensor, "batch actions"]:
         generator = self._random.on(state.device)
         if self._window.noise_field is None:
             self._window.noise_field = draw_field(generator, state.device)
-        policy, raw_action = self.learner.explore(state, generator, field=self._window.noise_field)
-        if not self._overdue and self.held_out is None:
+        rows, field = self.state_of.by_action(state), self._window.noise_field
+        policy, raw_action = self.learner.explore(rows, generator, field=field)
+        if not self._overdue and self._looking is None:
             kept = kept_rows(len(state), self._window.batches, self._passes, self.max_instances)
-            self._window.add(state[kept], raw_action[kept], learn_from[kept])
+            self._window.add(state[kept], raw_action[kept, 0], learn_from[kept])
         return policy.temperature(raw_action)
 
     def _look(
         self,
-        state: Float[Tensor, "batch 3"],
+        state: Float[Tensor, "batch features"],
         learn_from: Bool[Tensor, " batch"],
         at: Callable[..., Temperatures],
     ) -> None:
         """Learn from what temperatures that the policy might draw would bring, where it is due."""
-        gain_of, self._gain_of = self._gain_of, None
-        if self._since_look == 0 and gain_of is None:
-            self._remind()
-        self._since_look = (self._since_look + 1) % (self.reward.interval * self._passes)
+        assert self._looking is not None
+        gain_of = self._looking.next(self._passes)
         if gain_of is None:
             return
         self._window = Window()  # the temperatures that follow share another field of noise
-        generator = self._random.on(state.device)
-        policy = self.learner.policy(state)
-        group = policy.group(self.group_size, generator)
-        rollout, reward = paid(
-            state,
-            policy,
-            group,
+        generator, rows = self._random.on(state.device), self.state_of.by_action(state)
+        paid = self._looking.pay(
             lambda temperature: gain_of(partial(at, temperature)),
+            rows,
+            self.learner.policy(rows),
             learn_from,
-            equal_steps=self.equal_steps,
+            generator,
+            kept_rows(len(state), self.updates, 1, self.max_instances),
         )
-        kept = kept_rows(len(state), self.updates, 1, self.max_instances)
         with torch.enable_grad():
-            self._figures = self.learner.learn(
-                rollout.of_steps(kept), generator, instance_reward=reward[:, kept]
-            )
+            figures = self.learner.learn(paid.rollout, generator, instance_reward=paid.reward)
+        self._figures = figures | {"hotter_gained": paid.hotter_gained}
         self.updates += 1
 
     @property
@@ -430,7 +429,8 @@ class TemperatureAgent(TemperatureSource):
 
     def _remind(self) -> None:
         """Say once that a measurement is overdue."""
-        if self._reminded or not (self.reward.looks_ahead or self._overdue):
+        waits = self._overdue if self._looking is None else self._looking.overdue
+        if self._reminded or not waits:
             return
         self._reminded = True
         notice(

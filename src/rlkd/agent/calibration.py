@@ -103,7 +103,7 @@ def corrector_loss(
 
 
 class StateUpdater(nn.Module):
-    """U: weighs the components of a state, s' = m(s) * s with m in (0, 1)^3, learnt.
+    """U: weighs the features of a state, s' = m(s) * s with each of m in (0, 1), learnt.
 
     An estimator predicts the return from s'; both descend L_U = mean_i (estimator(s'_i) - G_i)^2.
     m starts near 0.95, so that s' starts near s.
@@ -112,33 +112,35 @@ class StateUpdater(nn.Module):
         hidden: width of the hidden layer of either network.
         learning_rate: Adam's.
         iterations: descents in one update.
+        features: of a state.
 
     Raises:
         UserError: for a value out of range.
     """
 
-    def __init__(self, *, hidden: int, learning_rate: float, iterations: int) -> None:
+    def __init__(
+        self, *, hidden: int, learning_rate: float, iterations: int, features: int = STATE_SIZE
+    ) -> None:
         super().__init__()
         arguments.count("hidden", hidden, most=arguments.WIDEST)
         arguments.number("learning_rate", learning_rate, above=0)
         arguments.count("iterations", iterations, most=MOST_PASSES)
-        gate = nn.Linear(hidden, STATE_SIZE)
+        arguments.count("features", features, most=arguments.WIDEST)
+        gate = nn.Linear(hidden, features)
         nn.init.zeros_(gate.weight)
         nn.init.constant_(gate.bias, 3.0)
-        self.weight = nn.Sequential(nn.Linear(STATE_SIZE, hidden), nn.ReLU(), gate)
-        self.estimator = nn.Sequential(
-            nn.Linear(STATE_SIZE, hidden), nn.ReLU(), nn.Linear(hidden, 1)
-        )
+        self.weight = nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), gate)
+        self.estimator = nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, 1))
         self.iterations = iterations
         self.optimizer = Adam(self.parameters(), lr=learning_rate)
 
-    def forward(self, state: Float[Tensor, "*rows 3"]) -> Float[Tensor, "*rows 3"]:
+    def forward(self, state: Float[Tensor, "*rows features"]) -> Float[Tensor, "*rows features"]:
         """Return s'."""
         return torch.sigmoid(self.weight(state)) * state
 
     def loss(
         self,
-        state: Float[Tensor, "*rows 3"],
+        state: Float[Tensor, "*rows features"],
         episode_return: Float[Tensor, "*rows"],
         mask: Float[Tensor, "*rows"],
     ) -> Float[Tensor, ""]:
@@ -148,7 +150,7 @@ class StateUpdater(nn.Module):
 
     def fit(
         self,
-        state: Float[Tensor, "*rows 3"],
+        state: Float[Tensor, "*rows features"],
         episode_return: Float[Tensor, "*rows"],
         mask: Float[Tensor, "*rows"],
     ) -> Float[Tensor, ""]:

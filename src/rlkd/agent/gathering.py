@@ -7,13 +7,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rlkd import distributed
-from rlkd.agent.state import STATE_SIZE
 
 
 class Seen(NamedTuple):
     """A batch as the agent sees it."""
 
-    state: Float[Tensor, "batch 3"]
+    state: Float[Tensor, "batch features"]
     learn_from: Bool[Tensor, " batch"]
     """The rows that it may learn from."""
     tally: Float[Tensor, "2"]
@@ -31,16 +30,16 @@ def of_all_ranks(own: Seen) -> Seen:
     world = distributed.this_rank().world_size
     if world == 1:
         return own
-    rows, width = len(own.state), STATE_SIZE + 1
+    rows, width = len(own.state), own.state.shape[1] + 1
     message = own.state.new_ones(rows + 1, width)
-    message[:rows, :STATE_SIZE] = own.state
-    message[:rows, STATE_SIZE] = own.learn_from.to(message)
+    message[:rows, :-1] = own.state
+    message[:rows, -1] = own.learn_from.to(message)
     message[rows, :2] = own.tally.to(message)
     message[rows, 2] = own.bad_rows.to(message)
     joined = distributed.gather_rows(message).view(world, rows + 1, width)
     instances = joined[:, :rows].reshape(-1, width)
     sums = joined[:, rows, :3].sum(dim=0)
-    return Seen(instances[:, :STATE_SIZE], instances[:, STATE_SIZE] > 0, sums[:2], sums[2])
+    return Seen(instances[:, :-1], instances[:, -1] > 0, sums[:2], sums[2])
 
 
 def nothing_scored(like: Tensor) -> Float[Tensor, "2"]:

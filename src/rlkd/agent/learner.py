@@ -19,6 +19,7 @@ from rlkd.agent.ppo import PPO, Experience
 from rlkd.agent.recurrent import RecurrentCorrector
 from rlkd.agent.restoring import restore_optimizer
 from rlkd.agent.rollout import Rollout
+from rlkd.agent.state import STATE_SIZE
 from rlkd.errors import UserError
 from rlkd.temperature.bounded_gaussian import BoundedGaussian
 
@@ -55,6 +56,7 @@ class Learner(nn.Module):
         critic_learning_rate: Adam's.
         max_grad_norm: gradients are scaled down to this norm.
         entropy_bonus: weight of the policy's entropy in its objective.
+        features: of a state, of which the paper's three come first.
 
     Raises:
         UserError: for a value out of range.
@@ -81,6 +83,7 @@ class Learner(nn.Module):
         critic_learning_rate: float = 1e-3,
         max_grad_norm: float = 2.0,
         entropy_bonus: float = 0.0,
+        features: int = STATE_SIZE,
     ) -> None:
         super().__init__()
         arguments.flag("state_updater", state_updater)
@@ -97,13 +100,15 @@ class Learner(nn.Module):
             max_temperature=max_temperature,
             initial_std=initial_std,
             hidden=hidden,
+            features=features,
         )
-        self.critic = Critic(hidden=hidden)
+        self.critic = Critic(hidden=hidden, features=features)
         self.updater = (
             StateUpdater(
                 hidden=_UPDATER_HIDDEN,
                 learning_rate=_UPDATER_RATE,
                 iterations=_UPDATER_ITERATIONS,
+                features=features,
             )
             if state_updater
             else None
@@ -123,23 +128,23 @@ class Learner(nn.Module):
             entropy_bonus=entropy_bonus,
         )
 
-    def seen(self, state: Float[Tensor, "*rows 3"]) -> Float[Tensor, "*rows 3"]:
+    def seen(self, state: Float[Tensor, "*rows features"]) -> Float[Tensor, "*rows features"]:
         """Return s', the state as the policy reads it."""
         return state if self.updater is None else self.updater(state)
 
     @torch.no_grad()
-    def policy(self, state: Float[Tensor, "*rows 3"]) -> BoundedGaussian:
+    def policy(self, state: Float[Tensor, "*rows features"]) -> BoundedGaussian:
         """Return the distribution of temperatures in each state."""
         return self.actor(self.seen(state))
 
     @torch.no_grad()
     def explore(
         self,
-        state: Float[Tensor, "batch 3"],
+        state: Float[Tensor, "*rows features"],
         generator: torch.Generator,
         *,
         field: Float[Tensor, " coefficient"] | None = None,
-    ) -> tuple[BoundedGaussian, Float[Tensor, " batch"]]:
+    ) -> tuple[BoundedGaussian, Float[Tensor, "*rows"]]:
         """Return the policy of one batch and an action drawn from it.
 
         Args:

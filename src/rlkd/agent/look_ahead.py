@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,11 +13,12 @@ from rlkd.agent.rollout import Rollout
 from rlkd.errors import UserError
 from rlkd.models.eval_mode import frozen_statistics
 from rlkd.temperature.bounded_gaussian import BoundedGaussian
-from rlkd.temperature.look_ahead import Gains, HeldOut, check_held_out, held_out_loss
+from rlkd.temperature.look_ahead import GainOf, Gains, HeldOut, check_held_out, held_out_loss
 
 _RELATIVE = 1e-5
 """Length of the step of a difference, as a share of the weights' own length: in float32 a longer
 one meets the kinks of ReLUs, a shorter one drowns in rounding."""
+_MOST_IN_GROUP = 1024
 _SHORTEST = 1e-12
 """Of a gradient, below which a temperature teaches nothing."""
 
@@ -127,6 +128,26 @@ def _length(tensors: Sequence[Tensor]) -> Float[Tensor, ""]:
     return torch.stack([each.float().norm() for each in tensors]).norm()
 
 
+def moving(
+    student: nn.Module,
+    image: Float[Tensor, "batch c h w"],
+    held: Float[Tensor, "held c h w"],
+    target: Int[Tensor, " held"],
+    kind: HeldOut,
+) -> Float[Tensor, "batch classes"]:
+    """Return z' of a batch as the loss on other images falls, see `response`.
+
+    Args:
+        student: in the mode that it trains in.
+        image: of the batch.
+        held: the other images.
+        target: their classes.
+        kind: what the loss is, see `held_out_loss`.
+    """
+    along = direction(student, lambda: held_out_loss(student(held), target, kind))
+    return response(student, lambda: student(image), along)
+
+
 class LookAhead:
     """Finds how a student's logits move as a held-out loss falls, for a loop of one's own.
 
@@ -180,51 +201,127 @@ class LookAhead:
             turn: how many look-aheads came before, which chooses the part of the held-out images.
         """
         held, target = self._parts[turn % len(self._parts)]
-        along = direction(
-            self.student, lambda: held_out_loss(self.student(held), target, self.held_out)
-        )
-        return response(self.student, lambda: self.student(image), along)
+        return moving(self.student, image, held, target, self.held_out)
+
+
+class Paid(NamedTuple):
+    """What a group of actions for each instance brought."""
+
+    rollout: Rollout
+    """A trajectory for each member of the group; a step for each action of each instance."""
+    reward: Float[Tensor, "group step"]
+    """The gain over the mean of the instance's group, or the gain itself where the group is one."""
+    hotter_gained: Float[Tensor, ""]
+    """How rewards go along with the student's temperature: (1 + their correlation) / 2."""
 
 
 def paid(
-    state: Float[Tensor, "batch 3"],
+    state: Float[Tensor, "batch actions size"],
     policy: BoundedGaussian,
-    group: Float[Tensor, "group batch"],
-    gain_of: Callable[[Float[Tensor, " own"]], Gains],
+    group: Float[Tensor, "group batch actions"],
+    gain_of: Callable[[Float[Tensor, "own actions"]], Gains],
     learn_from: Bool[Tensor, " batch"],
     *,
     equal_steps: bool,
-) -> tuple[Rollout, Float[Tensor, "group batch"]]:
-    """Return a group of actions for each instance as trajectories, and what each is paid.
+    kept: slice = slice(None),
+) -> Paid:
+    """Pay a group of actions for each instance.
+
+    Where the teacher's temperature is an action of its own, each of an instance's two is paid what
+    it brings beside the policy's mean for the other.
 
     Args:
         state: of all ranks' instances, as `policy`, `group` and `learn_from` are.
         policy: in these states.
-        group: actions u.
+        group: actions u, for both networks or for each.
         gain_of: temperatures of this rank's instances to what they bring.
         learn_from: the instances that may be learnt from; those without a finite gain are not.
         equal_steps: whether gradients count as if all of an instance's group had one length.
-
-    Returns:
-        The trajectories, one for each member of the group, and the rewards: the gain over the mean
-        of the instance's group, or the gain itself where the group is one.
+        kept: the instances that enter the trajectories.
     """
-    rank, own = distributed.this_rank(), list[Tensor]()
+    rank, own, actions = distributed.this_rank(), list[Tensor](), state.shape[1]
     for raw_action in group:
-        gains = gain_of(rank.share_of(policy.temperature(raw_action)))
-        own += [gains.gain, gains.size]
-    found = distributed.gather_rows(torch.stack(own, dim=1).float()).unflatten(1, (-1, 2))
-    known = found.isfinite().all(dim=2).all(dim=1) & learn_from
-    gain, size = torch.where(known[:, None, None], found, 0.0).unbind(dim=2)
+        for action in range(actions):
+            drawn = policy.mean.clone()
+            drawn[:, action] = raw_action[:, action]
+            gains = gain_of(rank.share_of(policy.temperature(drawn)))
+            own += [gains.gain, gains.size]
+    found = distributed.gather_rows(torch.stack(own, dim=1).float())
+    known = found.isfinite().all(dim=1) & learn_from
+    found = torch.where(known[:, None], found, 0.0).unflatten(1, (len(group), actions, 2))
+    gain, size = found.transpose(0, 1).unbind(dim=3)  # each (group, batch, actions)
     if equal_steps:
-        gain = gain * size.mean(dim=1, keepdim=True) / size.clamp_min(_SHORTEST)
-    reward = gain - gain.mean(dim=1, keepdim=True) if len(group) > 1 else gain
-    total = gain.sum(dim=0)
+        gain = gain * size.mean(dim=0) / size.clamp_min(_SHORTEST)
+    reward = gain - gain.mean(dim=0) if len(group) > 1 else gain
+    total = gain.mean(dim=2).sum(dim=1)
+    hotter = policy.temperature(group)[..., 0]
+    hotter = torch.where(known, hotter - hotter.mean(dim=0), 0.0)
+    lengths = (hotter.square().sum() * reward[..., 0].square().sum()).sqrt()
+    along = torch.where(lengths > 0, (hotter * reward[..., 0]).sum() / lengths, 0.0)
+    rows = state[kept].flatten(0, 1)
     rollout = Rollout(
-        state=state.expand(len(group), *state.shape),
-        raw_action=group,
-        mask=known.to(state).expand(len(group), -1),
+        state=rows.expand(len(group), *rows.shape),
+        raw_action=group[:, kept].flatten(1),
+        mask=known[kept].to(state).repeat_interleave(actions).expand(len(group), -1),
         raw_reward=total,
         reward=total,
     )
-    return rollout, reward.T
+    return Paid(rollout, reward[:, kept].flatten(1), (1 + along) / 2)
+
+
+class Looking:
+    """When an agent looks ahead, and what it makes of it.
+
+    Args:
+        held_out: what it looks at.
+        interval: updates from one look-ahead to the next.
+        group_size: temperatures of each instance that are compared.
+        equal_steps: see `paid`.
+    """
+
+    def __init__(
+        self, held_out: HeldOut, interval: int, group_size: int, *, equal_steps: bool
+    ) -> None:
+        check_held_out(held_out)
+        arguments.count("group_size", group_size, most=_MOST_IN_GROUP)
+        arguments.flag("equal_steps", equal_steps)
+        self.held_out: HeldOut = held_out
+        self.interval, self.group_size, self.equal_steps = interval, group_size, equal_steps
+        self.since = 0
+        self._given: GainOf | None = None
+        self._answered = False
+
+    @property
+    def due(self) -> bool:
+        """True if the loop must say now what temperatures of the coming batch would bring."""
+        return self.since == 0
+
+    @property
+    def overdue(self) -> bool:
+        """True if it must, and has not."""
+        return self.due and not self._answered
+
+    def take(self, gain_of: GainOf | None) -> None:
+        """Take the answer; None where there is nothing to look at."""
+        if self.due:
+            self._given, self._answered = gain_of, True
+
+    def next(self, passes: int) -> GainOf | None:
+        """Pass on to the next batch, and return what was answered for this one."""
+        given, self._given, self._answered = self._given, None, False
+        self.since = (self.since + 1) % (self.interval * passes)
+        return given
+
+    def pay(
+        self,
+        gain_of: Callable[[Float[Tensor, "own actions"]], Gains],
+        state: Float[Tensor, "batch actions size"],
+        policy: BoundedGaussian,
+        learn_from: Bool[Tensor, " batch"],
+        generator: torch.Generator,
+        kept: slice,
+    ) -> Paid:
+        """Draw groups of actions, and pay them; see `paid`."""
+        group = policy.group(self.group_size, generator)
+        equal = self.equal_steps
+        return paid(state, policy, group, gain_of, learn_from, equal_steps=equal, kept=kept)

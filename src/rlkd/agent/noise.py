@@ -16,7 +16,7 @@ def draw_field(generator: torch.Generator, device: torch.device) -> Float[Tensor
 
 
 def coherent_noise(
-    state: Float[Tensor, "*rows 3"],
+    state: Float[Tensor, "*rows features"],
     field: Float[Tensor, " coefficient"],
     generator: torch.Generator,
     *,
@@ -29,7 +29,7 @@ def coherent_noise(
     N(0, 1) for any share, so PPO's ratio of one instance does not change.
 
     Args:
-        state: of each row.
+        state: of each row; the field is one of the paper's features alone.
         field: from `draw_field`, one for all rows that share a reward.
         generator: of the independent part, on the state's device.
         share: in [0, 1]; 0 is independent noise.
@@ -38,6 +38,7 @@ def coherent_noise(
     2021), whose noise is a function of the state drawn anew every few steps.
     """
     own = torch.randn(state.shape[:-1], generator=generator, device=state.device)
-    inputs = torch.cat((torch.ones_like(state[..., :1]), 2 * state - 1), dim=-1)
+    paper = state[..., :STATE_SIZE]
+    inputs = torch.cat((torch.ones_like(state[..., :1]), 2 * paper - 1), dim=-1)
     common = F.normalize(inputs, dim=-1) @ field
     return math.sqrt(share) * common + math.sqrt(1 - share) * own

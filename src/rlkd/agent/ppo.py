@@ -30,7 +30,7 @@ def clipped_objective(
 class Experience:
     """The rows of a rollout, flattened, from which PPO learns."""
 
-    state: Float[Tensor, "row 3"]
+    state: Float[Tensor, "row features"]
     raw_action: Float[Tensor, " row"]
     log_prob_old: Float[Tensor, " row"]
     advantage: Float[Tensor, " row"]

@@ -77,7 +77,7 @@ class RecurrentCorrector(nn.Module):
 
     def fit(self, rollout: Rollout) -> None:
         """Descend L_C over the remembered trajectories, the given ones included."""
-        past = self._remember(rollout)
+        past = self._remember(replace(rollout, state=rollout.state[..., :STATE_SIZE]))
         past = replace(past, reward=past.reward.clamp(*self.reach()))
         paid = past.paid.to(past.reward)
         count = paid.sum().clamp_min(1)

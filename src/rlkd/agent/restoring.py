@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from rlkd.agent.state import STATE_SIZE
 
 _SIZES = {
-    "state": (None, STATE_SIZE),
+    "state": (None, -1),
     "raw_action": (None,),
     "mask": (None,),
     "performance_before": (),
@@ -24,7 +24,7 @@ _SIZES = {
     "raw_reward": (),
     "reward": (),
 }
-"""Of what a window or a trajectory holds; None for its steps."""
+"""Of what a window or a trajectory holds; None for its steps, -1 for the features of a state."""
 _STEPS = {"state", "raw_action", "mask"}
 _REWARDS = {"raw_reward", "reward"}
 
@@ -42,8 +42,13 @@ def check_numbers(tensor: object, shape: tuple[int, ...], what: str) -> None:
     require(tensor.is_floating_point() and tensor.isfinite().all(), f"{what} is not finite")
 
 
-def check_agent(state: Mapping[str, Any]) -> None:
-    """Check what `TemperatureAgent.get_extra_state` returned: counters, transitions, figures."""
+def check_agent(state: Mapping[str, Any], features: int) -> None:
+    """Check what `TemperatureAgent.get_extra_state` returned: counters, transitions, figures.
+
+    Args:
+        state: what it returned.
+        features: of a state of the agent's.
+    """
     for name in ("epoch", "updates", "batches", "since_look"):
         require(type(state[name]) is int and state[name] >= 0, f"{name} is no count")
     window, closed = state["window"], state["closed"]
@@ -52,7 +57,7 @@ def check_agent(state: Mapping[str, Any]) -> None:
     require(whole and not names & _REWARDS, "the open trajectory lacks something")
     require(names <= _SIZES.keys(), "the open trajectory holds something else")
     for held in (window, *closed):
-        _check_steps(held)
+        _check_steps(held, features)
     for held in closed:
         require(set(held) == _STEPS | _REWARDS, "a closed trajectory lacks something")
     bad_rows = state["bad_rows"]
@@ -69,8 +74,7 @@ def check_past(past: Mapping[str, Any], buffer: int) -> None:
     count, steps = cast(Tensor, past["mask"]).shape
     require(count <= buffer, "more trajectories are remembered than may be")
     for name, held in past.items():
-        size = tuple(steps if each is None else each for each in _SIZES[name])
-        check_numbers(held, (count, *size), name)
+        check_numbers(held, (count, *_size(name, steps, STATE_SIZE)), name)
 
 
 def restore_optimizer(optimizer: Optimizer, held: Mapping[str, Any]) -> None:
@@ -115,12 +119,16 @@ def check_optimizer(optimizer: Optimizer, held: Mapping[str, Any], *, begun: boo
 _OTHER = "the optimiser's state is another optimiser's"
 
 
-def _check_steps(held: Mapping[str, Any]) -> None:
+def _size(name: str, steps: int, features: int) -> tuple[int, ...]:
+    known = {None: steps, -1: features}
+    return tuple(known.get(each, each or 0) for each in _SIZES[name])
+
+
+def _check_steps(held: Mapping[str, Any], features: int) -> None:
     steps = len(held["mask"]) if "mask" in held else 0
     require(len({value.dtype for value in held.values()}) <= 1, "precisions are mixed")
     for name, value in held.items():
-        size = tuple(steps if each is None else each for each in _SIZES[name])
-        check_numbers(value, size, name)
+        check_numbers(value, _size(name, steps, features), name)
 
 
 def _check_option(name: str, own: Any, value: Any) -> None:

@@ -1,6 +1,7 @@
 """The memory of the agent between acting and learning: closed trajectories only."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 
 import torch
@@ -17,7 +18,7 @@ class Trajectory:
     Instances that are not learnt from stand at the end, with mask 0.
     """
 
-    state: Float[Tensor, "step 3"]
+    state: Float[Tensor, "step features"]
     raw_action: Float[Tensor, " step"]
     mask: Float[Tensor, " step"]
     raw_reward: Float[Tensor, ""]
@@ -34,7 +35,7 @@ class Trajectory:
 class Rollout:
     """Closed trajectories side by side, the shorter ones filled up with mask 0."""
 
-    state: Float[Tensor, "trajectory step 3"]
+    state: Float[Tensor, "trajectory step features"]
     raw_action: Float[Tensor, "trajectory step"]
     mask: Float[Tensor, "trajectory step"]
     raw_reward: Float[Tensor, " trajectory"]
@@ -114,7 +115,7 @@ class Window:
 
     def add(
         self,
-        state: Float[Tensor, "batch 3"],
+        state: Float[Tensor, "batch features"],
         raw_action: Float[Tensor, " batch"],
         learn_from: Bool[Tensor, " batch"],
     ) -> None:
@@ -157,6 +158,10 @@ class Window:
             held["mask"] = torch.cat(self.masks)
         return held
 
+    def moved(self, move: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> "Window":
+        """Return the window with its tensors elsewhere."""
+        return Window.from_tensors(move(self.tensors()), batches=self.batches)
+
     @classmethod
     def from_tensors(cls, held: dict[str, Tensor], *, batches: int) -> "Window":
         """Undo `tensors`."""
@@ -188,8 +193,9 @@ def kept_rows(rows: int, batches: int, passes: int, most: int | None) -> slice:
 
 
 def state_and_action(rollout: Rollout) -> Float[Tensor, "trajectory step 4"]:
-    """Return (s_i, a_i), the action as the fraction sigmoid(u) = T / T_max, in [0, 1]."""
+    """Return (s_i, a_i), the action as the fraction sigmoid(u) = T / T_max, in [0, 1].
+
+    Of the state, the paper's three features.
+    """
     action = torch.sigmoid(rollout.raw_action).unsqueeze(-1)
-    joined = torch.cat((rollout.state, action), dim=-1)
-    assert joined.shape[-1] == STATE_SIZE + 1
-    return joined
+    return torch.cat((rollout.state[..., :STATE_SIZE], action), dim=-1)

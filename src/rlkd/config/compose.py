@@ -54,9 +54,9 @@ def portion(total: int, part: int, whole: int, least: int = 0) -> int:
     return max(round(total * part / whole), least)
 
 
-def probe_size(reward_source: str, size: int) -> int:
+def probe_size(reward_source: str, size: int, source: str) -> int:
     """Return the images to hold out for a reward: none where it is measured on training batches."""
-    return 0 if reward_source in _ON_BATCHES else size
+    return 0 if reward_source in _ON_BATCHES or source == "upcoming" else size
 
 
 def logits_over(over: str) -> str:

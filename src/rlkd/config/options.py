@@ -114,16 +114,26 @@ class TrainerOptions:
 
 @dataclass
 class ProbeOptions:
-    """The images that are held out to measure a reward on.
+    """The images that a reward is measured on.
 
     Raises:
-        UserError: for a number out of range.
+        UserError: for a number out of range, or an unknown source.
     """
 
     size: int
+    """How many are held out of training."""
+    source: str
+    """`held_out`, or `upcoming`: a look-ahead's are those of the next batch."""
 
     def __post_init__(self) -> None:
         arguments.count("probe.size", self.size, least=0)
+        if self.source not in ("held_out", "upcoming"):
+            raise UserError(f"probe.source={self.source}: choose held_out or upcoming")
+
+    @property
+    def upcoming(self) -> bool:
+        """Whether a look-ahead looks at the next batch."""
+        return self.source == "upcoming"
 
 
 @dataclass

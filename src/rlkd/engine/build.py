@@ -217,7 +217,12 @@ def temperature(config: DictConfig, *, num_classes: int) -> TemperatureSource:
     node = config.temperature
     of_the_data = {"num_classes": num_classes} if node.get("num_classes", 0) is None else {}
     source: TemperatureSource = make(config, "temperature", **of_the_data)
-    if source.needs_probe and not probe_options(config.probe).size:
+    probe = probe_options(config.probe)
+    if source.needs_probe and source.held_out is None and probe.upcoming:
+        raise UserError(
+            "probe.source=upcoming is for temperatures that look ahead: give probe.source=held_out"
+        )
+    if source.needs_probe and not (probe.size or probe.upcoming):
         raise UserError("temperature.reward_source=probe needs images: give probe.size=512, say")
     return source
 

@@ -112,6 +112,8 @@ class StudentModule(L.LightningModule):
         """Train on one batch: a step, or one of the passes of a step."""
         explored = self._explore(batch)
         source = self.temperature
+        if source is not None:
+            source.learning_rate = self._optimizer.param_groups[0]["lr"]
         moving = None if source is None else self.forward_pass.moving(source, explored.batch)
         # 1. student and teacher logits, and features where a loss asks for them
         forwarded = self.forward_pass(explored.batch)
@@ -155,8 +157,8 @@ class StudentModule(L.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Step the schedule and write the epoch into the history."""
-        optimizer = cast(LightningOptimizer, self.optimizers())
-        row = {"epoch": self.current_epoch + 1, "learning_rate": optimizer.param_groups[0]["lr"]}
+        rate = self._optimizer.param_groups[0]["lr"]
+        row = {"epoch": self.current_epoch + 1, "learning_rate": rate}
         self.history.append(row | self.meters.read() | self.epoch_figures)
         self.epoch_figures = {}
         if distributed.is_rank_zero():
@@ -228,6 +230,10 @@ class StudentModule(L.LightningModule):
         return [*self.student.parameters(), *self.objective.parameters(), *along]
 
     @property
+    def _optimizer(self) -> LightningOptimizer | Optimizer:
+        return cast(LightningOptimizer, self.optimizers())
+
+    @property
     def _mixing_loader(self) -> BatchLoader:
         return cast(BatchLoader, self.loader)
 
@@ -246,8 +252,9 @@ class StudentModule(L.LightningModule):
         student, teacher = forwarded.inputs.student_logits, forwarded.inputs.teacher_logits
         if self.temperature is None or teacher is None:
             return None
-        if moving is not None:
-            self.temperature.look_ahead(partial(self._gains, forwarded.inputs, moving))
+        if self.temperature.look_ahead_due:
+            gain_of = None if moving is None else partial(self._gains, forwarded.inputs, moving)
+            self.temperature.look_ahead(gain_of)
         learn_from = explored.learn_from
         if learn_from is not None and forwarded.parts is not None:
             learn_from = learn_from[forwarded.parts.image]
@@ -278,7 +285,7 @@ class StudentModule(L.LightningModule):
 
     def _step_student(self, loss: Tensor) -> bool:
         """Add a pass's gradient; after the last of a step, make it. Return whether it was made."""
-        optimizer = cast(LightningOptimizer, self.optimizers())
+        optimizer = self._optimizer
         if self._passed == 0:
             optimizer.zero_grad()
         self._passed = (self._passed + 1) % self.accumulate

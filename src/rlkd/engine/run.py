@@ -140,11 +140,11 @@ def _trained(
     taught_by = prepared.teacher_scores()
     if taught_by is not None:
         show(f"teacher: {taught_by.summary} on the test split")
-    held, source = build.probe_options(config.probe).size, module.temperature
-    if held and (source is None or not source.needs_probe):
+    probe, source = build.probe_options(config.probe), module.temperature
+    if probe.size and (source is None or not source.needs_probe or probe.upcoming):
         show(
-            f"probe.size={held}: as many training images are held out, and no reward is measured "
-            "on them"
+            f"probe.size={probe.size}: as many training images are held out, and no reward is "
+            "measured on them"
         )
     if distributed.this_rank().rank > 0:  # dropout's draws are each rank's own
         torch.manual_seed(generator_of(config.seed, distributed.this_rank().rank).initial_seed())

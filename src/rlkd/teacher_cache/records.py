@@ -6,6 +6,7 @@ does not fit, which counts as absent too. A row that is there never changes: who
 finds the first one's.
 """
 
+import errno
 import fcntl
 import os
 from collections.abc import Generator
@@ -83,6 +84,32 @@ class Records:
                 window("row", self.logits)
                 self._put(1, int(rows[start]) * checks.itemsize, checks[start:end].tobytes())
                 window("check", self.checks)
+
+    @contextmanager
+    def claimed(self, row: int, *, wait: bool) -> Generator[bool]:
+        """Claim the computing of rows by the first of them, for as long as the context lasts.
+
+        One process at a time holds a claim; a killed one holds none. Hold one at a time.
+
+        Args:
+            row: the first of those that are to be computed together.
+            wait: whether to wait for another process that holds it.
+
+        Yields:
+            False if another process holds it, and is not waited for.
+        """
+        held, byte = True, (1, row)
+        try:
+            # Apart from `_alone`'s lock, which is of another kind.
+            fcntl.lockf(self._files[0], fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), *byte)
+        except OSError as error:  # a file system without locks, or a file that is read alone
+            held = error.errno not in (errno.EACCES, errno.EAGAIN)
+        try:
+            yield held
+        finally:
+            if held:
+                with suppress(OSError):
+                    fcntl.lockf(self._files[0], fcntl.LOCK_UN, *byte)
 
     def sync(self) -> None:
         """Make what was written outlast a power cut."""

@@ -1,6 +1,7 @@
 """A teacher whose logits are kept: each is computed once, and read from then on."""
 
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -73,10 +74,19 @@ class StoredTeacher:
         rows = self._rows(batch.index.cpu(), view)
         logits, there = self._read(rows)
         numbered = view >= 0
-        for absent, kept in ((~there & numbered, True), (~numbered, False)):
-            if absent.any():
-                computed = self._computed(batch.image[absent.to(batch.image.device)])
-                logits[absent] = self._kept(rows[absent.numpy()], computed) if kept else computed
+        if not numbered.all():
+            logits[~numbered] = self._computed(batch.image[(~numbered).to(batch.image.device)])
+        absent = (~there & numbered).nonzero()[:, 0]
+        parts = absent.split(_at_once(batch.image.device)) if len(absent) else ()
+        # Runs side by side may see one batch at one time: each computes what no other does by now,
+        # and waits at last for what the others do.
+        for wait, part in product((False, True), parts):
+            if there[part].all():
+                continue
+            with self.store.records.claimed(int(rows[part[0]]), wait=wait) as claimed:
+                if claimed:
+                    logits[part] = self._filled(batch, part, rows)
+                    there[part] = True
         return logits.to(batch.image.device)
 
     def hold(self, device: torch.device) -> bool:
@@ -174,9 +184,20 @@ class StoredTeacher:
         held, there = self.store.records.read(rows)
         return torch.from_numpy(held).float(), torch.from_numpy(there)
 
+    def _filled(
+        self, batch: Batch, part: Int64[Tensor, " part"], rows: Rows
+    ) -> Float32[Tensor, "part classes"]:
+        """Return the logits of a part of a batch, having computed those that are still absent."""
+        logits, there = self._read(rows[part.numpy()])
+        if not there.all():
+            absent = part[~there]
+            computed = self._computed(batch.image[absent.to(batch.image.device)])
+            logits[~there] = self._kept(rows[absent.numpy()], computed)
+        return logits
+
     def _computed(self, image: Tensor) -> Float32[Tensor, "batch classes"]:
         """Have the teacher compute logits, the same bits for an image in whatever company."""
-        size, count = _AT_ONCE.get(image.device.type, _MOST_AT_ONCE), len(image)
+        size, count = _at_once(image.device), len(image)
         row = torch.arange(-(-count // size) * size, device=image.device) % count
         with torch.no_grad():
             logits = [self.live(image[each]).float().cpu() for each in row.split(size)]
@@ -252,6 +273,10 @@ def stored_teacher(
             f"give another folder, or remove it with `rlkd cache remove {folder}`"
         )
     return StoredTeacher(store, torch.from_numpy(place), live, loader)
+
+
+def _at_once(device: torch.device) -> int:
+    return _AT_ONCE.get(device.type, _MOST_AT_ONCE)
 
 
 def _of(batch: Batch) -> Tensor:

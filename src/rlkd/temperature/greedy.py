@@ -54,7 +54,7 @@ class GreedyLookAhead(EpochSource):
         self.base_temperature, self.temperatures = base_temperature, tuple(temperatures)
         self.held_out, self.warmup_epochs = held_out, warmup_epochs
         self._gain_of: GainOf | None = None
-        self._reminded = False
+        self._answered = self._reminded = False
 
     @property
     def look_ahead_due(self) -> bool:
@@ -66,9 +66,9 @@ class GreedyLookAhead(EpochSource):
         """True: its images are held out of training."""
         return True
 
-    def look_ahead(self, gain_of: GainOf) -> None:
+    def look_ahead(self, gain_of: GainOf | None) -> None:
         """Take what temperatures of the coming batch would bring; `forward` chooses by it."""
-        self._gain_of = gain_of
+        self._gain_of, self._answered = gain_of, True
 
     def forward(
         self,
@@ -81,9 +81,10 @@ class GreedyLookAhead(EpochSource):
         """Return for each instance the temperature of the greatest gain; the base where none is."""
         check_logits(student_logits, teacher_logits, target, finite=False)
         gain_of, self._gain_of = self._gain_of, None
+        answered, self._answered = self._answered, False
         base = Temperatures.constant(self.base_temperature, like=student_logits)
         if gain_of is None:
-            if self.look_ahead_due and not self._reminded:
+            if self.look_ahead_due and not (answered or self._reminded):
                 self._reminded = True
                 notice(
                     "temperature=look_ahead waits for what temperatures would bring: call "

@@ -36,7 +36,7 @@ def over(
     name: Over,
     teacher_logits: Float[Tensor, "batch classes"],
     target: Int[Tensor, " batch"] | Float[Tensor, "batch classes"],
-    temperature: Float[Tensor, " batch"],
+    temperature: Float[Tensor, "batch actions"],
     student_logits: Float[Tensor, "batch classes"],
 ) -> Temperatures:
     """Return temperatures that multiply what a source makes of the logits at temperature 1.
@@ -46,14 +46,16 @@ def over(
             of `LogitStandardisation`, `NormKD` and `DTKD`, in whose place of tau or T_0 they stand.
         teacher_logits: the teacher's.
         target: of each instance.
-        temperature: of each instance, finite.
+        temperature: of each instance, finite: one for both networks, or the student's and the
+            teacher's.
         student_logits: their gradient passes through the source, as it does there.
     """
-    base = _BASES.get(name)
+    base, (student, *others) = _BASES.get(name), temperature.unbind(dim=1)
+    teacher = others[0] if others else student
     if base is None:
-        return Temperatures.same(temperature)
+        return Temperatures(student, teacher)
     with torch.autocast(student_logits.device.type, enabled=False):
-        found = base(student_logits, teacher_logits, target).times(temperature)
+        found = base(student_logits, teacher_logits, target).times(student, teacher)
     return Temperatures(
         found.student.clamp_min(TEMPERATURE_FLOOR),
         found.teacher.clamp_min(TEMPERATURE_FLOOR),

@@ -30,6 +30,8 @@ class TemperatureSource(nn.Module):
 
     updates: int = 0
     """Number of updates that the source has learnt by; `diagnostics` changes when it does."""
+    learning_rate: float = 0.1
+    """The student's, of its next update; a loop sets it for a source that looks at it."""
     held_out: HeldOut | None = None
     """What a look-ahead is held out against; None for a source that never looks ahead."""
 
@@ -43,11 +45,12 @@ class TemperatureSource(nn.Module):
         """True if the source wants to know, of the coming batch, what temperatures would bring."""
         return False
 
-    def look_ahead(self, gain_of: GainOf) -> None:
+    def look_ahead(self, gain_of: GainOf | None) -> None:
         """Take what temperatures of the coming batch would bring; `forward` comes next.
 
         Args:
-            gain_of: see `look_ahead.gains`; of the batch that `forward` is called on.
+            gain_of: see `look_ahead.gains`; of the batch that `forward` is called on. None where
+                there is nothing to look at, so that this look-ahead is left out.
         """
 
     @property

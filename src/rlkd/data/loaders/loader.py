@@ -84,6 +84,11 @@ class BatchLoader(ABC):
             check_strong_view(channels)
         self.shuffle, self.seed, self.strong_view = shuffle, seed, strong_view
         self.epoch = self._start = 0
+        self.peeks = False
+        """Whether each batch is made while the one before it is trained on; see `upcoming`."""
+        self.upcoming: Batch | None = None
+        """The batch after the one that was given last, where the loader peeks; None after the
+        epoch's last."""
         self.partner: Int64[Tensor, " n"] | None = None
         self._partners_at = torch.device("cpu")
 
@@ -91,9 +96,20 @@ class BatchLoader(ABC):
         """Return how many batches a whole epoch has, on this rank."""
         return len(self.plan)
 
-    @abstractmethod
     def __iter__(self) -> Iterator[Batch]:
         """Give the batches of the epoch that was chosen."""
+        made = self._batches()
+        if not self.peeks:
+            yield from made
+            return
+        coming = next(made, None)
+        while coming is not None:
+            given, coming = coming, next(made, None)
+            self.upcoming = coming
+            yield given
+
+    @abstractmethod
+    def _batches(self) -> Iterator[Batch]: ...
 
     @property
     @abstractmethod

@@ -140,7 +140,7 @@ class MemoryLoader(BatchLoader):
         self._partners_at = self.device
         self._partner_augmentation: Augmentation | None = None
 
-    def __iter__(self) -> Iterator[Batch]:
+    def _batches(self) -> Iterator[Batch]:
         start, self._start = self._start, 0
         generator = generator_of(self.seed, self.epoch, 0)
         order = torch.arange(len(self.images))

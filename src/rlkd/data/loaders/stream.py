@@ -45,9 +45,9 @@ class StreamLoader(BatchLoader):
     def __init__(self, images: StreamSet, **options: Any) -> None:
         super().__init__(images, **options)
         self.images = images
-        self._latest: tuple[Batch, Made] | None = None
+        self._latest: list[tuple[Batch, Made]] = []
 
-    def __iter__(self) -> Iterator[Batch]:
+    def _batches(self) -> Iterator[Batch]:
         start, self._start = self._start, 0
         maker = Maker(
             self.images, seed=self.seed, augment=self.shuffle, strong_view=self.strong_view
@@ -70,7 +70,7 @@ class StreamLoader(BatchLoader):
         )
         for each in readable:
             batch = self._batch(each)
-            self._latest = batch, each
+            self._latest = [*self._latest[-1:], (batch, each)]  # a loader may peek
             yield batch
 
     @property
@@ -109,9 +109,10 @@ class StreamLoader(BatchLoader):
         """
         if self.partner is None:
             raise ValueError("no partners: call set_partners first")
-        if self._latest is None or self._latest[0].index is not batch.index:
+        given = [each for each in self._latest if each[0].index is batch.index]
+        if not given:
             raise ValueError("partners are those of the batch that was given last")
-        seen, read = self._latest
+        seen, read = given[0]
         mixed = self._put(read.mixed)
         image, index = seen.image.clone(), seen.index.clone()
         image[mixed] = self._normalise(self._put(read.partner))

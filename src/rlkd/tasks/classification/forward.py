@@ -9,7 +9,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
+from rlkd import distributed
 from rlkd.agent import LookAhead
+from rlkd.agent.look_ahead import check_student, moving
+from rlkd.data import BatchLoader
 from rlkd.engine.forward import Forward, Forwarded, Head, Scored, rehearsed_temperatures
 from rlkd.engine.scoring import scored_logits
 from rlkd.errors import UserError
@@ -23,6 +26,7 @@ from rlkd.models.features import Taps, module_at, named_taps
 from rlkd.models.outputs import check_logits
 from rlkd.teacher_cache.stored import StoredTeacher
 from rlkd.temperature import TemperatureSource
+from rlkd.temperature.look_ahead import HeldOut
 from rlkd.types import Batch
 
 _STAGE = "stage"
@@ -30,6 +34,35 @@ _NO_MAPS = (
     "it needs feature maps, and {network} has no stages of them that were found: give its term "
     "layers, a list of module paths"
 )
+
+
+class Upcoming:
+    """Looks ahead at the images of the next batch, which training has not reached in this epoch.
+
+    Args:
+        student: in the mode that it trains in.
+        loader: the training batches; peeks from now on.
+        held_out: what the loss is, see `held_out_loss`.
+
+    Raises:
+        UserError: for a student whose logits do not follow short steps.
+    """
+
+    def __init__(self, student: nn.Module, loader: BatchLoader, held_out: HeldOut) -> None:
+        check_student(student)
+        loader.peeks = True
+        self.student, self.loader = student, loader
+        self.held_out: HeldOut = held_out
+
+    def __call__(
+        self, image: Float[Tensor, "batch c h w"], *, turn: int
+    ) -> Float[Tensor, "batch classes"] | None:
+        """Return z' of a batch, see `response`; None for the last of an epoch."""
+        coming = self.loader.upcoming
+        if coming is None:
+            return None
+        held, target = (distributed.gather_rows(each) for each in (coming.image, coming.target))
+        return moving(self.student, image, held, target, self.held_out)
 
 
 class ClassifierForward(Forward):
@@ -68,8 +101,8 @@ class ClassifierForward(Forward):
         self.stored: StoredTeacher | None = None
         """Gives the teacher's logits in its place; None to call it on every batch."""
         self._strong = strong
-        self.ahead: LookAhead | None = None
-        """Looks ahead, on the probe, where the source asks for it."""
+        self.ahead: LookAhead | Upcoming | None = None
+        """Looks ahead where the source asks for it."""
         self._student_embedding, self._teacher_embedding = student_embedding, teacher_embedding
         self._student = Taps(student, _all(student_taps, student_embedding))
         self._teacher, self._head = None, None
@@ -116,7 +149,7 @@ class ClassifierForward(Forward):
     def moving(
         self, source: TemperatureSource, batch: Batch
     ) -> Float[Tensor, "batch classes"] | None:
-        """Return how a batch's logits move as the loss on the probe falls, where that is asked."""
+        """Return how a batch's logits move as the held-out loss falls, where that is asked."""
         if not source.look_ahead_due or self.ahead is None:
             return None
         return self.ahead(batch.image, turn=source.updates)

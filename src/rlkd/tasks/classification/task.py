@@ -48,7 +48,7 @@ from rlkd.tasks.classification.data import (
 )
 from rlkd.tasks.classification.evaluate import score
 from rlkd.tasks.classification.export import exportable_classifier
-from rlkd.tasks.classification.forward import prepare_forward
+from rlkd.tasks.classification.forward import Upcoming, prepare_forward
 from rlkd.tasks.classification.predict import predict_classes
 from rlkd.tasks.classification.stored import stored_for
 from rlkd.teacher_cache.stored import StoredTeacher
@@ -293,6 +293,8 @@ class _Parts(TaskParts):
         temperature: TemperatureSource | None,
         explorer: Explorer | None,
     ) -> Forward:
+        upcoming = build.probe_options(self.config.probe).upcoming
+        probe = None if upcoming else probe_batch(self.sets, self.options)
         forward = prepare_forward(
             objective,
             student,
@@ -302,9 +304,11 @@ class _Parts(TaskParts):
             num_classes=self.num_classes,
             temperature=temperature,
             mixes=explorer is not None and explorer.mixed_rows > 0,
-            probe=probe_for(temperature, probe_batch(self.sets, self.options)),
+            probe=None if upcoming else probe_for(temperature, probe),
             looked_at=self.options.batch_size,
         )
+        if upcoming and temperature is not None and temperature.held_out is not None:
+            forward.ahead = Upcoming(student, self.loader(objective), temperature.held_out)
         if teacher is None or not asks_for_store(self.config.teacher.get("cache")):
             return forward
         if forward.needs_features:

@@ -1,0 +1,45 @@
+"""Processes that fill one store at one time."""
+
+import hashlib
+import os
+import sys
+import time
+from pathlib import Path
+from subprocess import PIPE, Popen
+
+import torch
+from tests.teacher_cache.test_stored import Counting, epoch, made_images, opened
+from torch import Tensor
+
+from rlkd.teacher_cache import stored as stored_module
+
+
+def run_in_step(folder: str, others: int) -> None:
+    """Fill a store in a process of its own, with others that began at one time; print the count."""
+    place, live = Path(folder), Counting()
+
+    def slow(image: Tensor) -> Tensor:
+        time.sleep(0.02)
+        return live(image)
+
+    stored_module._AT_ONCE["cpu"] = 3  # two parts a batch
+    stored = opened(place / "store", made_images(), slow)
+    (place / f"{os.getpid()}.ready").touch()
+    while len(list(place.glob("*.ready"))) < others:
+        time.sleep(0.001)
+    given = torch.cat([each for number in range(3) for each in epoch(stored, number)])
+    print(live.images, hashlib.sha256(given.numpy().tobytes()).hexdigest())
+
+
+def test_processes_that_want_the_same_rows_at_once_share_the_computing(tmp_path: Path) -> None:
+    """As two runs of one seed side by side do: they once computed every row twice."""
+    opened(tmp_path / "store", made_images(), Counting())
+    code = f"from {__name__} import run_in_step; run_in_step({str(tmp_path)!r}, 2)"
+    words = [sys.executable, "-c", code]
+    root = Path(__file__).parents[2]
+    both = [Popen(words, stdout=PIPE, text=True, cwd=root) for _ in range(2)]
+    (one, seen), (other, also_seen) = (each.communicate(timeout=120)[0].split() for each in both)
+    assert seen == also_seen
+    rows = opened(tmp_path / "store", made_images(), Counting()).store.records.count()
+    assert rows <= int(one) + int(other) < 1.3 * rows
+    assert min(int(one), int(other)) > 0
