@@ -69,10 +69,10 @@ def best_temperature(state: Float[Tensor, "*rows 3"]) -> Float[Tensor, "*rows"]:
     return 2 + 6 * state[..., 2] * (1 - state[..., 0] / 2)
 
 
-def greedy_error(learner: Learner, state: Float[Tensor, "row 3"]) -> float:
+def greedy_error(learner: Learner, state: Float[Tensor, "row 3"], *, shift: float = 0.0) -> float:
     """Return the mean squared error of the mean action's temperature."""
     policy = learner.policy(state)
-    error = policy.temperature(policy.mean) - best_temperature(state)
+    error = policy.temperature(policy.mean) - best_temperature(state) - shift
     return float(error.square().mean())
 
 
@@ -93,19 +93,26 @@ def play(
 
 
 def looked(
-    learner: Learner, generator: torch.Generator
+    learner: Learner, generator: torch.Generator, *, shift: float = 0.0
 ) -> tuple[Rollout, Float[Tensor, "trajectory step"]]:
-    """Look ahead at one batch; return 8 actions of each instance, and the true share of each."""
-    state = torch.rand(BATCH, 3, generator=generator)
+    """Look ahead at one batch; return 8 actions of each instance, and the true share of each.
+
+    Args:
+        learner: acts.
+        generator: draws states and actions.
+        shift: of the best temperatures.
+    """
+    state = torch.rand(BATCH, 1, 3, generator=generator)
     policy = learner.policy(state)
     group = policy.group(INTERVAL, generator)
 
     def gain_of(temperature: Tensor) -> Gains:
-        share = -(temperature - best_temperature(state)).square() / 10 / BATCH
-        return Gains(share, torch.ones(BATCH))
+        error = (temperature - best_temperature(state) - shift)[:, 0]
+        return Gains(-error.square() / 10 / BATCH, torch.ones(BATCH))
 
     learn_from = torch.ones(BATCH, dtype=torch.bool)
-    return paid(state[:, None], policy, group, gain_of, learn_from, equal_steps=False)
+    found = paid(state, policy, group, gain_of, learn_from, equal_steps=False)
+    return found.rollout, found.reward
 
 
 def run(

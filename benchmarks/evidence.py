@@ -2,7 +2,9 @@
 
 Pure noise: after 60 updates by rewards that no action changes, how far the mean action's
 temperature is from where it started, over random states. The bandit of `bandit.py`: batches until
-the error is a tenth of its start. Each with `evidence` and without it.
+the error is a tenth of its start. A moving target: once the bandit's group of 8 has learnt for 60
+look-aheads, all best temperatures fall by 1.5; look-aheads until the error that this makes is a
+tenth of itself. Each with `evidence` and without it.
 
     python benchmarks/evidence.py
 """
@@ -19,11 +21,12 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from bandit import Arm, play, run
+from bandit import Arm, greedy_error, looked, play, run
 from rlkd.agent.learner import Calibration, Learner
 from rlkd.reporting import hardware, versions
 
 UPDATES = 60
+FALL = -1.5
 CALIBRATIONS: tuple[Calibration, ...] = ("none", "additive", "recurrent")
 PLAYED: tuple[tuple[Arm, float], ...] = (
     ("true", 0.0),
@@ -55,6 +58,28 @@ def played(arm: Arm, noise: float, evidence: bool, seed: int) -> int | None:
     return run("coherent", arm, noise, seed, 800, evidence=evidence).batches
 
 
+def followed(evidence: bool, seed: int) -> int | None:
+    """Return the look-aheads until the policy has followed its target; None for more than 400."""
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    learner = Learner(calibration="none", evidence=evidence)
+    states = torch.rand(1024, 3, generator=generator)
+
+    def learn(shift: float) -> None:
+        rollout, reward = looked(learner, generator, shift=shift)
+        learner.learn(rollout, generator, instance_reward=reward)
+
+    for _ in range(UPDATES):
+        learn(0.0)
+    start = greedy_error(learner, states, shift=FALL)
+    for done in range(1, 401):
+        learn(FALL)
+        if greedy_error(learner, states, shift=FALL) <= start / 10:
+            return done
+    return None
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5)
@@ -62,12 +87,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/evidence.json"))
     arguments = parser.parse_args()
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
-    noise, bandit, console = [], [], Console()
+    noise, bandit, moving, console = [], [], [], Console()
     with ProcessPoolExecutor() as pool:
         cells = [*product(CALIBRATIONS, (False, True))]
         jobs = [[pool.submit(wandered, *cell, seed) for seed in seeds] for cell in cells]
         arms = [*product(PLAYED, (False, True))]
         games = [[pool.submit(played, *one, used, seed) for seed in seeds] for one, used in arms]
+        moved = [[pool.submit(followed, used, seed) for seed in seeds] for used in (False, True)]
         for (calibration, used), cell in zip(cells, jobs, strict=True):
             found = [each.result() for each in cell]
             noise.append({"calibration": calibration, "evidence": used, "distance": found})
@@ -79,6 +105,10 @@ def main() -> None:
             counts = [each.result() for each in game]
             bandit.append({"arm": arm, "noise": level, "evidence": used, "batches": counts})
             console.print(f"bandit, {arm}, noise {level:g}, evidence {used}: {counts}")
+        for used, runs in zip((False, True), moved, strict=True):
+            counts = [each.result() for each in runs]
+            moving.append({"evidence": used, "look_aheads": counts})
+            console.print(f"moving target, evidence {used}: {counts}")
     report = {
         "command": " ".join(["python benchmarks/evidence.py", *sys.argv[1:]]),
         "hardware": hardware(),
@@ -87,6 +117,7 @@ def main() -> None:
         "seeds": list(seeds),
         "pure_noise": noise,
         "bandit": bandit,
+        "moving_target": moving,
     }
     arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 

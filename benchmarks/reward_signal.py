@@ -20,7 +20,8 @@ import json
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -83,6 +84,36 @@ class Bench:
         self.optimizer = torch.optim.SGD(
             self.student.parameters(), lr=RATE, momentum=0.9, weight_decay=5e-4
         )
+
+        self._done, self._stream = 0, iter(self.loader)
+
+    @property
+    def rate(self) -> float:
+        """The learning rate."""
+        return self.optimizer.param_groups[0]["lr"]
+
+    def train_until(self, epochs: float, *, fall: float | None) -> None:
+        """Train at T = 4, in all so many epochs; from epoch `fall` on at the low rate."""
+        size = len(self.loader)
+        while self._done < round(epochs * size):
+            batch = next(self._stream, None)
+            if batch is None:
+                self.loader.set_epoch(self.loader.epoch + 1)
+                self._stream = iter(self.loader)
+                batch = next(self._stream)
+            if fall is not None and self._done >= round(fall * size):
+                self.optimizer.param_groups[0]["lr"] = LOW_RATE
+            self.step(batch, 4.0)
+            self._done += 1
+
+    def other_batches(self) -> Iterator[Batch]:
+        """Return batches of an epoch that nothing is trained in."""
+        held = self.loader.epoch
+        self.loader.set_epoch(10_000 + held)
+        batches = iter(self.loader)
+        first = next(batches)  # an epoch is drawn when its first batch is asked for
+        self.loader.set_epoch(held)
+        return chain([first], batches)
 
     def step(self, batch: Batch, temperature: float) -> torch.Tensor:
         """Do one SGD step and return the logits that it started from."""
@@ -158,11 +189,12 @@ def trial(
     return rewards
 
 
-def measure(bench: Bench, trials: int, source: MemoryLoader, windows: Sequence[int]) -> list[dict]:
+def measure(
+    bench: Bench, trials: int, stream: Iterator[Batch], windows: Sequence[int]
+) -> list[dict]:
     """Measure every reward over `trials` windows from where the student stands."""
     networks = (bench.student.state_dict(), bench.optimizer.state_dict())
     saved = copy.deepcopy(networks)
-    stream = iter(source)
     collected: dict[tuple, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
     for number in range(trials):
         batches = [next(stream) for _ in range(max(windows) + 1)]
@@ -224,26 +256,10 @@ def main() -> None:
         "trials": arguments.trials,
         "points": [],
     }
-    done, epoch = 0, 0
-    stream = iter(bench.loader)
     for after in sorted(arguments.after):
-        while done < round(after * len(bench.loader)):
-            batch = next(stream, None)
-            if batch is None:
-                epoch += 1
-                bench.loader.set_epoch(epoch)
-                stream = iter(bench.loader)
-                batch = next(stream)
-            if arguments.fall is not None and done >= round(arguments.fall * len(bench.loader)):
-                bench.optimizer.param_groups[0]["lr"] = LOW_RATE
-            bench.step(batch, 4.0)
-            done += 1
-        done = round(after * len(bench.loader))
-        held = bench.loader.epoch
-        bench.loader.set_epoch(10_000 + held)
-        rows = measure(bench, arguments.trials, bench.loader, arguments.windows)
-        bench.loader.set_epoch(held)
-        rate = bench.optimizer.param_groups[0]["lr"]
+        bench.train_until(after, fall=arguments.fall)
+        rows = measure(bench, arguments.trials, bench.other_batches(), arguments.windows)
+        rate = bench.rate
         report["points"].append({"after_epochs": after, "learning_rate": rate, "rows": rows})
         table = Table(
             title=f"after {after:g} epochs, rate {rate:g} ({time.perf_counter() - began:.0f} s)"

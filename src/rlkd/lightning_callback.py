@@ -89,6 +89,12 @@ class TemperatureCallback(L.Callback):
         """Announce the epoch."""
         self._announce(trainer.current_epoch + 1)
 
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Pass on the learning rate of the coming update."""
+        self.source.start_step(trainer.optimizers[0].param_groups[0]["lr"])
+
     def on_train_batch_end(
         self,
         trainer: L.Trainer,

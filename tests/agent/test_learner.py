@@ -167,7 +167,7 @@ def test_equal_rewards_teach_nothing_and_break_nothing(calibration: str) -> None
     assert all(torch.isfinite(parameter).all() for parameter in learner.parameters())
 
 
-def test_the_updater_learns_the_discounted_return() -> None:
+def test_the_updater_learns_the_discounted_return(monkeypatch: pytest.MonkeyPatch) -> None:
     learner = make_learner(calibration="none", discount=0.9, gae_lambda=0.95)
     assert learner.updater is not None
     fit, seen = learner.updater.fit, []
@@ -181,7 +181,8 @@ def test_the_updater_learns_the_discounted_return() -> None:
     rollout = Rollout(
         torch.rand(3, 5, 3), torch.randn(3, 5), torch.ones(3, 5), torch.zeros(3), torch.zeros(3)
     )
-    learner.learn(rollout, generator(), instance_reward=truth)
+    monkeypatch.setattr(learner, "calibrate", lambda _: (truth, {}))
+    learner.learn(rollout, generator())
     standard = (truth - truth.mean()) / truth.std(correction=0)
     torch.testing.assert_close(seen[0], discounted_sum(standard, 0.9), rtol=1e-5, atol=1e-6)
 
@@ -251,3 +252,20 @@ def test_units_of_the_reward_do_not_matter() -> None:
 def test_impossible_values_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         make_learner(**options)
+
+
+def test_rewards_over_a_groups_mean_leave_the_state_as_it_is() -> None:
+    """They say nothing of a state: the updater followed their noise, and took the policy along."""
+    torch.manual_seed(0)
+    learner = Learner(hidden=8, epochs=1, minibatches=1, calibration="none")
+    state = torch.rand(4, 16, 3)
+    before = learner.seen(state)
+    action = torch.randn(4, 16)
+    ones = torch.ones(4)
+    rollout = Rollout(state, action, torch.ones(4, 16), ones, ones)
+    reward = torch.randn(4, 16)
+    for _ in range(3):
+        learner.learn(rollout, torch.Generator().manual_seed(0), instance_reward=reward)
+    assert torch.equal(learner.seen(state), before)
+    learner.learn(rollout, torch.Generator().manual_seed(0))
+    assert not torch.equal(learner.seen(state), before)

@@ -290,11 +290,11 @@ def test_the_context_is_of_the_epoch_the_rate_and_the_last_look() -> None:
     agent.learner.actor.register_forward_pre_hook(lambda _, given: states.append(given[0]))
     agent.learner.updater = None
     agent.start_epoch(1)
-    agent.learning_rate = 1e-3
+    agent.start_step(1e-3)
     step(agent, 0, lambda _, temperature: Gains(temperature, torch.ones_like(temperature)))
     torch.testing.assert_close(states[0][0, 0, 3:], torch.tensor([0.25, 5 / 9, 0.5]))
     agent.start_epoch(3)
-    agent.learning_rate = 10.0
+    agent.start_step(10.0)
     states.clear()
     step(agent, 1, lambda _, temperature: Gains(temperature, torch.ones_like(temperature)))
     torch.testing.assert_close(states[0][0, 0, 3:], torch.tensor([0.5, 1.0, 1.0]))

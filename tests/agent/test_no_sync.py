@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from tests.agent.loop import CLASSES, drive, logits_of, make_agent
+from tests.agent.loop import CLASSES, Logits, drive, logits_of, make_agent
 from tests.marks import but_long
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rlkd.checks import values_unchecked
+from rlkd.losses import kd
 from rlkd.temperature import RandomTemperature
+from rlkd.temperature.look_ahead import Gains, gains
 
 READS_BACK = {
     *("_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "masked_select"),
@@ -92,6 +94,31 @@ def test_no_step_of_the_agent_waits_for_the_device(
             agent(seen.student, seen.teacher, target, learn_from=None if number % 3 else chosen)
             if agent.observation_due:
                 agent.observe(agent.performance(seen.teacher, seen.target))
+    assert agent.updates >= updates + 2
+
+
+@pytest.mark.parametrize("more", [{}, {"state": "extended", "two_actions": True}])
+def test_no_look_ahead_waits_for_the_device(more: dict[str, Any]) -> None:
+    agent = make_agent(reward_source="look_ahead", probe_interval=2, equal_steps=True, **more)
+    batches = [logits_of(batch) for batch in range(8)]
+
+    def train(seen: Logits) -> None:
+        if agent.look_ahead_due:
+            moving = seen.teacher
+
+            def gain_of(of: Any) -> Gains:
+                return gains(lambda z: kd(z, seen.teacher, of(z)), seen.student, moving)
+
+            agent.start_step(0.1)
+            agent.look_ahead(gain_of)
+        agent(seen.student, seen.teacher, seen.target)
+
+    for seen in batches[:3]:
+        train(seen)
+    updates = agent.updates
+    with NoSync():
+        for seen in batches[3:]:
+            train(seen)
     assert agent.updates >= updates + 2
 
 

@@ -1,10 +1,12 @@
 """Whole runs whose agent is paid by a look-ahead."""
 
+import io
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from tests.support.refusal import Refuse, assert_told
 from tests.support.runs import SOURCES, silent, tiny, tiny_config
 from torch import Tensor
@@ -13,11 +15,15 @@ from rlkd.config.compose import configure
 from rlkd.config.options import trainer_options
 from rlkd.engine import build
 from rlkd.engine import run as running
+from rlkd.engine.finished_run import with_weights
 from rlkd.engine.module import StudentModule
 from rlkd.engine.run_folder import RunFolder
 from rlkd.errors import UserError
 from rlkd.lightning_callback import TemperatureCallback
+from rlkd.reporting.results.metrics import read_metrics
 from rlkd.tasks.classification import forward as forwards
+from rlkd.tasks.classification.data import load_sets
+from rlkd.tasks.classification.evaluate import score
 from rlkd.temperature import GreedyLookAhead
 from rlkd.temperature.look_ahead import Gains
 
@@ -128,6 +134,9 @@ def test_a_wrong_choice_is_refused(refuse: Refuse, teacher_file: Path, tmp_path:
         ("probe.source=test", "probe.source=test: choose held_out or upcoming"),
         ("temperature.state=[age]", "state: age is no feature: choose of teacher_entropy, "),
         ("temperature.state=more", "state=more: give paper, extended, or a list of "),
+        ("temperature.state=[]", r"state=\[\]: give paper, extended, or a list of "),
+        ("temperature.state=null", "state=None: give paper, extended, or a list of "),
+        ("temperature.state={epoch:1}", "give paper, extended, or a list of "),
     ):
         assert_told(refuse("distill", *tiny(teacher_file, tmp_path / "run", *LOOKING, words)), told)
 
@@ -141,6 +150,11 @@ def test_other_rewards_look_at_no_upcoming_batch_and_have_one_action(
     ):
         words = tiny(teacher_file, tmp_path / "run", *SOURCES["rlkd"], word)
         assert_told(refuse("distill", *words), told)
+    more = (*SOURCES["rlkd, seeing more"], "trainer.accumulate=2")
+    words = tiny(teacher_file, tmp_path / "run", *more)
+    assert_told(
+        refuse("distill", *words), "looks at the next batch, which here is of the same step"
+    )
 
 
 def test_it_looks_at_the_batch_that_comes_next(
@@ -183,3 +197,24 @@ def test_gradients_that_are_held_stay(tmp_path: Path) -> None:
     LookAhead(network, image, target, at_once=3)(image, turn=0)
     after = [each.grad for each in network.parameters()]
     assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("source", "measured"), [("rlkd", True), ("constant", False), ("rlkd, seeing more", False)]
+)
+def test_the_loss_on_the_probe_stands_beside_that_on_the_test_split(
+    source: str, measured: bool, tmp_path: Path, teacher_file: Path
+) -> None:
+    """Rewards that fit the images they are measured on show in it."""
+    folder, said = RunFolder(tmp_path / "run"), io.StringIO()
+    words = tiny(teacher_file, folder.path, *SOURCES[source], "data.limit=64", "probe.size=16")
+    running.run(configure(words), console=Console(file=said, width=300))
+    last = read_metrics(folder.metrics)[-1]
+    config = configure(words)
+    sets = load_sets(config, trainer_options(config))
+    student = build.network(with_weights(config.student, folder.student), "student", sets.dataset)
+    assert sets.probe is not None
+    found = score(student, sets.probe, sets.dataset, trainer_options(config))
+    assert last["probe/loss"] == pytest.approx(found.loss, rel=1e-5)
+    line = f"loss on the probe's 16 images, which rewards are measured on: {last['probe/loss']:.4f}"
+    assert (line in said.getvalue()) == measured

@@ -63,7 +63,7 @@ class TemperatureAgent(TemperatureSource):
         group_size: temperatures of each instance that a look-ahead compares: each is paid what it
             gains over the mean of the instance's group. 1 pays one, and the critic is the baseline.
         equal_steps: whether a look-ahead compares temperatures by gradients of one length. It
-            learns from each look-ahead, so that gate, calibration and update_interval have no part.
+            learns from each look-ahead: gate, calibration, U and update_interval have no part.
         gate: whether the reward is damped by sigmoid(E / gate_epochs) in epoch E.
         gate_epochs: n_gate, in epochs.
         max_instances: how many instances of a call enter its trajectory at most, evenly spaced
@@ -113,11 +113,9 @@ class TemperatureAgent(TemperatureSource):
         arguments.flag("gate", gate)
         arguments.number("gate_epochs", gate_epochs, above=0)
         arguments.seed("seed", seed)
+        damping = gate_epochs if gate else None
         self.reward = Reward(
-            source=reward_source,
-            metric=metric,
-            interval=probe_interval,
-            gate_epochs=gate_epochs if gate else None,
+            source=reward_source, metric=metric, interval=probe_interval, gate_epochs=damping
         )
         self.state_of = StateOf(state, two_actions=two_actions)
         with torch.random.fork_rng(devices=[]):
@@ -137,11 +135,9 @@ class TemperatureAgent(TemperatureSource):
             raise UserError("two_actions=true is for reward_source=look_ahead alone")
         self.base_temperature = base_temperature
         self.over: Over = over
-        self.max_instances = max_instances
-        self.update_interval = update_interval
-        self.warmup_epochs = warmup_epochs
-        self.gate_epochs = gate_epochs
-        self.epoch = 1
+        self.max_instances, self.update_interval = max_instances, update_interval
+        self.warmup_epochs, self.gate_epochs = warmup_epochs, gate_epochs
+        self.epoch, self._rate = 1, 0.5
         self._window = Window()
         self._passes, self._passed = 1, 0
         self._unpaid: Window | None = None
@@ -185,6 +181,10 @@ class TemperatureAgent(TemperatureSource):
         """Start an epoch, counted from 1, for warm-up and gate."""
         self.epoch = epoch
         self._passed = 0  # a step that an epoch's end cut short is not gone on with
+
+    def start_step(self, learning_rate: float) -> None:
+        """Take the learning rate of the coming update, for a state that has it."""
+        self._rate = learning_rate_feature(learning_rate)
 
     def share_update(self, passes: int) -> None:
         """Set how many calls share one update, whose reward is then of all of them.
@@ -252,9 +252,8 @@ class TemperatureAgent(TemperatureSource):
                 # Learning between two passes of a step would give it two policies.
                 if closing is not None and self._passes == 1:
                     self._close(*closing)
-                temperature = distributed.this_rank().share_of(
-                    self._act(seen.state, seen.learn_from)
-                )
+                acted = self._act(seen.state, seen.learn_from)
+                temperature = distributed.this_rank().share_of(acted)
                 if closing is not None and self._passes > 1:
                     self._close(*closing)
             else:
@@ -349,7 +348,7 @@ class TemperatureAgent(TemperatureSource):
     def _context(self) -> dict[str, float | Tensor]:
         return {
             "epoch": self.epoch / (self.epoch + self.gate_epochs),
-            "learning_rate": learning_rate_feature(self.learning_rate),
+            "learning_rate": self._rate,
             "hotter_gained": self._figures.get("hotter_gained", 0.5),
         }
 

@@ -196,7 +196,8 @@ class Learner(nn.Module):
         Args:
             rollout: the trajectories.
             generator: shuffles the minibatches; on the rollout's device.
-            instance_reward: the true rewards where somebody knows them; they replace calibration.
+            instance_reward: the true rewards where somebody knows them; they replace calibration,
+                and U stays as it is.
 
         Returns:
             The figures of the update, as scalar tensors.
@@ -232,7 +233,9 @@ class Learner(nn.Module):
                 rewards, figures = instance_reward, _reward_figures(instance_reward, rollout)
                 del figures["reward_calibrated_sum_error"]  # nothing was handed out
             rewards = standardise(rewards, mask)
-        if self.updater is not None:
+        # Rewards over a group's mean say nothing of the state: U would follow their noise, and take
+        # the policy along.
+        if self.updater is not None and instance_reward is None:
             episode_return = discounted_sum(rewards, self.discount)
             figures["updater_loss"] = self.updater.fit(rollout.state, episode_return, mask)
         with torch.no_grad():

@@ -262,7 +262,7 @@ def paid(
     rollout = Rollout(
         state=rows.expand(len(group), *rows.shape),
         raw_action=group[:, kept].flatten(1),
-        mask=known[kept].to(state).repeat_interleave(actions).expand(len(group), -1),
+        mask=known[kept].to(state)[:, None].expand(-1, actions).flatten().expand(len(group), -1),
         raw_reward=total,
         reward=total,
     )

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -72,7 +72,8 @@ class StateOf:
     `teacher_deviation` and `student_deviation` are sigma / (1 + sigma) of a row of logits.
     All instances of a batch share `epoch`, E / (E + n_gate); `learning_rate`, 0 for 1e-8 or less
     and 1 for 10 or more, even in its logarithm; and `hotter_gained`, how the last look-ahead's
-    gains went along with the temperature: (1 + their correlation) / 2, 0.5 before the first.
+    gains went along with the temperature: (1 + their correlation) / 2, 0.5 before the first and
+    where groups are of one.
 
     Args:
         given: `paper` for its three alone, `extended` for all, or the names of those to add.
@@ -85,11 +86,12 @@ class StateOf:
     def __init__(self, given: str | Sequence[str] = "paper", *, two_actions: bool = False) -> None:
         arguments.flag("two_actions", two_actions)
         named = {"paper": (), "extended": FEATURES}
-        if isinstance(given, str) and given not in named:
+        names: Any = named.get(given) if isinstance(given, str) else given
+        if not isinstance(names, Sequence) or (not names and given != "paper"):
             raise UserError(
                 f"state={given}: give paper, extended, or a list of {', '.join(FEATURES)}"
             )
-        names = named[given] if isinstance(given, str) else tuple(given)
+        names = tuple(names)
         for each in names:
             if each not in FEATURES:
                 raise UserError(f"state: {each} is no feature: choose of {', '.join(FEATURES)}")
@@ -135,12 +137,13 @@ class StateOf:
         if not self.names:
             return paper
         found = {"teacher": teacher_logits.float(), "student": student_logits.float()}
-        every: dict[str, Tensor] = {
-            name: torch.as_tensor(context[name], dtype=paper.dtype)
-            .to(paper.device)
-            .expand(len(paper))
-            for name in _CONTEXT
-        }
+        every: dict[str, Tensor] = {}
+        for name in _CONTEXT:
+            of_batch = context[name]
+            if isinstance(of_batch, Tensor):
+                every[name] = of_batch.to(paper).expand(len(paper))
+            else:
+                every[name] = paper.new_full((len(paper),), of_batch)
         log = {role: torch.log_softmax(logits, dim=1) for role, logits in found.items()}
         for role, logits in found.items():
             known = logits.isfinite()

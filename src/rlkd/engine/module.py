@@ -113,7 +113,7 @@ class StudentModule(L.LightningModule):
         explored = self._explore(batch)
         source = self.temperature
         if source is not None:
-            source.learning_rate = self._optimizer.param_groups[0]["lr"]
+            source.start_step(self._optimizer.param_groups[0]["lr"])
         moving = None if source is None else self.forward_pass.moving(source, explored.batch)
         # 1. student and teacher logits, and features where a loss asks for them
         forwarded = self.forward_pass(explored.batch)

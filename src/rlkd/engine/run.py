@@ -146,6 +146,8 @@ def _trained(
             f"probe.size={probe.size}: as many training images are held out, and no reward is "
             "measured on them"
         )
+    if probe.upcoming and (source is None or source.held_out is None):
+        show("probe.source=upcoming: no temperature of this run looks ahead")
     if distributed.this_rank().rank > 0:  # dropout's draws are each rank's own
         torch.manual_seed(generator_of(config.seed, distributed.this_rank().rank).initial_seed())
     with quiet_lightning(), keep.signals.listening():

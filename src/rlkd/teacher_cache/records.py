@@ -103,7 +103,7 @@ class Records:
             # Apart from `_alone`'s lock, which is of another kind.
             fcntl.lockf(self._files[0], fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), *byte)
         except OSError as error:  # a file system without locks, or a file that is read alone
-            held = error.errno not in (errno.EACCES, errno.EAGAIN)
+            held = wait or error.errno not in (errno.EACCES, errno.EAGAIN)
         try:
             yield held
         finally:

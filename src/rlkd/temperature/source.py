@@ -20,6 +20,7 @@ class TemperatureSource(nn.Module):
 
         optimizer = SGD([*student.parameters(), *source.trained_parameters()], ...)
         source.start_epoch(epoch)                         # epochs count from 1
+        source.start_step(learning_rate)                  # for a source whose state has it
         if source.look_ahead_due:
             source.look_ahead(...)                        # see `look_ahead.LookAhead`
         temperatures = source(student_logits, teacher_logits, target)
@@ -30,8 +31,6 @@ class TemperatureSource(nn.Module):
 
     updates: int = 0
     """Number of updates that the source has learnt by; `diagnostics` changes when it does."""
-    learning_rate: float = 0.1
-    """The student's, of its next update; a loop sets it for a source that looks at it."""
     held_out: HeldOut | None = None
     """What a look-ahead is held out against; None for a source that never looks ahead."""
 
@@ -94,6 +93,9 @@ class TemperatureSource(nn.Module):
 
     def start_epoch(self, epoch: int) -> None:
         """Start an epoch, counted from 1."""
+
+    def start_step(self, learning_rate: float) -> None:
+        """Start a batch, whose update is made at a learning rate."""
 
     def share_update(self, passes: int) -> None:
         """Set how many calls share one update: above 1 where gradients accumulate.

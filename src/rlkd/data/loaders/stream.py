@@ -70,7 +70,7 @@ class StreamLoader(BatchLoader):
         )
         for each in readable:
             batch = self._batch(each)
-            self._latest = [*self._latest[-1:], (batch, each)]  # a loader may peek
+            self._latest = [*(self._latest[-1:] if self.peeks else ()), (batch, each)]
             yield batch
 
     @property

@@ -29,6 +29,8 @@ from rlkd.temperature import TemperatureSource
 from rlkd.temperature.look_ahead import HeldOut
 from rlkd.types import Batch
 
+_MOST_LOOKED_AT = 256
+"""Images of the next batch: every rank calls the student on those of all."""
 _STAGE = "stage"
 _NO_MAPS = (
     "it needs feature maps, and {network} has no stages of them that were found: give its term "
@@ -37,7 +39,7 @@ _NO_MAPS = (
 
 
 class Upcoming:
-    """Looks ahead at the images of the next batch, which training has not reached in this epoch.
+    """Looks ahead at images of the next batch, at most 256, which come next in this epoch.
 
     Args:
         student: in the mode that it trains in.
@@ -45,11 +47,18 @@ class Upcoming:
         held_out: what the loss is, see `held_out_loss`.
 
     Raises:
-        UserError: for a student whose logits do not follow short steps.
+        UserError: for a student whose logits do not follow short steps, or where the next batch is
+            of the same step, or never comes.
     """
 
     def __init__(self, student: nn.Module, loader: BatchLoader, held_out: HeldOut) -> None:
         check_student(student)
+        if loader.plan.passes > 1 or len(loader) < 2:
+            raise UserError(
+                "probe.source=upcoming looks at the next batch, which here is of the same step or "
+                "of the next epoch: give trainer.accumulate=1 and more than one batch an epoch, or "
+                "probe.source=held_out"
+            )
         loader.peeks = True
         self.student, self.loader = student, loader
         self.held_out: HeldOut = held_out
@@ -61,7 +70,10 @@ class Upcoming:
         coming = self.loader.upcoming
         if coming is None:
             return None
-        held, target = (distributed.gather_rows(each) for each in (coming.image, coming.target))
+        share = max(_MOST_LOOKED_AT // distributed.this_rank().world_size, 1)
+        held, target = (
+            distributed.gather_rows(each[:share]) for each in (coming.image, coming.target)
+        )
         return moving(self.student, image, held, target, self.held_out)
 
 

@@ -195,7 +195,8 @@ class PreparedClassification(Prepared):
         folder: RunFolder,
         stored: StoredTeacher | None = None,
     ) -> None:
-        held_out = {"test": sets.test, "validation": sets.validation}
+        # The probe's loss beside the test split's shows whether rewards fit its images.
+        held_out = {"test": sets.test, "validation": sets.validation, "probe": sets.probe}
         super().__init__(
             module,
             {name: each for name, each in held_out.items() if each is not None},
@@ -245,8 +246,8 @@ class PreparedClassification(Prepared):
         leave_unreadable(folder, self.dataset)
 
     def remarks(self) -> list[str]:
-        """Return how many images cannot be decoded, if any."""
-        return _remarks(self.dataset)
+        """Return the loss on the probe, and how many images cannot be decoded, if any."""
+        return [*_probe_remark(self.module, self.images), *_remarks(self.dataset)]
 
 
 def _counted(sets: Sets, explorer: Explorer | None, epochs: int) -> ImageCounts:
@@ -257,6 +258,16 @@ def _counted(sets: Sets, explorer: Explorer | None, epochs: int) -> ImageCounts:
         mixed=0 if explorer is None else explorer.mixed_rows,
         mixed_epochs=0 if explorer is None else explorer.mixed_epochs(epochs),
     )
+
+
+def _probe_remark(module: StudentModule, images: ImageCounts) -> list[str]:
+    last, forward = module.history[-1], module.forward_pass
+    if "probe/loss" not in last or getattr(forward, "probe", None) is None:
+        return []
+    return [
+        f"loss on the probe's {images.probe} images, which rewards are measured on: "
+        f"{last['probe/loss']:.4f}; on the test split: {last['test/loss']:.4f}"
+    ]
 
 
 def _remarks(dataset: Dataset) -> list[str]:

@@ -296,6 +296,7 @@ class _Parts(TaskParts):
     ) -> Forward:
         if temperature is not None:
             self._check_reward(temperature)
+        looks_ahead = temperature is not None and temperature.held_out is not None
         held = self.held.probe
         probe = None if held is None else whole_batch(held, self.options.device)
         return prepare_forward(
@@ -305,7 +306,8 @@ class _Parts(TaskParts):
             batch=example_batch(self.held.train),
             num_classes=self.num_classes,
             temperature=temperature,
-            probe=probe_for(temperature, probe),
+            # What looks ahead is refused, and needs none.
+            probe=None if looks_ahead else probe_for(temperature, probe),
             measured=self.task.performance,
         )
 
