@@ -8,8 +8,9 @@ half they are scored:
 - `constant`: the temperature that is best on average.
 - a state: a ridge regression of U on quadratic features of the state, for each temperature; each
   instance gets the one whose regression is greatest.
-- `own best`: each instance's own best by the first probe, scored by the other: what no state can
-  pass but by luck. Of the batches that are scored; it needs no regression.
+- `own best`: each instance's own best by the first probe, scored by the other. The first probe's
+  noise lowers it, and a regression averages noise out: it is no bound.
+- `own best, seen`: each instance's own best by the probe that scores it: no choice gains more.
 
 Figures are gains over T = 4, a unit of learning rate, the mean over batches; `share` is that over
 the gain of `own best`.
@@ -99,7 +100,8 @@ class Looked:
         result = {"constant": gained(first[learnt].mean(0).argmax().expand(len(first)))}
         for name, state in self.states.items():
             result[name] = gained(chosen_by(state, first, learnt))
-        return result | {"own best": gained(first.argmax(dim=1))}
+        seen = {"own best": first, "own best, seen": second}
+        return result | {name: gained(gain.argmax(dim=1)) for name, gain in seen.items()}
 
 
 def look(bench: Bench, batches: int) -> Looked:
