@@ -53,7 +53,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
         *("probe.size=16", "temperature.probe_interval=2", *LEARNING),
     ),
     "rlkd, seeing more": (
-        *("temperature=rlkd", "temperature.reward_source=look_ahead", "data.limit=64"),
+        *("temperature=rlkd", "temperature.reward_source=look_ahead"),
         *("probe.source=upcoming", "temperature.probe_interval=2", *LEARNING),
         *("temperature.state=extended", "temperature.two_actions=true"),
     ),
