@@ -42,7 +42,8 @@ class Learner(nn.Module):
         hidden: width of the actor's and the critic's layers.
         calibration: the corrector: `additive`, `recurrent` (the paper's) or `none`, which
             spreads each reward evenly over its instances.
-        state_updater: whether U is learnt and used; without it s' = s.
+        state_updater: whether U is used, and learnt where rewards are calibrated; without it
+            s' = s.
         calibration_buffer: past trajectories that the additive corrector is fitted on.
         coherence: share in [0, 1] of the exploration's variance that like instances of a batch
             have in common; 0 is the paper's independent noise.

@@ -305,7 +305,9 @@ class _Parts(TaskParts):
         explorer: Explorer | None,
     ) -> Forward:
         upcoming = build.probe_options(self.config.probe).upcoming
-        probe = None if upcoming else probe_batch(self.sets, self.options)
+        probe = None
+        if not upcoming:
+            probe = probe_for(temperature, probe_batch(self.sets, self.options))
         forward = prepare_forward(
             objective,
             student,
@@ -315,7 +317,7 @@ class _Parts(TaskParts):
             num_classes=self.num_classes,
             temperature=temperature,
             mixes=explorer is not None and explorer.mixed_rows > 0,
-            probe=None if upcoming else probe_for(temperature, probe),
+            probe=probe,
             looked_at=self.options.batch_size,
         )
         if upcoming and temperature is not None and temperature.held_out is not None:
