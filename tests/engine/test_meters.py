@@ -9,7 +9,7 @@ import torch
 from rlkd.engine.meters import EpochMeters
 from rlkd.reporting import write_metrics
 from rlkd.temperature import RandomTemperature
-from rlkd.temperature.random import QUANTILES, quantile_column
+from rlkd.temperature.recorded import QUANTILES, quantile_column
 from rlkd.types import Temperatures
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rlkd.errors import UserError
 from rlkd.temperature import RandomTemperature
-from rlkd.temperature.random import QUANTILES, quantile_column
+from rlkd.temperature.recorded import QUANTILES, quantile_column
 
 ROWS = 20000
 LOGITS, TARGET = torch.zeros(ROWS, 2), torch.zeros(ROWS, dtype=torch.long)

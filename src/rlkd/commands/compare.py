@@ -4,6 +4,7 @@ import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -34,7 +35,8 @@ from rlkd.sweep.plan import (
     require_trainable,
     tune_alike,
 )
-from rlkd.sweep.side_by_side import jobs_of, side_by_side
+from rlkd.sweep.side_by_side import AUTO, jobs_of, side_by_side
+from rlkd.sweep.study import STUDY, plan_study
 from rlkd.sweep.submitit_jobs import in_jobs
 
 _BASELINE, _JOBS = "baseline=", "jobs="
@@ -59,6 +61,8 @@ def compare(overrides: Iterable[str], *, console: Console) -> Comparison:
             first combination is the baseline; `baseline=temperature=constant` compares each
             combination with the one that has these values and else its own. `launcher=...` says
             how runs are started; `jobs=auto`, or a number, that several run at a time here.
+            `study=NAME` has its runs from a study, and `jobs=auto` unless it says otherwise: see
+            `rlkd.sweep.study`.
         console: where to show progress and the table.
 
     Returns:
@@ -75,7 +79,13 @@ def compare(overrides: Iterable[str], *, console: Console) -> Comparison:
     baseline = _baseline(each for each in given if each.startswith(_BASELINE))
     jobs, given_others = _jobs(each for each in given if not each.startswith(_BASELINE))
     launcher, others = launcher_and_others(given_others)
-    planned = plan(others)
+    named: frozenset[str] = frozenset()
+    if any(each.startswith(f"{STUDY}=") for each in others):
+        study, planned = plan_study(others)
+        named, jobs = study.chosen, jobs or f"{_JOBS}{AUTO}" if launcher.cluster is None else jobs
+        baseline = baseline or {"arm": str(study.baseline)}
+    else:
+        planned = plan(others)
     if not planned[0].labels:
         raise UserError(
             "nothing to compare: give a setting several values, temperature=constant,rlkd"
@@ -84,13 +94,14 @@ def compare(overrides: Iterable[str], *, console: Console) -> Comparison:
     title = f"rlkd compare: {folder.name}"
     command = shlex.join(["rlkd", "compare", *given])
     cells = [_cell(each) for each in planned]
-    comparison = compare_cells(cells, baseline, implied=IMPLIED)  # refused before any of them runs
+    compared = partial(compare_cells, baseline=baseline, implied=IMPLIED, named=named)
+    comparison = compared(cells)  # refused before any of them runs
     with locked(folder, planned[0].config.lock, console), loaded_once():
         _tune(planned, launcher, jobs, console)
         cells = [_cell(each) for each in planned]
         for number, failure in _outcomes(planned, launcher, jobs, console):
             cells[number] = _ended(cells[number], planned[number], failure)
-            comparison = compare_cells(cells, baseline, implied=IMPLIED)
+            comparison = compared(cells)
             write_comparison(folder, comparison, title=title, command=command)
     console.print(comparison_table(comparison, title=title))
     say(console, f"everything is in {folder}")
@@ -141,22 +152,31 @@ def _outcomes(
         UserError: if a combination does not fit its networks and data, before any is trained. A job
             finds that out on its own machine.
     """
-    if launcher.cluster is None:
-        if jobs is None:
-            outcomes = _here(planned, console)
-        else:
-            outcomes = side_by_side(planned, jobs_of(jobs), console)
-    elif jobs is not None:
+    if launcher.cluster is not None and jobs is not None:
         raise UserError(
             f"{jobs} is for launcher=local: of submitit's jobs as many run at a time as "
             "launcher.array_parallelism says"
         )
-    else:
-        outcomes = in_jobs(planned, launcher, planned[0].path.parent / "jobs", console)
-    for number, failure in outcomes:
-        outcome = "done" if failure is None else f"failed: {failure}"
-        say(console, f"{planned[number].path.name}: {outcome}")
-        yield number, failure
+    first = [number for number, each in enumerate(planned) if each.follows is None]
+    for numbers in (first, [number for number in range(len(planned)) if number not in first]):
+        for number in list(numbers):
+            follows = planned[number].follows
+            if follows is not None and not RunFolder(follows).result.is_file():
+                numbers.remove(number)
+                yield number, f"{follows.name}, which it follows, has not ended"
+        part = [planned[number] for number in numbers]
+        if not part:
+            continue
+        if launcher.cluster is not None:
+            outcomes = in_jobs(part, launcher, part[0].path.parent / "jobs", console)
+        elif jobs is not None:
+            outcomes = side_by_side(part, jobs_of(jobs), console)
+        else:
+            outcomes = _here(part, console)
+        for place, failure in outcomes:
+            outcome = "done" if failure is None else f"failed: {failure}"
+            say(console, f"{part[place].path.name}: {outcome}")
+            yield numbers[place], failure
 
 
 def _tune(
@@ -175,7 +195,8 @@ def _here(planned: Sequence[Planned], console: Console) -> Iterator[tuple[int, s
     require_trainable(planned, console)
     for number, each in enumerate(planned):
         console.rule(Text(printable(f"{number + 1} of {len(planned)}: {each.path.name}")))
-        error = attempt(each.config, console)
+        kept = RunFolder(each.path).figures_alone
+        error = None if kept else attempt(each.config, console)
         yield number, None if error is None else message_of(error)
 
 

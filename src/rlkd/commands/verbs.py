@@ -11,6 +11,7 @@ from rlkd.config.compose import GROUPS, LAUNCHER, as_yaml, configure, options
 from rlkd.engine import run
 from rlkd.errors import UserError
 from rlkd.reporting.escaping import say
+from rlkd.sweep.study import STUDY
 
 
 def distill(overrides: list[str], console: Console) -> None:
@@ -28,7 +29,7 @@ def train(overrides: list[str], console: Console) -> None:
 
 def ls(overrides: list[str], console: Console) -> None:
     """List what each group, or the one named, may be set to."""
-    groups = (*GROUPS, LAUNCHER)
+    groups = (*GROUPS, LAUNCHER, STUDY)
     for name in overrides:
         if name not in groups:
             raise UserError(f"there is no group {name}: use one of {', '.join(groups)}")

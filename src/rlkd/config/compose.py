@@ -92,6 +92,11 @@ def options(group: str, folder: Path | None = None) -> list[str]:
     return sorted(named.union(_network_names() if group in NETWORKS else ()))
 
 
+def packaged(group: str, name: str) -> Path:
+    """Return the packaged file of an option of a group."""
+    return _PACKAGED / group / f"{name}.yaml"
+
+
 def configure(overrides: Iterable[str] = ()) -> DictConfig:
     """Compose the configuration: the choices of groups first, then single settings, in order.
 

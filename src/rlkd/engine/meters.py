@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rlkd import distributed
 from rlkd.reporting import PolicyMap
-from rlkd.temperature.random import QUANTILES, quantile_column
+from rlkd.temperature.recorded import MEAN, QUANTILES, quantile_column
 from rlkd.types import IGNORED, Temperatures, class_index
 
 _FIRST, _BINS = 119 << 7, 32 << 7
@@ -123,7 +123,7 @@ class EpochMeters(nn.Module):
         count = float(histogram[-1])
         if count:
             mean = total / count
-            row["temperature/mean"] = mean
+            row[MEAN] = mean
             row["temperature/std"] = max(squares / count - mean**2, 0.0) ** 0.5
             found = torch.searchsorted(
                 histogram, torch.tensor(QUANTILES, dtype=torch.float64) * count

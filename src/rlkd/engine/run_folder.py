@@ -96,6 +96,20 @@ class RunFolder:
         return self.result.is_file() and self.student_fault is None
 
     @property
+    def scored(self) -> bool:
+        """Whether a comparison has nothing left to do: it is complete, or figures alone are kept.
+
+        Raises:
+            UserError: if result.json is none.
+        """
+        return self.figures_alone or self.complete
+
+    @property
+    def figures_alone(self) -> bool:
+        """Whether the figures are all that is kept of a run, without student and checkpoints."""
+        return self.result.is_file() and not self.student.exists() and not self.checkpoint
+
+    @property
     def student_fault(self) -> str | None:
         """What is wrong with the student's weights; None where nothing is known to be.
 

@@ -29,6 +29,7 @@ from rich.console import Console
 
 from rlkd.config.settings import trust
 from rlkd.engine import build
+from rlkd.engine.callbacks.progress import Clock
 from rlkd.engine.module import StudentModule
 from rlkd.engine.shared_data import load, loaded_once
 from rlkd.engine.signals import STOPPING, Interrupted
@@ -37,6 +38,8 @@ from rlkd.reporting.escaping import say_trace
 from rlkd.sweep.plan import attempt, message_of
 
 _POLL_SECONDS = 0.5
+_TIMED = 3
+"""Steps by which the time of a run is estimated."""
 _LONGEST = 4000
 """Characters of a failure that are passed on."""
 _fork = multiprocessing.get_context("fork")
@@ -72,6 +75,9 @@ class Tried:
     """Bytes that a step took, beside what is shared."""
     device_memory: int = 0
     """The same of a GPU."""
+    seconds: float = 0.0
+    """That its training is expected to take at this pace, evaluations and loading left out; 0 where
+    that is not known."""
     notices: tuple[str, ...] = ()
     """What is to be said before it trains."""
 
@@ -234,18 +240,28 @@ class Nursery:
 
 
 def _step(config: DictConfig) -> Tried:
-    """Get ready to train, and do what takes most memory in a step."""
+    """Get ready to train, do what takes most memory in a step, and time it when done again."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     options = build.trainer_options(config)
     options.use_threads()
     module: StudentModule = build.task(config).prepare(config, options).module
+    seconds = 0.0
     with suppress(Exception):  # whatever a network of somebody's own raises, the run reports
         module.to(options.device)
+        clock = Clock(options.device)
         with options.autocast():
-            module.try_step(next(iter(module.loader)))  # pyright: ignore
+            batch: Any = next(iter(module.loader))  # pyright: ignore
+            module.try_step(batch)
+            clock.settle()
+            began = time.perf_counter()
+            for _ in range(_TIMED):
+                module.try_step(batch)
+            clock.settle()
+        passes = len(module.loader) * options.epochs
+        seconds = passes * (time.perf_counter() - began) / _TIMED
     grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     on_device = torch.cuda.max_memory_reserved() if options.device.type == "cuda" else 0
-    return Tried(memory=grown, device_memory=on_device)
+    return Tried(memory=grown, device_memory=on_device, seconds=seconds)
 
 
 def _outcome(process: BaseProcess, door: Connection) -> Any:

@@ -1,6 +1,6 @@
 """The runs of a sweep: every combination of the values given, and how each is started."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
@@ -31,6 +31,8 @@ class Planned:
     labels: dict[str, str]
     """The swept settings but the seed, and their values here."""
     config: DictConfig
+    follows: Path | None = None
+    """The folder of a run of the sweep that it reads, so that it begins when that has ended."""
 
     @property
     def path(self) -> Path:
@@ -118,14 +120,19 @@ def plan(overrides: Iterable[str]) -> list[Planned]:
             [*single, *(f"{key}={each}" for key, each in chosen.items()), f"seed={seed}"]
         )
         labels = {key.lstrip("+"): value for key, value in chosen.items()}
-        words = [f"{key}={value}" for key, value in (*labels.items(), ("seed", seed))]
-        config.output = str(folder / ",".join(each.replace("/", "_") for each in words))
+        config.output = str(named_run(folder, labels, seed))
         planned.append(Planned(labels, config))
     if "probe.size" not in swept:
         largest = max(probe_options(each.config.probe).size for each in planned)
         for each in planned:
             each.config.probe.size = largest
     return planned
+
+
+def named_run(folder: Path, labels: Mapping[str, str], seed: object) -> Path:
+    """Return the folder of a run of a sweep."""
+    words = [f"{key}={value}" for key, value in (*labels.items(), ("seed", seed))]
+    return folder / ",".join(each.replace("/", "_") for each in words)
 
 
 def tune_alike(planned: Sequence[Planned], *, threads: int | None, console: Console) -> None:
@@ -229,7 +236,7 @@ def first_of_each(planned: Sequence[Planned]) -> list[Planned]:
         RunFolder(each.path).require_same(as_yaml(each.config))
     first: dict[tuple[tuple[str, str], ...], Planned] = {}
     for each in planned:
-        if not RunFolder(each.path).complete:
+        if not RunFolder(each.path).scored:
             first.setdefault(tuple(each.labels.items()), each)
     return list(first.values())
 

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import Pipe
 from pathlib import Path
@@ -73,7 +73,7 @@ def side_by_side(
     first = first_of_each(planned)
     left: list[int] = []
     for number, each in enumerate(planned):
-        if RunFolder(each.path).complete:
+        if RunFolder(each.path).scored:
             yield number, None
         else:
             left.append(number)
@@ -97,7 +97,11 @@ def side_by_side(
             for said in one.notices:
                 notice(said)
         at_once = _count(planned, left, jobs, list(tried.values()))
-        say(console, f"{len(left)} runs, {at_once} at a time; their logs are in {_logs(planned)}")
+        hours = _hours(planned, left, tried, at_once)
+        say(
+            console,
+            f"{len(left)} runs, {at_once} at a time{hours}; their logs are in {_logs(planned)}",
+        )
         door.send(("train", left, at_once))
         yield from _watched(door, planned, left, signals, console)
     if signals.asked is not None:
@@ -209,6 +213,19 @@ def _count(
         return min(jobs, len(left))
     threads = build.trainer_options(planned[left[0]].config).threads or 1
     return max(min(cores() // threads, len(left), fit), 1)
+
+
+def _hours(
+    planned: Sequence[Planned], left: Sequence[int], tried: Mapping[int, Tried], at_once: int
+) -> str:
+    """Return how long the runs take, in words, by the steps that were tried; empty if not known."""
+    by_labels = {tuple(planned[number].labels.items()): one for number, one in tried.items()}
+    seconds = [by_labels[tuple(planned[number].labels.items())].seconds for number in left]
+    if not all(seconds):
+        return ""
+    total = max(sum(seconds) / at_once, *seconds) / 3600
+    words = f"{total:.1f} hours" if total >= 1 else f"{60 * total:.0f} minutes"
+    return f", some {words} of steps"
 
 
 def _free_memory() -> int:

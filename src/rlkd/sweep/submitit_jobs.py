@@ -276,7 +276,7 @@ def _free_gpus(
 
 
 def _complete(planned: Planned) -> bool:
-    return RunFolder(planned.path).complete
+    return RunFolder(planned.path).scored
 
 
 def _outcome_file(paths: Any) -> Path:

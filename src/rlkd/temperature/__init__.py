@@ -5,6 +5,7 @@ from rlkd.temperature.fixed import ConstantTemperature
 from rlkd.temperature.greedy import GreedyLookAhead
 from rlkd.temperature.logit_driven import (
     DTKD,
+    AdaKD,
     ConfidenceTemperature,
     EntropyTemperature,
     LogitDriven,
@@ -13,12 +14,14 @@ from rlkd.temperature.logit_driven import (
     NormKD,
 )
 from rlkd.temperature.random import RandomTemperature
+from rlkd.temperature.recorded import RecordedMean
 from rlkd.temperature.schedule import EpochSource, ScheduledTemperature
 from rlkd.temperature.source import TEMPERATURE_FLOOR, TemperatureSource
 
 __all__ = [
     "DTKD",
     "TEMPERATURE_FLOOR",
+    "AdaKD",
     "ConfidenceTemperature",
     "ConstantTemperature",
     "EntropyTemperature",
@@ -31,6 +34,7 @@ __all__ = [
     "MaxLogitTemperature",
     "NormKD",
     "RandomTemperature",
+    "RecordedMean",
     "ScheduledTemperature",
     "TemperatureSource",
 ]

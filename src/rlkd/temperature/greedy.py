@@ -12,6 +12,7 @@ from rlkd import arguments
 from rlkd.checks import check_logits, usable_rows
 from rlkd.errors import UserError, notice
 from rlkd.temperature.look_ahead import GainOf, HeldOut, check_held_out
+from rlkd.temperature.over import Over, check_over, over
 from rlkd.temperature.schedule import EpochSource
 from rlkd.temperature.source import TEMPERATURE_FLOOR
 from rlkd.types import Temperatures
@@ -28,6 +29,7 @@ class GreedyLookAhead(EpochSource):
     Args:
         base_temperature: of the warm-up, and wherever there is no gain to look at.
         temperatures: those that it chooses from.
+        over: what each T multiplies, as an agent's; see `temperature.over`.
         held_out: what it looks at, see `look_ahead.held_out_loss`.
         warmup_epochs: epochs of constant temperature.
 
@@ -40,6 +42,7 @@ class GreedyLookAhead(EpochSource):
         *,
         base_temperature: float = 4.0,
         temperatures: Sequence[float] = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0),
+        over: Over = "plain",
         held_out: HeldOut = "cross_entropy",
         warmup_epochs: int = 0,
     ) -> None:
@@ -50,8 +53,10 @@ class GreedyLookAhead(EpochSource):
             arguments.number("temperatures", each, least=TEMPERATURE_FLOOR)
         if not temperatures:
             raise UserError("temperatures=[]: give those to choose from, [1,2,4,8]")
+        check_over(over)
         check_held_out(held_out)
         self.base_temperature, self.temperatures = base_temperature, tuple(temperatures)
+        self.over: Over = over
         self.held_out, self.warmup_epochs = held_out, warmup_epochs
         self._gain_of: GainOf | None = None
         self._answered = self._reminded = False
@@ -82,7 +87,8 @@ class GreedyLookAhead(EpochSource):
         check_logits(student_logits, teacher_logits, target, finite=False)
         gain_of, self._gain_of = self._gain_of, None
         answered, self._answered = self._answered, False
-        base = Temperatures.constant(self.base_temperature, like=student_logits)
+        at = partial(over, self.over, teacher_logits, target)
+        base = Temperatures.constant(self.base_temperature, like=student_logits).student
         if gain_of is None:
             if self.look_ahead_due and not (answered or self._reminded):
                 self._reminded = True
@@ -91,14 +97,15 @@ class GreedyLookAhead(EpochSource):
                     "look_ahead(...) whenever look_ahead_due is true before the student's update; "
                     "until then all have the base temperature"
                 )
-            return base
-        found = [gain_of(partial(Temperatures.constant, each)).gain for each in self.temperatures]
+            return at(base[:, None], student_logits)
+        tried = (torch.full_like(base, each)[:, None] for each in self.temperatures)
+        found = [gain_of(partial(at, each)).gain for each in tried]
         gain = torch.stack(found)
         known = torch.tensor(self.temperatures).to(gain.device, non_blocking=True)
         best = known[gain.nan_to_num(-torch.inf).argmax(dim=0)]
         usable = usable_rows(student_logits, teacher_logits) & gain.isfinite().all(dim=0)
         self.updates += 1
-        return Temperatures.same(torch.where(usable, best, base.student))
+        return at(torch.where(usable, best, base)[:, None], student_logits)
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return the epoch, and how many look-aheads there were."""

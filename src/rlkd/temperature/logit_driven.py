@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rlkd import arguments
+from rlkd import arguments, distributed
 from rlkd.checks import (
     GREATEST,
     MASKED,
@@ -304,6 +304,48 @@ class MaxLogitTemperature(LogitDriven):
     ) -> Temperatures:
         """Divide each network's greatest logit by the ratio."""
         return Temperatures(_peak(student_logits) / self.ratio, _peak(teacher_logits) / self.ratio)
+
+
+class AdaKD(LogitDriven):
+    r"""T_i = T_0 exp(-c tanh(log(s_i / median(s)))), s_i how far the student is from the teacher.
+
+    s_i is the Hellinger distance of their probabilities at temperature 1, in [0, 1], and the
+    median is the batch's, over all ranks. Instances that the student has not learnt yet get sharper
+    targets, the others softer ones: T lies between T_0 exp(-c) and T_0 exp(c). There is no gradient
+    by T. Known from language models, where half of its gain over T = 1 was a better constant's.
+    A row in which the networks agree exactly has no part in the median.
+
+    Args:
+        base_temperature: T_0, of an instance at the median; above 0.
+        strength: c, 0.5 in the paper; 0 or more. 0 is the constant T_0.
+
+    Raises:
+        UserError: for a value out of range.
+
+    Source: "inverse difficulty temperature scaling" of AdaKD (AAAI 2026); SassyRong/AdaKD. Its
+    other half, which leaves the easiest tokens out, is not part of this source.
+    """
+
+    def __init__(self, *, base_temperature: float = 4.0, strength: float = 0.5) -> None:
+        super().__init__()
+        self.base_temperature = _positive("base_temperature", base_temperature)
+        arguments.number("temperature.strength", strength, least=0)
+        self.strength = strength
+
+    @torch.no_grad()
+    def formula(
+        self,
+        student_logits: Float[Tensor, "batch classes"],
+        teacher_logits: Float[Tensor, "batch classes"],
+        target: Int[Tensor, " batch"] | Float[Tensor, "batch classes"],
+    ) -> Temperatures:
+        """Compare each instance's distance with the batch's median."""
+        roots = (torch.softmax(each, dim=1).sqrt() for each in (student_logits, teacher_logits))
+        distance = math.sqrt(0.5) * torch.sub(*roots).norm(dim=1)
+        known = torch.where(distance > 0, distance, torch.nan)
+        median = distributed.gather_rows(known).nanmedian()
+        hardness = torch.tanh(torch.log(distance / median)).nan_to_num(0.0)
+        return Temperatures.same(self.base_temperature * torch.exp(-self.strength * hardness))
 
 
 def _masked(logits: Tensor) -> Tensor:

@@ -9,19 +9,12 @@ from torch import Tensor
 
 from rlkd import arguments, distributed
 from rlkd.checks import check_logits
-from rlkd.errors import UserError
 from rlkd.temperature.bounded_gaussian import BoundedGaussian, check_policy, raw_from_temperature
+from rlkd.temperature.over import Over, check_over, over
 from rlkd.temperature.random_stream import RandomStream
+from rlkd.temperature.recorded import QUANTILES, quantile_column, recorded
 from rlkd.temperature.schedule import EpochSource
 from rlkd.types import Temperatures
-
-QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
-"""The levels at which a run records the distribution of its temperatures, epoch by epoch."""
-
-
-def quantile_column(level: float) -> str:
-    """Return the name of a quantile's column in metrics.csv."""
-    return f"temperature/p{round(100 * level):02d}"
 
 
 class RandomTemperature(EpochSource):
@@ -38,6 +31,7 @@ class RandomTemperature(EpochSource):
         warmup_epochs: epochs of constant temperature, as many as the agent's.
         like: run folder of an agent: the distribution is then, epoch by epoch, the one that this
             agent's temperatures had, linear between its recorded quantiles.
+        over: what each T multiplies, as an agent's; see `temperature.over`.
         seed: of its own random generator.
 
     Raises:
@@ -52,15 +46,19 @@ class RandomTemperature(EpochSource):
         initial_std: float = 0.5,
         warmup_epochs: int = 0,
         like: str | None = None,
+        over: Over = "plain",
         seed: int = 0,
     ) -> None:
         super().__init__()
+        check_over(over)
         check_policy(base_temperature, max_temperature, initial_std)
         arguments.count("warmup_epochs", warmup_epochs, least=0)
         self.base_temperature, self.max_temperature = base_temperature, max_temperature
         self.mean, self.std = raw_from_temperature(base_temperature, max_temperature), initial_std
         self.warmup_epochs = warmup_epochs
-        self.recorded = None if like is None else _recorded_quantiles(Path(like))
+        columns = [quantile_column(level) for level in QUANTILES]
+        self.recorded = None if like is None else recorded(Path(like), columns)
+        self.over: Over = over
         self._random = RandomStream(seed)
 
     def forward(
@@ -73,8 +71,12 @@ class RandomTemperature(EpochSource):
     ) -> Temperatures:
         """Draw a temperature for every row."""
         check_logits(student_logits, teacher_logits, target, finite=False)
+        temperature = self._drawn(student_logits)[:, None]
+        return over(self.over, teacher_logits, target, temperature, student_logits)
+
+    def _drawn(self, student_logits: Float[Tensor, "batch classes"]) -> Float[Tensor, " batch"]:
         if self.epoch <= self.warmup_epochs:
-            return Temperatures.constant(self.base_temperature, like=student_logits)
+            return Temperatures.constant(self.base_temperature, like=student_logits).student
         # Of all ranks' rows: each takes its own from one draw.
         part, device = distributed.this_rank(), student_logits.device
         rows = len(student_logits) * part.world_size
@@ -82,7 +84,7 @@ class RandomTemperature(EpochSource):
         if self.recorded is None:
             mean = torch.full((rows,), self.mean, device=device)
             policy = BoundedGaussian(mean, torch.full_like(mean, self.std), self.max_temperature)
-            return Temperatures.same(part.share_of(policy.temperature(policy.sample(generator))))
+            return part.share_of(policy.temperature(policy.sample(generator)))
         row = self.recorded[min(self.epoch, len(self.recorded)) - 1]
         knots, levels = torch.tensor([row, QUANTILES]).to(device, non_blocking=True)
         span = QUANTILES[-1] - QUANTILES[0]
@@ -90,7 +92,7 @@ class RandomTemperature(EpochSource):
         above = torch.searchsorted(levels, drawn).clamp(1, len(QUANTILES) - 1)
         share = (drawn - levels[above - 1]) / (levels[above] - levels[above - 1])
         mapped = knots[above - 1] + share * (knots[above] - knots[above - 1])
-        return Temperatures.same(part.share_of(mapped))
+        return part.share_of(mapped)
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return the epoch, and where the random generator stands."""
@@ -100,19 +102,3 @@ class RandomTemperature(EpochSource):
         """Restore the epoch and the random generator."""
         super().set_extra_state(state)
         self._random.restore(state["generator"])
-
-
-def _recorded_quantiles(folder: Path) -> list[list[float]]:
-    from rlkd.reporting import read_metrics
-
-    path = folder / "metrics.csv"
-    if not path.is_file():
-        raise UserError(f"like={folder}: no metrics.csv there; give the folder of an agent's run")
-
-    columns = [quantile_column(level) for level in QUANTILES]
-    rows = read_metrics(path)
-    if not rows or any(column not in row for row in rows for column in columns):
-        raise UserError(
-            f"like={folder}: its metrics.csv records no temperatures ({columns[0]} ...)"
-        )
-    return [[row[column] for column in columns] for row in rows]

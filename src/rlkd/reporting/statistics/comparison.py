@@ -177,6 +177,7 @@ def compare_cells(
     baseline: Mapping[str, str] | None = None,
     *,
     implied: Collection[str] = (),
+    named: Collection[str] = (),
 ) -> Comparison:
     """Compare the combinations of a sweep, seed by seed, with a baseline among them.
 
@@ -188,6 +189,8 @@ def compare_cells(
         implied: Configuration keys, with all below them, that a swept choice may set besides its
             own, such as the probe that a learnt temperature holds out. They may differ between
             combinations, not between the seeds of one.
+        named: Configuration keys, with all below them, that the labels stand for where these are
+            names, as those of a study's arms are. They may differ alike.
 
     Raises:
         UserError: There is no cell; the swept keys are not the same in all; a seed occurs twice in
@@ -207,7 +210,7 @@ def compare_cells(
     first = next(iter(based.values()))
     differing = differing_settings(
         [settings[first], *(runs for values, runs in settings.items() if values != first)],
-        swept=keys,
+        swept=(*keys, *named),
         implied=implied,
     )
     rows = [

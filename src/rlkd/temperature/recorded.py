@@ -1,0 +1,76 @@
+"""The temperatures that another run recorded, epoch by epoch, and their mean as a source."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from rlkd.checks import check_logits
+from rlkd.errors import UserError
+from rlkd.temperature.schedule import EpochSource
+from rlkd.types import Temperatures
+
+QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+"""The levels at which a run records the distribution of its temperatures, epoch by epoch."""
+MEAN = "temperature/mean"
+"""The column of metrics.csv with their mean."""
+
+
+def quantile_column(level: float) -> str:
+    """Return the name of a quantile's column in metrics.csv."""
+    return f"temperature/p{round(100 * level):02d}"
+
+
+def recorded(folder: Path, columns: Sequence[str]) -> list[list[float]]:
+    """Return what a run recorded of its temperatures, a row an epoch.
+
+    Args:
+        folder: of the run.
+        columns: of its metrics.csv.
+
+    Raises:
+        UserError: if it is no folder of a run, or one without these columns.
+    """
+    from rlkd.reporting import read_metrics
+
+    path = folder / "metrics.csv"
+    if not path.is_file():
+        raise UserError(f"like={folder}: no metrics.csv there; give the folder of an agent's run")
+    rows = read_metrics(path)
+    if not rows or any(column not in row for row in rows for column in columns):
+        raise UserError(
+            f"like={folder}: its metrics.csv records no temperatures ({columns[0]} ...)"
+        )
+    return [[row[column] for column in columns] for row in rows]
+
+
+class RecordedMean(EpochSource):
+    """One temperature for all instances: in each epoch, the mean of another run's.
+
+    A control of an agent: what its schedule is worth without its choice of instances. Beside it,
+    `RandomTemperature(like=...)` has the agent's distribution too, shuffled over the instances.
+
+    Args:
+        like: the folder of the run. After its last epoch, that epoch's mean stays.
+
+    Raises:
+        UserError: if there is no such run, or it recorded no temperatures.
+    """
+
+    def __init__(self, *, like: str) -> None:
+        super().__init__()
+        self.means = [mean for (mean,) in recorded(Path(like), [MEAN])]
+
+    def forward(
+        self,
+        student_logits: Float[Tensor, "batch classes"],
+        teacher_logits: Float[Tensor, "batch classes"],
+        target: Int[Tensor, " batch"] | Float[Tensor, "batch classes"],
+        *,
+        learn_from: Bool[Tensor, " batch"] | None = None,
+    ) -> Temperatures:
+        """Fill a vector with the epoch's temperature."""
+        check_logits(student_logits, teacher_logits, target, finite=False)
+        mean = self.means[min(self.epoch, len(self.means)) - 1]
+        return Temperatures.constant(mean, like=student_logits)
