@@ -70,11 +70,10 @@ def test_a_plan_has_the_arms_pairs_and_seeds_of_its_study_alone(tmp_path: Path) 
     ]
 
 
-def test_a_part_holds_out_what_the_whole_holds_out() -> None:
-    asked = ["study=cifar100_choose", "arm=constant_1"]
-    assert [run.config.probe.size for run in plan_study(asked)[1]] == [0]
-    given = ["study=cifar100_small", "arm=constant_1", "seed=0"]
-    assert [run.config.probe.size for run in plan_study(given)[1]] == [1000]
+def test_a_part_holds_out_what_the_whole_holds_out(tmp_path: Path) -> None:
+    arms = "arms: {a: [temperature=constant], b: [temperature=rlkd]}"
+    given = [written(tmp_path, f"settings: [data=digits]\n{arms}"), "seed=0"]
+    assert [run.config.probe.size for run in plan_study([*given, "arm=a"])[1]] == [256]
 
 
 def test_a_study_extends_another(tmp_path: Path) -> None:
@@ -89,14 +88,17 @@ def test_a_study_extends_another(tmp_path: Path) -> None:
 
 def test_each_pairs_teacher_is_the_file_of_its_name(tmp_path: Path) -> None:
     (tmp_path / "resnet56.pth").write_bytes(b"")
-    given = ["study=cifar100_240", "pair=resnet56_resnet20", f"teachers={tmp_path}", "seed=0"]
-    _, runs = plan_study([*given, "arm=alone,constant_4"])
+    pairs = "one: [experiment=cifar100_resnet56_resnet20], two: [experiment=cifar100_vgg13_vgg8]"
+    arms = "alone: [method=alone, teacher=none], constant: [temperature=constant]"
+    study = written(tmp_path, f"pairs: {{{pairs}}}\narms: {{{arms}}}\nseeds: [0]")
+    given = [study, f"teachers={tmp_path}", "data.root=absent"]
+    _, runs = plan_study([*given, "pair=one"])
     assert [run.config.teacher.checkpoint for run in runs] == [
         None,
         str(tmp_path / "resnet56.pth"),
     ]
     with pytest.raises(UserError, match=r"^teachers=.*: no vgg13\.safetensors there, nor \.pth"):
-        plan_study([*given[:1], "pair=vgg13_vgg8", *given[2:]])
+        plan_study([*given, "pair=two"])
 
 
 @pytest.mark.parametrize(
