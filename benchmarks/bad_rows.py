@@ -49,6 +49,7 @@ def variants() -> dict[str, Make]:
         "standardisation": temperature.LogitStandardisation,
         "normkd": temperature.NormKD,
         "dtkd": temperature.DTKD,
+        "adakd": temperature.AdaKD,
         "max_logit": temperature.MaxLogitTemperature,
     }
     agents = itertools.product(

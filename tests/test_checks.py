@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 import jaxtyping
 import pytest
 import torch
+from tests.support.recorded import recorded_mean
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -54,6 +55,7 @@ LOSSES: dict[str, Loss] = {
 SOURCES: dict[str, Callable[[], TemperatureSource]] = {
     "ConstantTemperature": temperature.ConstantTemperature,
     "ScheduledTemperature": lambda: temperature.ScheduledTemperature(epochs=3),
+    "RecordedMean": recorded_mean,
     "GlobalCTKD": temperature.GlobalCTKD,
     "GreedyLookAhead": lambda: temperature.GreedyLookAhead().eval(),  # not asked for gains
     "InstanceCTKD": lambda: temperature.InstanceCTKD(num_classes=CLASSES),
@@ -62,6 +64,7 @@ SOURCES: dict[str, Callable[[], TemperatureSource]] = {
     "LogitStandardisation": temperature.LogitStandardisation,
     "NormKD": temperature.NormKD,
     "DTKD": temperature.DTKD,
+    "AdaKD": temperature.AdaKD,
     "MaxLogitTemperature": temperature.MaxLogitTemperature,
     "RandomTemperature": rlkd.RandomTemperature,
     "TemperatureAgent": rlkd.TemperatureAgent,

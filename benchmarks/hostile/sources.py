@@ -32,6 +32,7 @@ SOURCES: dict[str, tuple[Callable[..., TemperatureSource], dict[str, Any]]] = {
     "standardised": (temperature.LogitStandardisation, {"base_temperature": 2.0}),
     "normkd": (temperature.NormKD, {"base_temperature": 2.0}),
     "dtkd": (temperature.DTKD, {"base_temperature": 4.0}),
+    "adakd": (temperature.AdaKD, {"base_temperature": 4.0, "strength": 0.5}),
     "max_logit": (temperature.MaxLogitTemperature, {"ratio": 3.3}),
     "entropy": (temperature.EntropyTemperature, {"lowest": 1.0, "highest": 10.0}),
     "confidence": (temperature.ConfidenceTemperature, {"lowest": 1.0, "highest": 10.0}),

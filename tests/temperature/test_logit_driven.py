@@ -9,6 +9,7 @@ from rlkd.losses import kd
 from rlkd.temperature import (
     DTKD,
     TEMPERATURE_FLOOR,
+    AdaKD,
     ConfidenceTemperature,
     EntropyTemperature,
     LogitDriven,
@@ -20,7 +21,7 @@ from rlkd.types import Temperatures
 
 Logits = tuple[Tensor, Tensor, Tensor]
 
-ALL = [
+BY_ROW = [
     ConfidenceTemperature,
     DTKD,
     EntropyTemperature,
@@ -28,7 +29,12 @@ ALL = [
     MaxLogitTemperature,
     NormKD,
 ]
+ALL = [*BY_ROW, AdaKD]
+"""AdaKD compares a row with the batch's median, and passes no gradient on."""
 EVERY = pytest.mark.parametrize("source", [each() for each in ALL], ids=lambda s: type(s).__name__)
+EVERY_ROW_BY_ITSELF = pytest.mark.parametrize(
+    "source", [each() for each in BY_ROW], ids=lambda s: type(s).__name__
+)
 
 STUDENT = torch.tensor([[3.0, 0.0, -3.0]])
 TEACHER = torch.tensor([[6.0, -3.0, -3.0]])
@@ -113,6 +119,38 @@ def test_dtkd_and_max_logit_stand_maxima_that_are_not_positive(
         assert shifted == pytest.approx(given(source, STUDENT, TEACHER), rel=1e-4)
 
 
+def test_adakd_by_hand() -> None:
+    # Two classes: p = (1/2, 1/2) beside q = (0.9, 0.1), (0.8, 0.2) and (0.5, 0.5). A row where
+    # both agree has no part in the median, and the farthest below it the highest temperature.
+    teacher = torch.zeros(4, 2)
+    student = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.5, 0.5], [0.3, 0.7]]).log()
+    distance = [
+        math.sqrt(
+            (math.sqrt(q) - math.sqrt(0.5)) ** 2 / 2 + (math.sqrt(1 - q) - math.sqrt(0.5)) ** 2 / 2
+        )
+        for q in (0.9, 0.8, 0.3)
+    ]
+    median = distance[1]  # of three: 0.9 is farther, 0.3 nearer
+    expected = [3 * math.exp(-0.7 * math.tanh(math.log(each / median))) for each in distance]
+    found = AdaKD(base_temperature=3.0, strength=0.7)(student, teacher, torch.zeros(4).long())
+    assert found.student[[0, 1, 3]].tolist() == pytest.approx(expected, rel=1e-5)
+    assert found.student[2].item() == pytest.approx(3 * math.exp(0.7), rel=1e-5)
+    assert torch.equal(found.student, found.teacher)
+
+
+def test_adakd_is_the_base_temperature_at_strength_0_and_where_networks_agree(
+    logits: Logits,
+) -> None:
+    student, _, target = logits
+    base = torch.full((6,), 4.0, dtype=torch.float64)
+    torch.testing.assert_close(AdaKD(strength=0.0)(*logits).student, base)
+    torch.testing.assert_close(AdaKD()(student, student.detach(), target).student, base)
+    found = AdaKD(strength=0.5)(*logits).student
+    assert not found.requires_grad
+    assert found.amin() >= 4 * math.exp(-0.5)
+    assert found.amax() <= 4 * math.exp(0.5)
+
+
 def test_max_logit_by_hand() -> None:
     found = given(MaxLogitTemperature(ratio=1.5), STUDENT, TEACHER)
     assert found == pytest.approx([2.0, 4.0, 8.0], rel=1e-6)
@@ -163,7 +201,7 @@ def test_odd_logits_give_finite_losses_and_gradients(
         assert (temperatures.teacher >= TEMPERATURE_FLOOR).all()
 
 
-@EVERY
+@EVERY_ROW_BY_ITSELF
 def test_the_gradient_equals_finite_differences(source: LogitDriven, logits: Logits) -> None:
     student, teacher, target = logits
 
@@ -173,7 +211,7 @@ def test_the_gradient_equals_finite_differences(source: LogitDriven, logits: Log
     assert torch.autograd.gradcheck(loss, (student,), rtol=1e-4)
 
 
-@EVERY
+@EVERY_ROW_BY_ITSELF
 def test_a_row_does_not_feel_another_row(source: LogitDriven, logits: Logits) -> None:
     student, teacher, target = (each.detach() for each in logits)
     whole = source(student, teacher, target)

@@ -8,8 +8,14 @@ from tests.agent.loop import logits_of, make_agent
 
 from rlkd.errors import UserError
 from rlkd.losses import kd, standardise
-from rlkd.temperature import DTKD, LogitStandardisation, NormKD
-from rlkd.temperature.look_ahead import gains
+from rlkd.temperature import (
+    DTKD,
+    GreedyLookAhead,
+    LogitStandardisation,
+    NormKD,
+    RandomTemperature,
+)
+from rlkd.temperature.look_ahead import Gains, gains
 from rlkd.temperature.over import check_over, over
 
 SOURCES: dict[Any, Any] = {"standardised": LogitStandardisation, "normkd": NormKD, "dtkd": DTKD}
@@ -74,3 +80,28 @@ def test_what_a_look_ahead_sees_is_what_trains() -> None:
 def test_what_is_no_base_is_refused() -> None:
     with pytest.raises(UserError, match="over=raw: choose one of plain, standardised, "):
         check_over("raw")
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_random_and_greedy_temperatures_multiply_the_same(name: Any) -> None:
+    seen = logits_of(5)
+    plain, scaled = RandomTemperature(seed=3), RandomTemperature(seed=3, over=name)
+    drawn = plain(seen.student, seen.teacher, seen.target).student
+    expected = over(name, seen.teacher, seen.target, drawn[:, None], seen.student)
+    assert torch.equal(scaled(seen.student, seen.teacher, seen.target).student, expected.student)
+
+    greedy = GreedyLookAhead(temperatures=[2.0], over=name, base_temperature=1.0)
+    greedy.look_ahead(lambda of: Gains(of(seen.student).student, of(seen.student).student))
+    expected = over(name, seen.teacher, seen.target, torch.full((8, 1), 2.0), seen.student)
+    assert torch.equal(greedy(seen.student, seen.teacher, seen.target).student, expected.student)
+    base = SOURCES[name](base_temperature=1.0)(seen.student, seen.teacher, seen.target)
+    torch.testing.assert_close(
+        greedy.eval()(seen.student, seen.teacher, seen.target).student, base.student
+    )
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("source", [RandomTemperature, GreedyLookAhead])
+def test_what_nothing_is_over_is_refused(source: Any) -> None:
+    with pytest.raises(UserError, match=r"^over=raw: choose one of plain, standardised"):
+        source(over="raw")

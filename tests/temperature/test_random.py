@@ -9,7 +9,7 @@ from tests.reference.squashed_gaussian import cumulative, quantile
 from torch import Tensor
 
 from rlkd.errors import UserError
-from rlkd.temperature import RandomTemperature
+from rlkd.temperature import RandomTemperature, RecordedMean
 from rlkd.temperature.recorded import QUANTILES, quantile_column
 
 ROWS = 20000
@@ -122,3 +122,15 @@ def test_the_control_learns_nothing_and_asks_for_nothing() -> None:
     assert not source.observation_due
     assert source.updates == 0
     assert list(source.parameters()) == []
+
+
+def test_the_recorded_mean_is_one_temperature_an_epoch(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("epoch,temperature/mean\n1,4.0\n2,2.5\n")
+    source = RecordedMean(like=str(tmp_path))
+    for epoch, mean in ((1, 4.0), (2, 2.5), (3, 2.5)):
+        source.start_epoch(epoch)
+        given = source(LOGITS[:5], LOGITS[:5], TARGET[:5])
+        assert given.student.tolist() == given.teacher.tolist() == [mean] * 5
+    (tmp_path / "metrics.csv").write_text("epoch,loss\n1,0.5\n")
+    with pytest.raises(UserError, match=r"records no temperatures \(temperature/mean \.\.\.\)"):
+        RecordedMean(like=str(tmp_path))

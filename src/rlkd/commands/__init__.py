@@ -41,6 +41,8 @@ rlkd train data=cifar100 data.root=DIR student=resnet56 seed=0""",
 
 KEY=A,B,C          the values of a setting or a group to combine; choice(A,B) for paths
 baseline=KEY=A     the combination that the others are compared with
+study=NAME         the arms of a study, see `rlkd ls study`, or of a file NAME.yaml; of it alone
+                   arm=A,B pair=A,B seed=0,1; teachers=DIR of a file for each teacher
 jobs=auto          runs at a time, here: as many as there are processors, or a number
 launcher=NAME      local; submitit_local or submitit_slurm: the runs as jobs
 output=DIR         the folder of all runs and of the tables
@@ -48,7 +50,8 @@ output=DIR         the folder of all runs and of the tables
 rlkd compare temperature=constant,rlkd seed=0,1,2 teacher.checkpoint=FILE
 rlkd compare method=kd,dkd temperature=constant,random,rlkd seed=0,1,2 \\
     baseline=temperature=constant data=cifar100 data.root=DIR teacher=resnet56 \\
-    teacher.checkpoint=FILE student=resnet20 output=runs/compared launcher=submitit_slurm""",
+    teacher.checkpoint=FILE student=resnet20 output=runs/compared launcher=submitit_slurm
+rlkd compare study=cifar100_small data.root=DIR teacher.checkpoint=FILE teacher.cache=DIR""",
     ),
     "evaluate": (
         "rlkd.engine.run:score_checkpoints",
