@@ -64,6 +64,26 @@ def test_what_shapes_its_figures_is(tmp_path: Path, changed: str) -> None:
     assert fingerprint(tmp_path) == before
 
 
+def test_a_setting_that_is_new_since_a_run_began_is_no_difference_at_its_default(
+    tmp_path: Path,
+) -> None:
+    folder = begun(tmp_path / "run")
+    old = folder.config.read_text()
+    for new in ("  accumulate: 1\n", "  max_instances: null\n", "  held_out: cross_entropy\n"):
+        assert new in old
+        old = old.replace(new, "")
+    folder.config.write_text(old)
+    folder.require_same(as_yaml(configure(BEGUN)))
+    for changed in (
+        "trainer.accumulate=2",
+        "task.max_instances=7",
+        "temperature.held_out=soft_error",
+    ):
+        with pytest.raises(UserError, match=rf"{changed.partition('=')[0]} is None there"):
+            folder.require_same(as_yaml(configure([*BEGUN, changed])))
+    assert folder.config.read_text() == old
+
+
 FIGURES = (
     *("seed", "method", "temperature", "optimizer", "scheduler", "probe", "exploration"),
     *("teacher", "student", "trainer.epochs", "trainer.max_steps", "trainer.batch_size"),

@@ -7,6 +7,7 @@ from copy import deepcopy
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
@@ -21,6 +22,7 @@ from rlkd.config.settings import (
     NETWORKS,
     apply,
     expand_paths,
+    flat,
     require_allowed,
     stored,
     trust,
@@ -123,6 +125,24 @@ def configure(overrides: Iterable[str] = ()) -> DictConfig:
     except OmegaConfBaseException as error:
         raise unresolved(error) from None
     return config
+
+
+def defaults(config: DictConfig) -> dict[str, Any]:
+    """Return what the packaged files alone say for the choices of a configuration, by whole key.
+
+    Args:
+        config: a composed configuration; its `chosen` says what each group was set to.
+
+    Returns:
+        Plain values; without those that refer to others, and empty where a choice is no packaged
+        one.
+    """
+    words = [f"{group}={name}" for group, name in config.chosen.items() if name is not None]
+    try:
+        held: Any = OmegaConf.to_container(_composed("config", words, GROUPS), resolve=False)
+    except UserError:
+        return {}
+    return {key: value for key, value in flat(held) if "${" not in str(value)}
 
 
 def require_whole(config: DictConfig) -> None:

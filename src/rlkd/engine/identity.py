@@ -1,6 +1,7 @@
 """What makes a run the one it is: the settings that can change its figures, and no others."""
 
 import copy
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rlkd.config.settings import asks_for_store, flat
@@ -45,10 +46,22 @@ def identity(settings: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def difference(one: dict[str, Any], other: dict[str, Any]) -> tuple[str, Any, Any] | None:
-    """Return the first setting in which two configurations are other runs, and its two values."""
+def difference(
+    one: dict[str, Any], other: dict[str, Any], defaults: Callable[[], Mapping[str, Any]]
+) -> tuple[str, Any, Any] | None:
+    """Return the first setting in which two configurations are other runs, and its two values.
+
+    Args:
+        one: the settings of a run that was begun, by an older version perhaps.
+        other: those that it is to go on with.
+        defaults: returns those of the second, by whole key. A setting that the first does not know
+            is no difference at its default: new settings leave the runs of before as they were.
+    """
     before, now = (dict(flat(identity(each))) for each in (one, other))
+    known = {} if before.keys() >= now.keys() else defaults()
     for key in {**before, **now}:
+        if key not in before and now[key] == known.get(key):
+            continue
         if before.get(key) != now.get(key):
             return key, before.get(key), now.get(key)
     return None

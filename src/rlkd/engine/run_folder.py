@@ -6,12 +6,14 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
 from rlkd.atomic import is_unfinished
+from rlkd.config.compose import defaults
 from rlkd.engine.checkpoint_store import CheckpointStore
 from rlkd.engine.identity import difference
 from rlkd.engine.lock import LOCK
@@ -190,7 +192,8 @@ class RunFolder:
         """
         if not self.config.is_file():
             return
-        found = difference(_as_dict(self.settings), _settings(config))
+        now: Any = OmegaConf.create(config)
+        found = difference(_as_dict(self.settings), _as_dict(now), partial(defaults, now))
         if found is not None:
             other, held, wanted = found
             raise UserError(
