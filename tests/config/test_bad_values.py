@@ -25,6 +25,8 @@ IMPOSSIBLE = {
     "trainer.epochs=abc": "trainer.epochs: Value 'abc'",
     "trainer.epochs=1.5": "trainer.epochs: Value '1.5'",
     "trainer.evaluate_every=0": "trainer.evaluate_every=0: give a whole number of at least 1",
+    "trainer.gradient_clip=0": "trainer.gradient_clip=0.*: give a number above 0",
+    "trainer.gradient_clip=a": "trainer.gradient_clip: Value 'a'",
     "trainer.threads=0": "trainer.threads=0: give a whole number of at least 1",
     "trainer.checkpoint_every_steps=0": "every_steps=0: give a whole number of at least 1",
     "trainer.precision=foo": "trainer.precision=foo: choose one of 32-true, bf16-mixed",

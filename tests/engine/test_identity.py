@@ -67,7 +67,12 @@ def test_what_shapes_its_figures_is(tmp_path: Path, changed: str) -> None:
 FIGURES = (
     *("seed", "method", "temperature", "optimizer", "scheduler", "probe", "exploration"),
     *("teacher", "student", "trainer.epochs", "trainer.max_steps", "trainer.batch_size"),
-    *("trainer.accumulate", "trainer.sync_batch_norm", "trainer.precision"),
+    *(
+        "trainer.accumulate",
+        "trainer.gradient_clip",
+        "trainer.sync_batch_norm",
+        "trainer.precision",
+    ),
     *("trainer.channels_last", "trainer.compile", "trainer.accelerator"),
     *("trainer.evaluate_every", "trainer.validation_size"),
     *("task._target_", "task.base_temperature", "task.probe_size", "task.max_instances"),

@@ -37,6 +37,7 @@ class TrainerOptions:
     max_steps: int | None
     batch_size: int
     accumulate: int
+    gradient_clip: float | None
     sync_batch_norm: bool
     precision: str
     channels_last: bool | str
@@ -65,6 +66,7 @@ class TrainerOptions:
             above=0,
             optional=True,
         )
+        arguments.number("trainer.gradient_clip", self.gradient_clip, above=0, optional=True)
         arguments.flag("trainer.sync_batch_norm", self.sync_batch_norm)
         if self.channels_last not in (True, False, "auto"):
             raise UserError(f"trainer.channels_last={self.channels_last}: give true, false or auto")

@@ -95,4 +95,5 @@ def assemble(config: DictConfig, options: TrainerOptions, parts: TaskParts) -> S
         temperature=temperature,
         explorer=explorer,
         accumulate=options.accumulate,
+        gradient_clip=options.gradient_clip,
     )

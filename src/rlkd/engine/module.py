@@ -63,6 +63,8 @@ class StudentModule(L.LightningModule):
         temperature: sets the temperatures; needed with a teacher.
         explorer: ranks and mixes images; None for none.
         accumulate: over how many batches of the loader the gradients of one step are averaged.
+        gradient_clip: the largest 2-norm of the gradient of a step, by all that the optimiser
+            trains; above 0, None for any.
 
     Raises:
         UserError: if the source cannot work with accumulated gradients, or looks ahead where that
@@ -83,6 +85,7 @@ class StudentModule(L.LightningModule):
         temperature: TemperatureSource | None = None,
         explorer: Explorer | None = None,
         accumulate: int = 1,
+        gradient_clip: float | None = None,
     ) -> None:
         super().__init__()
         if temperature is not None and temperature.held_out is not None:
@@ -92,6 +95,7 @@ class StudentModule(L.LightningModule):
         self.forward_pass, self.objective, self.explorer = forward_pass, objective, explorer
         self.loader: EpochLoader = loader
         self.accumulate, self._passed = accumulate, 0
+        self.gradient_clip = gradient_clip
         if temperature is not None:
             temperature.share_update(accumulate)
         self.meters = EpochMeters(objective.terms)
@@ -143,6 +147,14 @@ class StudentModule(L.LightningModule):
         if self._make_scheduler is None:
             return optimizer
         return [optimizer], [self._make_scheduler(optimizer)]
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Clip the gradient: that of all passes and ranks, by now no longer scaled.
+
+        Source: Pascanu et al., "On the difficulty of training recurrent neural networks" (2013).
+        """
+        if self.gradient_clip is not None:
+            self.clip_gradients(optimizer, self.gradient_clip, "norm")
 
     def on_train_start(self) -> None:
         """Enter the epoch that a checkpoint stopped in the middle of."""

@@ -1,0 +1,61 @@
+"""What holds a student back in training, each against the library that is known for it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.support.runs import silent, tiny_config
+from torch import Tensor, nn
+
+from rlkd import models
+from rlkd.engine import run as running
+from rlkd.engine.run_folder import RunFolder
+
+pytestmark = pytest.mark.usefixtures("plainly")
+
+PLAIN = ("temperature=constant", "optimizer.momentum=0", "optimizer.weight_decay=0")
+ONE_STEP = (*PLAIN, "trainer.max_steps=1", "optimizer.lr=1")
+
+
+@pytest.fixture(scope="session")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights that students begin with."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        network = models.create("convnet_tiny", num_classes=10, in_channels=1)
+    path = tmp_path_factory.mktemp("student") / "student.pth"
+    torch.save(network.state_dict(), path)
+    return path
+
+
+def trained(teacher: Path, start: Path, place: Path, *more: str) -> dict[str, Tensor]:
+    given = (f"student.checkpoint='{start}'", *more)
+    running.run(tiny_config(teacher, place, *given), console=silent())
+    return load_file(RunFolder(place).student)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_step_is_clipped_as_torch_clips_its_gradient(
+    accumulate: int, teacher_file: Path, start: Path, tmp_path: Path
+) -> None:
+    before, given = torch.load(start), (*ONE_STEP, f"trainer.accumulate={accumulate}")
+    free = trained(teacher_file, start, tmp_path / "free", *given)
+    held = trained(teacher_file, start, tmp_path / "held", *given, "trainer.gradient_clip=0.01")
+    network = models.create("convnet_tiny", num_classes=10, in_channels=1)
+    network.load_state_dict(before)
+    for name, each in network.named_parameters():
+        each.grad = before[name] - free[name]  # SGD's step at rate 1
+    norm = nn.utils.clip_grad_norm_(network.parameters(), 0.01)
+    assert norm > 0.02
+    for name, each in network.named_parameters():
+        assert each.grad is not None
+        torch.testing.assert_close(before[name] - held[name], each.grad, rtol=1e-3, atol=2e-7)
+
+
+def test_a_gradient_below_the_norm_is_left_as_it_is(
+    teacher_file: Path, start: Path, tmp_path: Path
+) -> None:
+    free = trained(teacher_file, start, tmp_path / "free", *ONE_STEP)
+    held = trained(teacher_file, start, tmp_path / "held", *ONE_STEP, "trainer.gradient_clip=1e6")
+    assert all(torch.equal(held[name], each) for name, each in free.items())
