@@ -76,6 +76,7 @@ FIGURES = (
     *("trainer.channels_last", "trainer.compile", "trainer.accelerator"),
     *("trainer.evaluate_every", "trainer.validation_size"),
     *("task._target_", "task.base_temperature", "task.probe_size", "task.max_instances"),
+    *("task.label_smoothing", "task.class_weights"),
     *("task.performance", "task.flip", "task.group_by_aspect", "task.detector"),
     *("task.student_pretrained", "task.teacher_pretrained"),
     *("data._target_", "data.limit", "data.mean", "data.std", "data.image_size", "data.channels"),

@@ -1,16 +1,22 @@
 """What holds a student back in training, each against the library that is known for it."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.support.runs import silent, tiny_config
+from tests.support.runs import TINY, silent, tiny, tiny_config
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from rlkd import models
+from rlkd.config.compose import configure
+from rlkd.engine import build
 from rlkd.engine import run as running
+from rlkd.engine.module import StudentModule
 from rlkd.engine.run_folder import RunFolder
+from rlkd.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("plainly")
 
@@ -59,3 +65,34 @@ def test_a_gradient_below_the_norm_is_left_as_it_is(
     free = trained(teacher_file, start, tmp_path / "free", *ONE_STEP)
     held = trained(teacher_file, start, tmp_path / "held", *ONE_STEP, "trainer.gradient_clip=1e6")
     assert all(torch.equal(held[name], each) for name, each in free.items())
+
+
+def ready_to_train(place: Path, *more: str) -> StudentModule:
+    config = configure([*TINY, "method=alone", "temperature=constant", f"output='{place}'", *more])
+    return build.task(config).prepare(config, build.trainer_options(config)).module
+
+
+@pytest.mark.parametrize("given", ["balanced", "[1,2,3,4,5,6,7,8,9,10]"])
+def test_a_run_smooths_and_weights_its_labels_as_torch_does(given: str, tmp_path: Path) -> None:
+    settings = ("task.label_smoothing=0.2", f"task.class_weights={given}")
+    module = ready_to_train(tmp_path / "run", *settings)
+    loader: Any = module.loader
+    batch, counts = next(iter(loader)), torch.bincount(loader.images.target)
+    weights = torch.arange(1.0, 11) if given != "balanced" else len(loader.images) / 10 / counts
+    inputs = module.forward_pass(batch).inputs
+    _, terms = module.objective(inputs)
+    one_hot = F.one_hot(batch.target, 10).float()
+    expected = F.cross_entropy(inputs.student_logits, one_hot, weights, label_smoothing=0.2)
+    torch.testing.assert_close(terms["cross_entropy"], expected.detach())
+
+
+def test_labels_that_no_term_reads_are_not_smoothed(teacher_file: Path, tmp_path: Path) -> None:
+    given = ("temperature=constant", "~method.terms.cross_entropy", "task.label_smoothing=0.1")
+    config = configure([*tiny(teacher_file, tmp_path / "run", *given)])
+    with pytest.raises(UserError, match=r"task\.label_smoothing is of the cross-entropy"):
+        build.task(config).prepare(config, build.trainer_options(config))
+
+
+def test_a_class_without_images_cannot_be_balanced(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="class 9 has no training image: give a list"):
+        ready_to_train(tmp_path / "run", "data.limit=9", "task.class_weights=balanced")

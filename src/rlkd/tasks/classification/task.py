@@ -35,6 +35,7 @@ from rlkd.reporting.results.files import read_fields, write_fields
 from rlkd.reporting.results.scores import Scores
 from rlkd.tasks.classification.data import (
     Sets,
+    class_weights,
     count_readable,
     data_sha256,
     example_batch,
@@ -48,7 +49,7 @@ from rlkd.tasks.classification.data import (
 )
 from rlkd.tasks.classification.evaluate import score
 from rlkd.tasks.classification.export import exportable_classifier
-from rlkd.tasks.classification.forward import Upcoming, prepare_forward
+from rlkd.tasks.classification.forward import Labels, Upcoming, prepare_forward
 from rlkd.tasks.classification.predict import predict_classes
 from rlkd.tasks.classification.stored import stored_for
 from rlkd.teacher_cache.stored import StoredTeacher
@@ -66,6 +67,11 @@ class Classification:
             `probe.size` says otherwise.
         max_instances: of a batch in the agent's trajectory, unless the source says otherwise; None
             for all.
+        label_smoothing: of the cross-entropy with the labels, in [0, 1); rewards, look-aheads and
+            scores know none.
+        class_weights: what each class's part of it is multiplied by, above 0, in the order of the
+            classes; `balanced` for n / (classes * images of the class), as scikit-learn has it;
+            None for 1.
 
     Raises:
         UserError: for a number out of range.
@@ -74,11 +80,22 @@ class Classification:
     base_temperature: float
     probe_size: int
     max_instances: int | None
+    label_smoothing: float
+    class_weights: list[float] | str | None
 
     def __post_init__(self) -> None:
         arguments.number("task.base_temperature", self.base_temperature, above=0)
         arguments.count("task.probe_size", self.probe_size, least=0)
         arguments.count("task.max_instances", self.max_instances, optional=True)
+        arguments.number("task.label_smoothing", self.label_smoothing, least=0, below=1)
+        given = self.class_weights
+        if isinstance(given, list):
+            for each in given:
+                arguments.number("task.class_weights", each, above=0)
+        elif given not in (None, "balanced"):
+            raise UserError(
+                f"task.class_weights={given}: give a number for each class, balanced or null"
+            )
 
     def prepare(self, config: DictConfig, options: build.TrainerOptions) -> Prepared:
         """Load the data, make the networks and find out whether all fits together."""
@@ -89,7 +106,7 @@ class Classification:
         )
         folder = RunFolder(Path(config.output))
         check_run_order(folder, sets.dataset.class_names)
-        parts = _Parts(config, sets, options)
+        parts = _Parts(self, config, sets, options)
         module = assemble(config, options, parts)
         compiled(module, options, teacher=parts.stored is None)
         return PreparedClassification(module, sets, options, folder, parts.stored)
@@ -278,8 +295,14 @@ def _remarks(dataset: Dataset) -> list[str]:
 class _Parts(TaskParts):
     mixes = True
 
-    def __init__(self, config: DictConfig, sets: Sets, options: build.TrainerOptions) -> None:
-        self.config, self.sets, self.options = config, sets, options
+    def __init__(
+        self,
+        task: Classification,
+        config: DictConfig,
+        sets: Sets,
+        options: build.TrainerOptions,
+    ) -> None:
+        self.task, self.config, self.sets, self.options = task, config, sets, options
         self.instances, self.num_classes = len(sets.train), sets.dataset.num_classes
         self.stored: StoredTeacher | None = None
         self._loader: BatchLoader | None = None
@@ -319,6 +342,9 @@ class _Parts(TaskParts):
             mixes=explorer is not None and explorer.mixed_rows > 0,
             probe=probe,
             looked_at=self.options.batch_size,
+            labels=Labels(
+                self.task.label_smoothing, class_weights(self.task.class_weights, self.sets)
+            ),
         )
         if upcoming and temperature is not None and temperature.held_out is not None:
             forward.ahead = Upcoming(student, self.loader(objective), temperature.held_out)
