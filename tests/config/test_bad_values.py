@@ -25,6 +25,10 @@ IMPOSSIBLE = {
     "trainer.epochs=abc": "trainer.epochs: Value 'abc'",
     "trainer.epochs=1.5": "trainer.epochs: Value '1.5'",
     "trainer.evaluate_every=0": "trainer.evaluate_every=0: give a whole number of at least 1",
+    "student.freeze=[layer9.*]": r"student.freeze=layer9.\* matches no parameter of SmallConvNet: "
+    r"give patterns such as layers.\*, fc.\*",
+    "student.freeze=['*']": "student.freeze leaves no parameter to train: give fewer patterns",
+    "student.freeze=[1]": r"student.freeze=\[1\]: give patterns of names",
     "task.label_smoothing=1": r"task.label_smoothing=1: give a number from 0 to below 1",
     "task.class_weights=even": "task.class_weights=even: give a number for each class, balanced",
     "task.class_weights=[1,0]": "task.class_weights=0: give a number above 0",

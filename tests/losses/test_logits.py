@@ -21,7 +21,6 @@ from rlkd.losses import (
 )
 from rlkd.types import Temperatures, class_index
 
-
 SMOOTHING, WEIGHTS = 0.1, torch.tensor([0.5, 1.0, 2.0, 3.0], dtype=torch.float64)
 
 

@@ -19,7 +19,7 @@ NETWORKS = {
         *("name", "checkpoint", "mean", "std", "image_size", "classes"),
         *("cache", "cache_dtype"),
     ),
-    "student": ("name", "checkpoint", "head"),
+    "student": ("name", "checkpoint", "head", "freeze"),
 }
 """The settings of each of the two networks."""
 

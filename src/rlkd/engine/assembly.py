@@ -13,7 +13,7 @@ from rlkd.engine.module import EpochLoader, StudentModule
 from rlkd.engine.sync_norm import synchronised
 from rlkd.exploration import Explorer
 from rlkd.losses import Objective
-from rlkd.models import Teacher
+from rlkd.models import Teacher, freeze
 from rlkd.temperature import TemperatureSource
 
 
@@ -65,6 +65,7 @@ def assemble(config: DictConfig, options: TrainerOptions, parts: TaskParts) -> S
     student = parts.student()
     if options.sync_batch_norm and distributed.this_rank().world_size > 1:
         student = synchronised(student, options.device)
+    freeze(student, build.frozen(config.student))
     teacher, temperature = None, None
     if objective.needs_teacher:
         teacher = parts.teacher(objective)

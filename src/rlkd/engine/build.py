@@ -99,6 +99,24 @@ def new_head(config: DictConfig, role: str) -> bool:
     return head == "new"
 
 
+def frozen(config: DictConfig) -> list[str]:
+    """Return the patterns of the parameters that the student does not train, see `models.freeze`.
+
+    Args:
+        config: the `student` node.
+
+    Raises:
+        UserError: if they are no texts.
+    """
+    given: Any = config.get("freeze")
+    if given is None:
+        return []
+    patterns = [given] if isinstance(given, str) else list(given)
+    if not patterns or not all(isinstance(each, str) for each in patterns):
+        raise UserError(f"student.freeze={given}: give patterns of names, such as [layer1.*]")
+    return patterns
+
+
 def _load(
     made: nn.Module,
     classifier: Callable[[], list[str]],

@@ -12,6 +12,7 @@ from rlkd.models.checkpoint import (
     save_weights,
 )
 from rlkd.models.create import create, names
+from rlkd.models.freezing import freeze
 from rlkd.models.teacher import Teacher, weights_sha256
 from rlkd.models.trial import Settings, called_once, same_form
 
@@ -28,6 +29,7 @@ __all__ = [
     "create",
     "create_detector",
     "detector_names",
+    "freeze",
     "is_two_stage",
     "load_weights",
     "names",
