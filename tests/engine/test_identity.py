@@ -70,6 +70,7 @@ FIGURES = (
     *(
         "trainer.accumulate",
         "trainer.gradient_clip",
+        "trainer.ema",
         "trainer.sync_batch_norm",
         "trainer.precision",
     ),

@@ -9,14 +9,17 @@ from safetensors.torch import load_file
 from tests.support.runs import TINY, silent, tiny, tiny_config
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from rlkd import models
 from rlkd.config.compose import configure
 from rlkd.engine import build
 from rlkd.engine import run as running
+from rlkd.engine.checkpoint_store import CheckpointStore
 from rlkd.engine.module import StudentModule
 from rlkd.engine.run_folder import RunFolder
 from rlkd.errors import UserError
+from rlkd.reporting import Result
 
 pytestmark = pytest.mark.usefixtures("plainly")
 
@@ -116,3 +119,41 @@ def test_a_student_starts_warm(teacher_file: Path, start: Path, tmp_path: Path) 
     ended = trained(teacher_file, start, tmp_path / "head", *given, "student.head=new")
     others = {name for name in parameters if not torch.equal(ended[name], held[name])}
     assert others == {"fc.weight", "fc.bias"}
+
+
+def test_the_average_is_torchs_and_is_what_is_scored_and_left(
+    teacher_file: Path, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = models.create("convnet_tiny", num_classes=10, in_channels=1)
+    follow = get_ema_multi_avg_fn(0.7)
+    oracle = AveragedModel(network, multi_avg_fn=follow, use_buffers=True)
+    compared: list[int] = []
+    save = CheckpointStore.save
+
+    def compare(self: CheckpointStore, checkpoint: Any, step: int, *, keep: int) -> None:
+        save(self, checkpoint, step, keep=keep)
+        if step in compared:  # the last of an epoch is saved once more
+            return
+        state = checkpoint["state_dict"]
+        network.load_state_dict(of("student.", state))
+        oracle.update_parameters(network)
+        for name, each in of("averaged.network.", state).items():
+            whole = not each.is_floating_point()
+            expected = (network if whole else oracle.module).state_dict()[name]
+            torch.testing.assert_close(each, expected, msg=f"{name} after step {step}")
+        compared.append(step)
+
+    monkeypatch.setattr(CheckpointStore, "save", compare)
+    given = ("temperature=constant", "trainer.ema=0.7", "trainer.checkpoint_every_steps=1")
+    ended = trained(teacher_file, start, tmp_path / "run", *given)
+    assert compared == list(range(1, 10))
+    for name, each in oracle.module.named_parameters():
+        torch.testing.assert_close(ended[name], each.detach())
+        assert not torch.equal(ended[name], network.state_dict()[name])
+    scored = running.score_checkpoints([f"run={tmp_path / 'run'}"], console=silent())
+    assert scored["student"] == Result.read(tmp_path / "run" / "result.json").test
+
+
+def of(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    found = {name: each for name, each in state.items() if name.startswith(prefix)}
+    return {name.removeprefix(prefix): each for name, each in found.items()}

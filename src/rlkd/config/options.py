@@ -38,6 +38,7 @@ class TrainerOptions:
     batch_size: int
     accumulate: int
     gradient_clip: float | None
+    ema: float | None
     sync_batch_norm: bool
     precision: str
     channels_last: bool | str
@@ -67,6 +68,7 @@ class TrainerOptions:
             optional=True,
         )
         arguments.number("trainer.gradient_clip", self.gradient_clip, above=0, optional=True)
+        arguments.number("trainer.ema", self.ema, above=0, below=1, optional=True)
         arguments.flag("trainer.sync_batch_norm", self.sync_batch_norm)
         if self.channels_last not in (True, False, "auto"):
             raise UserError(f"trainer.channels_last={self.channels_last}: give true, false or auto")

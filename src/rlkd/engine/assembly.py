@@ -8,6 +8,7 @@ from torch import nn
 from rlkd import distributed
 from rlkd.config.options import TrainerOptions
 from rlkd.engine import build
+from rlkd.engine.averaging import MovingAverage
 from rlkd.engine.forward import Forward
 from rlkd.engine.module import EpochLoader, StudentModule
 from rlkd.engine.sync_norm import synchronised
@@ -66,6 +67,8 @@ def assemble(config: DictConfig, options: TrainerOptions, parts: TaskParts) -> S
     if options.sync_batch_norm and distributed.this_rank().world_size > 1:
         student = synchronised(student, options.device)
     freeze(student, build.frozen(config.student))
+    # Before losses put hooks on it.
+    averaged = None if options.ema is None else MovingAverage(student, options.ema)
     teacher, temperature = None, None
     if objective.needs_teacher:
         teacher = parts.teacher(objective)
@@ -97,4 +100,5 @@ def assemble(config: DictConfig, options: TrainerOptions, parts: TaskParts) -> S
         explorer=explorer,
         accumulate=options.accumulate,
         gradient_clip=options.gradient_clip,
+        averaged=averaged,
     )

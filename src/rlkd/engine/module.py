@@ -19,6 +19,7 @@ from rlkd import distributed
 from rlkd.agent import instance_state
 from rlkd.checks import values_unchecked
 from rlkd.data import BatchLoader
+from rlkd.engine.averaging import MovingAverage
 from rlkd.engine.forward import Forward, Forwarded, SourceInputs
 from rlkd.engine.meters import EpochMeters
 from rlkd.errors import UserError, notice
@@ -65,6 +66,7 @@ class StudentModule(L.LightningModule):
         accumulate: over how many batches of the loader the gradients of one step are averaged.
         gradient_clip: the largest 2-norm of the gradient of a step, by all that the optimiser
             trains; above 0, None for any.
+        averaged: follows the student's steps, to be scored and left in its place; None for none.
 
     Raises:
         UserError: if the source cannot work with accumulated gradients, or looks ahead where that
@@ -86,6 +88,7 @@ class StudentModule(L.LightningModule):
         explorer: Explorer | None = None,
         accumulate: int = 1,
         gradient_clip: float | None = None,
+        averaged: MovingAverage | None = None,
     ) -> None:
         super().__init__()
         if temperature is not None and temperature.held_out is not None:
@@ -95,7 +98,7 @@ class StudentModule(L.LightningModule):
         self.forward_pass, self.objective, self.explorer = forward_pass, objective, explorer
         self.loader: EpochLoader = loader
         self.accumulate, self._passed = accumulate, 0
-        self.gradient_clip = gradient_clip
+        self.gradient_clip, self.averaged = gradient_clip, averaged
         if temperature is not None:
             temperature.share_update(accumulate)
         self.meters = EpochMeters(objective.terms)
@@ -110,6 +113,11 @@ class StudentModule(L.LightningModule):
 
     bad_step: Tensor
     """The first step whose loss was not finite; -1 while there is none."""
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network that is scored and that the run leaves: the student, or its average."""
+        return self.student if self.averaged is None else self.averaged.network
 
     @values_unchecked()
     def training_step(self, batch: Any, batch_index: int) -> None:
@@ -308,6 +316,8 @@ class StudentModule(L.LightningModule):
         if self._passed > 0:
             return False
         optimizer.step()
+        if self.averaged is not None:
+            self.averaged.update(self.student, first=self.global_step == 1)
         self._step_schedule("step")
         return True
 
@@ -346,7 +356,10 @@ class StudentModule(L.LightningModule):
         """Name what ranks hold alike by construction, or each its own."""
         trained = {id(each) for each in self._trained()}
         apart = [self.bad_step, *self.meters.buffers()]
-        for held in (self.temperature, self.teacher, self.explorer, self.objective):
+        for held in (
+            *(self.temperature, self.teacher, self.explorer, self.objective),
+            self.averaged,
+        ):
             apart += [] if held is None else [*held.parameters(), *held.buffers()]
         distributed.exclude_from_ddp(self, (each for each in apart if id(each) not in trained))
 

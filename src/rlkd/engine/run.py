@@ -237,6 +237,8 @@ class _ShareStatistics(L.Callback):
         """Share them before anything is scored."""
         assert isinstance(pl_module, StudentModule)
         distributed.broadcast_buffers(pl_module.student)
+        if pl_module.averaged is not None:
+            distributed.broadcast_buffers(pl_module.averaged)
 
 
 def _trainer(
@@ -268,7 +270,7 @@ def _write(
     folder: RunFolder, prepared: Prepared, result: Result, policy: PolicyMap | None
 ) -> Result:
     module = prepared.module
-    models.save_weights(module.student, folder.student)
+    models.save_weights(module.evaluated, folder.student)
     write_metrics(folder.metrics, module.history)
     if policy is not None:
         policy.write(folder.policy)
