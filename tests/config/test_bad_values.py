@@ -33,6 +33,8 @@ IMPOSSIBLE = {
     "task.class_weights=even": "task.class_weights=even: give a number for each class, balanced",
     "task.class_weights=[1,0]": "task.class_weights=0: give a number above 0",
     "task.class_weights=[1,2]": "task.class_weights has 2 numbers, and there are 10 classes",
+    "trainer.early_stopping=0": "trainer.early_stopping=0: give a whole number of at least 1",
+    "trainer.early_stopping=3": "trainer.early_stopping=3 stops by validation images, for the test",
     "trainer.ema=1": "trainer.ema=1.*: give a number above 0, below 1, or null",
     "trainer.gradient_clip=0": "trainer.gradient_clip=0.*: give a number above 0",
     "trainer.gradient_clip=a": "trainer.gradient_clip: Value 'a'",

@@ -75,7 +75,7 @@ FIGURES = (
         "trainer.precision",
     ),
     *("trainer.channels_last", "trainer.compile", "trainer.accelerator"),
-    *("trainer.evaluate_every", "trainer.validation_size"),
+    *("trainer.evaluate_every", "trainer.validation_size", "trainer.early_stopping"),
     *("task._target_", "task.base_temperature", "task.probe_size", "task.max_instances"),
     *("task.label_smoothing", "task.class_weights"),
     *("task.performance", "task.flip", "task.group_by_aspect", "task.detector"),

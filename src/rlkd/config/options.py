@@ -48,6 +48,7 @@ class TrainerOptions:
     threads: int | None
     evaluate_every: int
     validation_size: int
+    early_stopping: int | None
     checkpoint_every_steps: int | None
     checkpoint_every_minutes: float | None
     keep_checkpoints: int
@@ -61,6 +62,12 @@ class TrainerOptions:
         arguments.count("trainer.threads", self.threads, most=_MOST_THREADS, optional=True)
         arguments.count("trainer.keep_checkpoints", self.keep_checkpoints)
         arguments.count("trainer.validation_size", self.validation_size, least=0)
+        arguments.count("trainer.early_stopping", self.early_stopping, optional=True)
+        if self.early_stopping is not None and not self.validation_size:
+            raise UserError(
+                f"trainer.early_stopping={self.early_stopping} stops by validation images, for the "
+                "test split never selects: give trainer.validation_size=512, say"
+            )
         arguments.number(
             "trainer.checkpoint_every_minutes",
             self.checkpoint_every_minutes,
