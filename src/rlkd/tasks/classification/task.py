@@ -119,8 +119,9 @@ class Classification:
         sets = load_sets(config, options)
         scored: dict[str, AnyScores] = {}
         for role, node in given.items():
-            made = build.network(node, role, sets.dataset)
-            if role == "teacher":
+            several = node.get("also") and build.teacher(node, sets.dataset, options, fuse=False)
+            made = several or build.network(node, role, sets.dataset)
+            if role == "teacher" and not several:
                 made = Teacher(
                     made,
                     renormalise=renormalisation(node, sets.dataset),
@@ -317,6 +318,11 @@ class _Parts(TaskParts):
         made = build.teacher(node, self.sets.dataset, self.options, fuse=fuse)
         if made is None:
             raise UserError("this method needs a teacher: give teacher=resnet56, or method=alone")
+        if node.get("also") and objective.taps:
+            raise UserError(
+                "several teachers give the mean of their logits alone, and this method asks for a "
+                "teacher's features: leave teacher.also out, or give method=kd"
+            )
         return made
 
     def forward_pass(

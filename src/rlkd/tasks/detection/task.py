@@ -222,6 +222,8 @@ class Detection(DetectionOptions):
             further = {**self.detector_options, **REPLACED[given]}
         if node.get("classes") is not None:
             raise UserError(f"{role}.classes is for task=classification: leave it at null")
+        if node.get("also") is not None:
+            raise UserError("teacher.also is for task=classification: leave it at null")
         path = None if node.checkpoint is None else Path(node.checkpoint)
         head = build.new_head(node, role)
         try:
