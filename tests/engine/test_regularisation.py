@@ -18,8 +18,11 @@ from rlkd.engine import run as running
 from rlkd.engine.checkpoint_store import CheckpointStore
 from rlkd.engine.module import StudentModule
 from rlkd.engine.run_folder import RunFolder
-from rlkd.errors import UserError
+from rlkd.errors import Notice, UserError
+from rlkd.losses import LossInputs, Objective
 from rlkd.reporting import Result
+from rlkd.tasks.classification.forward import ClassifierForward
+from rlkd.types import Batch
 
 pytestmark = pytest.mark.usefixtures("plainly")
 
@@ -157,3 +160,42 @@ def test_the_average_is_torchs_and_is_what_is_scored_and_left(
 def of(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     found = {name: each for name, each in state.items() if name.startswith(prefix)}
     return {name.removeprefix(prefix): each for name, each in found.items()}
+
+
+def test_student_and_teacher_train_on_the_same_mixed_images(
+    teacher_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[LossInputs] = []
+    images: list[Tensor] = []
+    forward, call = Objective.forward, ClassifierForward.__call__
+
+    def see(self: Objective, inputs: LossInputs) -> Any:
+        seen.append(inputs)
+        return forward(self, inputs)
+
+    def look(self: ClassifierForward, batch: Batch) -> Any:
+        images.append(batch.image)
+        return call(self, batch)
+
+    config = tiny_config(teacher_file, tmp_path, "temperature=constant", "task.mix=mixup")
+    prepared = build.task(config).prepare(config, build.trainer_options(config))
+    loader: Any = prepared.module.loader
+    plain = next(iter(loader))
+    monkeypatch.setattr(Objective, "forward", see)
+    monkeypatch.setattr(ClassifierForward, "__call__", look)
+    running.run(config, console=silent())
+    first, image = seen[0], images[1]  # after the example that the parts are tried on
+    assert first.target.shape == (16, 10)
+    torch.testing.assert_close(first.target.sum(dim=1), torch.ones(16))
+    assert not torch.equal(image, plain.image)
+    assert prepared.module.teacher is not None
+    expected = prepared.module.teacher(image)
+    torch.testing.assert_close(first.teacher_logits, expected)
+
+
+def test_a_teachers_store_has_no_mixed_images(teacher_file: Path, tmp_path: Path) -> None:
+    given = ("temperature=constant", "task.mix=cutmix", f"teacher.cache='{tmp_path / 'store'}'")
+    config = tiny_config(teacher_file, tmp_path / "run", *given)
+    with pytest.warns(Notice, match="task.mix mixes them: the teacher's network runs"):
+        build.task(config).prepare(config, build.trainer_options(config))
+    assert not (tmp_path / "store").exists()

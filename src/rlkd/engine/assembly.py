@@ -7,6 +7,7 @@ from torch import nn
 
 from rlkd import distributed
 from rlkd.config.options import TrainerOptions
+from rlkd.data.transforms.mixing import Mixing
 from rlkd.engine import build
 from rlkd.engine.averaging import MovingAverage
 from rlkd.engine.forward import Forward
@@ -27,6 +28,8 @@ class TaskParts(ABC):
     """Columns of the logits."""
     mixes: bool
     """Whether two images can be mixed, which takes all to be of one size."""
+    mixing: Mixing | None = None
+    """Mixes every training batch; None where none is."""
 
     @abstractmethod
     def student(self) -> nn.Module:
@@ -101,4 +104,5 @@ def assemble(config: DictConfig, options: TrainerOptions, parts: TaskParts) -> S
         accumulate=options.accumulate,
         gradient_clip=options.gradient_clip,
         averaged=averaged,
+        mixing=parts.mixing,
     )

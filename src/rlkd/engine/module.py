@@ -19,6 +19,7 @@ from rlkd import distributed
 from rlkd.agent import instance_state
 from rlkd.checks import values_unchecked
 from rlkd.data import BatchLoader
+from rlkd.data.transforms.mixing import Mixing
 from rlkd.engine.averaging import MovingAverage
 from rlkd.engine.forward import Forward, Forwarded, SourceInputs
 from rlkd.engine.meters import EpochMeters
@@ -66,6 +67,7 @@ class StudentModule(L.LightningModule):
         accumulate: over how many batches of the loader the gradients of one step are averaged.
         gradient_clip: the largest 2-norm of the gradient of a step, by all that the optimiser
             trains; above 0, None for any.
+        mixing: mixes the images of each training batch; None for none.
         averaged: follows the student's steps, to be scored and left in its place; None for none.
 
     Raises:
@@ -89,6 +91,7 @@ class StudentModule(L.LightningModule):
         accumulate: int = 1,
         gradient_clip: float | None = None,
         averaged: MovingAverage | None = None,
+        mixing: Mixing | None = None,
     ) -> None:
         super().__init__()
         if temperature is not None and temperature.held_out is not None:
@@ -98,7 +101,7 @@ class StudentModule(L.LightningModule):
         self.forward_pass, self.objective, self.explorer = forward_pass, objective, explorer
         self.loader: EpochLoader = loader
         self.accumulate, self._passed = accumulate, 0
-        self.gradient_clip, self.averaged = gradient_clip, averaged
+        self.gradient_clip, self.averaged, self.mixing = gradient_clip, averaged, mixing
         if temperature is not None:
             temperature.share_update(accumulate)
         self.meters = EpochMeters(objective.terms)
@@ -122,6 +125,8 @@ class StudentModule(L.LightningModule):
     @values_unchecked()
     def training_step(self, batch: Any, batch_index: int) -> None:
         """Train on one batch: a step, or one of the passes of a step."""
+        if self.mixing is not None:
+            batch = self.mixing(batch, epoch=self.current_epoch, number=batch_index)
         explored = self._explore(batch)
         source = self.temperature
         if source is not None:

@@ -3,6 +3,7 @@
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import torch
 from omegaconf import DictConfig
@@ -13,6 +14,7 @@ from rlkd import arguments, distributed, models
 from rlkd.config.settings import asks_for_store, trusted_by
 from rlkd.data import BatchLoader
 from rlkd.data.datasets import Dataset
+from rlkd.data.transforms.mixing import Mix, Mixing
 from rlkd.engine import build
 from rlkd.engine.assembly import TaskParts, assemble
 from rlkd.engine.class_names import check_run_order
@@ -72,6 +74,9 @@ class Classification:
         class_weights: what each class's part of it is multiplied by, above 0, in the order of the
             classes; `balanced` for n / (classes * images of the class), as scikit-learn has it;
             None for 1.
+        mix: `mixup` or `cutmix`, see `Mixing`: the images of each training batch are mixed, and a
+            teacher sees what the student sees. Probes and look-aheads see images as they are.
+        mix_alpha: of the distribution of the shares, above 0.
 
     Raises:
         UserError: for a number out of range.
@@ -82,12 +87,17 @@ class Classification:
     max_instances: int | None
     label_smoothing: float
     class_weights: list[float] | str | None
+    mix: Mix | None
+    mix_alpha: float
 
     def __post_init__(self) -> None:
         arguments.number("task.base_temperature", self.base_temperature, above=0)
         arguments.count("task.probe_size", self.probe_size, least=0)
         arguments.count("task.max_instances", self.max_instances, optional=True)
         arguments.number("task.label_smoothing", self.label_smoothing, least=0, below=1)
+        if self.mix not in (None, *get_args(Mix)):
+            raise UserError(f"task.mix={self.mix}: choose one of {', '.join(get_args(Mix))}, null")
+        arguments.number("task.mix_alpha", self.mix_alpha, above=0)
         given = self.class_weights
         if isinstance(given, list):
             for each in given:
@@ -306,6 +316,10 @@ class _Parts(TaskParts):
         self.task, self.config, self.sets, self.options = task, config, sets, options
         self.instances, self.num_classes = len(sets.train), sets.dataset.num_classes
         self.stored: StoredTeacher | None = None
+        if task.mix is not None:
+            self.mixing = Mixing(
+                task.mix, alpha=task.mix_alpha, num_classes=self.num_classes, seed=config.seed
+            )
         self._loader: BatchLoader | None = None
 
     def student(self) -> nn.Module:
@@ -333,6 +347,11 @@ class _Parts(TaskParts):
         temperature: TemperatureSource | None,
         explorer: Explorer | None,
     ) -> Forward:
+        if self.mixing is not None and explorer is not None:
+            raise UserError(
+                f"task.mix={self.task.mix} mixes every image, and exploration ranks them by what "
+                "the student makes of each: give exploration.enabled=false, or task.mix=null"
+            )
         upcoming = build.probe_options(self.config.probe).upcoming
         probe = None
         if not upcoming:
@@ -345,7 +364,7 @@ class _Parts(TaskParts):
             train_targets=self.sets.train.target,
             num_classes=self.num_classes,
             temperature=temperature,
-            mixes=explorer is not None and explorer.mixed_rows > 0,
+            mixes=self.mixing is not None or (explorer is not None and explorer.mixed_rows > 0),
             probe=probe,
             looked_at=self.options.batch_size,
             labels=Labels(
@@ -360,6 +379,12 @@ class _Parts(TaskParts):
             notice(
                 "teacher.cache keeps logits alone, and this method asks for the teacher's features "
                 "too: its network runs in every step"
+            )
+            return forward
+        if self.mixing is not None:
+            notice(
+                "teacher.cache keeps logits of images as they are, and task.mix mixes them: the "
+                "teacher's network runs in every step"
             )
             return forward
         loader = self.loader(objective)
