@@ -6,6 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from rlkd import arguments
 from rlkd.checks import MASKED, check_logits, float32_or_better
 from rlkd.errors import InputError
 from rlkd.losses.softened import Temperature, as_temperatures, log_softened
@@ -57,15 +58,22 @@ def cross_entropy(
             whole batch; torch's for class indices divides by the weights instead.
 
     Raises:
-        ValueError: for another reduction, and see `checks.check_logits`.
+        ValueError: for another reduction, a label smoothing out of range, or weights that are not
+            one for each class; and see `checks.check_logits`.
     """
     check_logits(student_logits, target=target)
+    arguments.number("label_smoothing", label_smoothing, least=0, most=1)
     logits = float32_or_better(student_logits)
     if target.is_floating_point():  # a masked class that a row does not count costs nothing
         logits, target = logits.clamp_min(MASKED), target.to(logits.dtype)
     if class_weights is None:
         return F.cross_entropy(
             logits, target, reduction=_checked(reduction), label_smoothing=label_smoothing
+        )
+    if class_weights.shape != student_logits.shape[1:]:
+        raise InputError(
+            f"class_weights of shape {tuple(class_weights.shape)}: give one for each of "
+            f"{student_logits.shape[1]} classes"
         )
     weight = class_weights.to(logits)
     rows = F.cross_entropy(

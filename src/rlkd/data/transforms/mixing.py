@@ -28,8 +28,8 @@ class Mixing:
         seed: of the run.
 
     Source: Zhang et al., "mixup: Beyond Empirical Risk Minimization" (ICLR 2018); Yun et al.,
-    "CutMix: Regularization Strategy to Train Strong Classifiers" (ICCV 2019); of a teacher that sees
-    the mixed image, Beyer et al., "Knowledge distillation: A good teacher is patient and
+    "CutMix: Regularization Strategy to Train Strong Classifiers" (ICCV 2019); with the
+    teacher on the mixed image, Beyer et al., "Knowledge distillation: A good teacher is patient and
     consistent" (CVPR 2022).
     """
 
