@@ -65,7 +65,7 @@ def epochs_of_lightning(patience: int, every: int, place: Path) -> int:
     return trainer.current_epoch * every
 
 
-@pytest.mark.parametrize(("patience", "every"), [(1, 1), (2, 1), (4, 1), (2, 2), (9, 1)])
+@pytest.mark.parametrize(("patience", "every"), [(1, 1), (2, 2), (4, 1), (9, 1)])
 def test_a_run_ends_where_lightning_ends_one(
     patience: int, every: int, teacher_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -83,6 +83,7 @@ def test_a_run_ends_where_lightning_ends_one(
     assert RunFolder(tmp_path / "run").complete
 
 
+@pytest.mark.long
 def test_a_run_that_is_resumed_ends_at_the_same_epoch(
     teacher_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

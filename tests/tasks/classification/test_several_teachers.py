@@ -64,7 +64,8 @@ def test_a_store_is_of_all_of_them(
     further = f"teacher.also=[{{name: convnet_tiny, checkpoint: '{other_file}'}}]"
     given = tiny(teacher_file, tmp_path / "run", CONSTANT, cache, further)
     running.distill(given, console=silent())
-    assert "teacher's weights" in refuse("distill", *given[:-1], f"output={tmp_path / 'b'}")
+    line = refuse("distill", *given, "teacher.weight=2", f"output={tmp_path / 'b'}")
+    assert "is of another teacher's weights" in line
 
 
 def test_features_of_several_are_refused(

@@ -37,7 +37,7 @@ class Mixing:
         from torchvision.transforms import v2  # takes a second, which few runs need
         from torchvision.tv_tensors import Image
 
-        made = {"mixup": v2.MixUp, "cutmix": v2.CutMix}[kind]
+        made: Any = {"mixup": v2.MixUp, "cutmix": v2.CutMix}[kind]
         self._mix: Any = made(alpha=alpha, num_classes=num_classes, labels_getter=itemgetter(1))
         self._image: Any = Image
         self.seed = seed
