@@ -32,7 +32,7 @@ IMPOSSIBLE = {
     "teacher.also=a.pth": "teacher.also is a list of further teachers, such as",
     "teacher.also=[{file: a.pth}]": "teacher.also is a list of further teachers, such as",
     "teacher.also=[{name: resnet20}]": r"teacher.also\[0\]: the teacher resnet20 has no weights",
-    "teacher.also=[{name: os:system, checkpoint: a}]": "os:system: no part of a run is made of that",
+    "teacher.also=[{name: os:system, checkpoint: a}]": "os:system: no part of a run",
     "teacher.also=[{name: mine:net, checkpoint: a}]": r"teacher.also\[0\]: .*add trust=mine",
     "teacher.also=[{checkpoint: nowhere.pth}]": r"teacher.also\[0\]: .*nowhere.pth",
     "teacher.weight=0": "teacher.weight=0: give a number above 0",

@@ -79,7 +79,7 @@ def test_a_run_ends_where_lightning_ends_one(
     assert result.validation is not None
     assert result.validation.top1 == ACCURACIES[expected - 1]
     told = console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
-    assert (f"stopped after epoch {expected}: {patience} evaluations" in told) is (expected < 12)
+    assert (f"stopped after epoch {expected}: no better" in told) is (expected < 12)
     assert RunFolder(tmp_path / "run").complete
 
 

@@ -160,8 +160,8 @@ def _trained(
     check_finite(module, folder)
     if stop is not None and stop.stopped:
         show(
-            f"stopped after epoch {len(module.history)}: {stop.wait_count} evaluations in a row "
-            "were no better on the validation images"
+            f"stopped after epoch {len(module.history)}: no better on the validation images, "
+            f"trainer.early_stopping={options.early_stopping}"
         )
 
     final = log.latest or scores()

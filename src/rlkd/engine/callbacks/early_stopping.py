@@ -12,7 +12,7 @@ _SPLIT = "validation"
 class StopEarly(EarlyStopping):
     """Lightning's `EarlyStopping` on the headline of the validation images, such as accuracy.
 
-    Epochs that are not scored count nowhere. A run that was killed after it had stopped does not
+    Epochs that are not scored count nowhere, and a headline that is not known is no better. A run that was killed after it had stopped does not
     go on when it is resumed.
 
     Args:
@@ -21,7 +21,9 @@ class StopEarly(EarlyStopping):
     """
 
     def __init__(self, log: LogEpochs, *, patience: int) -> None:
-        super().__init__(_SPLIT, mode="max", patience=patience, check_on_train_epoch_end=True)
+        super().__init__(
+            _SPLIT, mode="max", patience=patience, check_on_train_epoch_end=True, check_finite=False
+        )
         self.log_epochs = log
 
     @property
