@@ -1,10 +1,10 @@
 """Batches whose images are mixed with each other, and their labels with them."""
 
 from dataclasses import replace
-from operator import itemgetter
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from rlkd import distributed
 from rlkd.data.seeding import generator_of
@@ -35,11 +35,9 @@ class Mixing:
 
     def __init__(self, kind: Mix, *, alpha: float, num_classes: int, seed: int) -> None:
         from torchvision.transforms import v2  # takes a second, which few runs need
-        from torchvision.tv_tensors import Image
 
         made: Any = {"mixup": v2.MixUp, "cutmix": v2.CutMix}[kind]
-        self._mix: Any = made(alpha=alpha, num_classes=num_classes, labels_getter=itemgetter(1))
-        self._image: Any = Image
+        self._mix: Any = made(alpha=alpha, num_classes=num_classes)
         self.seed = seed
 
     def __call__(self, batch: Batch, *, epoch: int, number: int) -> Batch:
@@ -50,16 +48,20 @@ class Mixing:
             epoch: from 0.
             number: of the batch in its epoch, from 0.
         """
-        views = [batch.image] if batch.strong is None else [batch.image, batch.strong]
-        first, *others = (self._image(each) for each in views)
         key = (self.seed, epoch, _STREAM, number, distributed.this_rank().rank)
+        drawn = generator_of(*key).get_state()
+
+        def mixed(view: Tensor) -> tuple[Tensor, Tensor]:
+            torch.set_rng_state(drawn)
+            return self._mix(view, batch.target)
+
         with torch.random.fork_rng(devices=[]):
-            torch.set_rng_state(generator_of(*key).get_state())
-            image, target, *strong = self._mix(first, batch.target, *others)
+            image, target = mixed(batch.image)
+            strong = None if batch.strong is None else mixed(batch.strong)[0]
         return replace(
             batch,
-            image=image.as_subclass(torch.Tensor),
+            image=image,
             target=target,
-            strong=strong[0].as_subclass(torch.Tensor) if strong else None,
+            strong=strong,
             view=None if batch.view is None else torch.full_like(batch.view, -1),
         )

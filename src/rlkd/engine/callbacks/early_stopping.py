@@ -12,8 +12,8 @@ _SPLIT = "validation"
 class StopEarly(EarlyStopping):
     """Lightning's `EarlyStopping` on the headline of the validation images, such as accuracy.
 
-    Epochs that are not scored count nowhere, and a headline that is not known is no better. A run that was killed after it had stopped does not
-    go on when it is resumed.
+    Epochs that are not scored count nowhere, and a headline that is not known is no better. A run
+    that was killed after it had stopped does not go on when it is resumed.
 
     Args:
         log: has the scores of each epoch.
