@@ -10,6 +10,7 @@ from tests.support.refusal import Refuse
 from tests.support.runs import silent, tiny, tiny_config
 
 from rlkd import models
+from rlkd.data.digits import load_digits
 from rlkd.engine import build
 from rlkd.engine import run as running
 from rlkd.engine.run_folder import RunFolder
@@ -74,3 +75,19 @@ def test_features_of_several_are_refused(
     further = f"teacher.also=[{{checkpoint: '{teacher_file}'}}]"
     given = tiny(teacher_file, tmp_path / "run", CONSTANT, "method=fitnet", further)
     assert "several teachers give the mean of their logits alone" in refuse("distill", *given)
+
+
+def test_their_mean_is_scored(teacher_file: Path, tmp_path: Path) -> None:
+    def scored(*more: str) -> Any:
+        given = ("data=digits", "teacher=convnet_small", f"teacher.checkpoint='{teacher_file}'")
+        return running.score_checkpoints([*given, *more], console=silent())["teacher"]
+
+    assert scored(f"teacher.also=[{{checkpoint: '{teacher_file}'}}]") == scored()
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        network = models.create("convnet_tiny", num_classes=10, in_channels=1)
+        network.get_parameter("fc.bias").data[4] = 1e4
+    torch.save(network.state_dict(), tmp_path / "four.pth")
+    four = f"{{name: convnet_tiny, checkpoint: '{tmp_path / 'four.pth'}'}}"
+    fours = (load_digits()[1].target == 4).double().mean().item()
+    assert scored(f"teacher.also=[{four}]").top1 == pytest.approx(fours) != scored().top1
