@@ -444,3 +444,8 @@ def test_a_masked_class_is_no_class_to_a_formula(name: str, place: None) -> None
     found = SOURCES[name]()(values["student"], teacher, target)
     expected = SOURCES[name]()(values["student"][:, kept], teacher[:, kept], target)
     torch.testing.assert_close(found.teacher, expected.teacher)
+
+
+def test_class_weights_are_one_for_each_class() -> None:
+    with pytest.raises(InputError, match=r"class_weights of shape \(3,\): give one for each of 5"):
+        losses.supervised(torch.randn(ROWS, CLASSES), TARGET, class_weights=torch.ones(3))

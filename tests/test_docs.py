@@ -70,7 +70,8 @@ NAME = re.compile(r"`(rlkd(?:\.\w+)+)`")
 
 
 @pytest.mark.parametrize(
-    "page", ["architecture.md", "adding.md", "method.md", "scaling.md", "trust.md"]
+    "page",
+    ["architecture.md", "adding.md", "method.md", "scaling.md", "training.md", "trust.md"],
 )
 def test_every_name_of_the_code_exists(page: str) -> None:
     text = (ADDING.parent / page).read_text(encoding="utf-8")

@@ -53,6 +53,21 @@ RUNS: dict[str, tuple[str, ...]] = {
         "trust=tests",
         "trainer.epochs=2",
     ),
+    "all that holds a student back": (
+        *("temperature=constant", "trainer.gradient_clip=0.5", "trainer.ema=0.9"),
+        *("task.label_smoothing=0.1", "task.class_weights=balanced", "task.mix=cutmix"),
+        *("student.freeze=[layers.0.*]", "trainer.epochs=2"),
+    ),
+    "mixed, looking ahead": (
+        *SOURCES["rlkd, seeing more"],
+        *("exploration.enabled=false", "task.mix=mixup", "trainer.epochs=2"),
+    ),
+    "mixed, two views": (
+        "temperature=constant",
+        "method=mlkd",
+        "task.mix=mixup",
+        "trainer.epochs=2",
+    ),
     "adamw and cosine": (
         "temperature=constant",
         "optimizer=adamw",

@@ -12,11 +12,13 @@ from tests.gpu.places import Place, places
 from tests.marks import but_long
 from torch import Tensor, nn
 
-from rlkd import RandomTemperature, TemperatureAgent
+from rlkd import RandomTemperature, TemperatureAgent, models
 from rlkd.data import ImageSet, MemoryLoader
+from rlkd.data.transforms.mixing import Mix, Mixing
+from rlkd.engine.averaging import MovingAverage
 from rlkd.engine.module import StudentModule
 from rlkd.exploration import Bands, Explorer
-from rlkd.tasks.classification.forward import ClassifierForward
+from rlkd.tasks.classification.forward import ClassifierForward, Labels
 from rlkd.temperature import ConstantTemperature, GlobalCTKD, InstanceCTKD, TemperatureSource
 
 pytestmark = pytest.mark.usefixtures("plainly")
@@ -103,7 +105,9 @@ class Steps:
         optimizer = self.module.configure_optimizers()
         vars(self.module)["optimizers"] = lambda: optimizer
         vars(self.module)["manual_backward"] = lambda loss: loss.backward()
-        vars(self.module)["_trainer"] = SimpleNamespace(strategy=None, global_step=0)
+        vars(self.module)["_trainer"] = SimpleNamespace(
+            strategy=None, global_step=0, current_epoch=0
+        )
 
     def epoch(self, place: Place, *, warm: int) -> None:
         """Train an epoch; after some steps, none may wait for the device, nor may the loader."""
@@ -146,6 +150,21 @@ def test_no_step_with_a_strong_view_waits_for_the_device(place: Place) -> None:
     assert steps.loader.strong_view
     steps.epoch(place, warm=1)
     place.check(*steps.module.student.parameters())
+
+
+@pytest.mark.parametrize("kind", but_long(["mixup", "cutmix"], "cutmix"))
+def test_no_step_that_averages_mixes_and_weights_waits_for_the_device(
+    kind: Mix, place: Place
+) -> None:
+    steps = Steps("kd", ConstantTemperature(), place, explored=False)
+    module, forward = steps.module, steps.module.forward_pass
+    assert isinstance(forward, ClassifierForward)
+    forward.labels = Labels(0.1, torch.ones(CLASSES))
+    network = models.create("convnet_tiny", num_classes=CLASSES, in_channels=1)
+    module.averaged = place.put(MovingAverage(network, 0.9))
+    module.mixing = Mixing(kind, alpha=1.0, num_classes=CLASSES, seed=0)
+    steps.epoch(place, warm=1)
+    place.check(*module.student.parameters(), *module.averaged.parameters())
 
 
 class Overwriting(nn.Module):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from tests.reference.kd_rows import kd_slowly
 from torch import Tensor
+from torch.nn import functional as F
 
 from rlkd import losses
 from rlkd.checks import values_unchecked
@@ -15,9 +16,55 @@ from rlkd.losses import (
     cross_entropy,
     kd,
     log_softened,
+    supervised,
     supervised_views,
 )
 from rlkd.types import Temperatures, class_index
+
+SMOOTHING, WEIGHTS = 0.1, torch.tensor([0.5, 1.0, 2.0, 3.0], dtype=torch.float64)
+
+
+def test_smoothed_and_weighted_cross_entropy_is_torchs(logits: tuple[Tensor, ...]) -> None:
+    student, target = logits[0], torch.tensor([0, 1, 2, 3, 3, 3])
+    smoothed = F.cross_entropy(student, target, label_smoothing=SMOOTHING)
+    assert torch.equal(supervised(student, target, label_smoothing=SMOOTHING), smoothed)
+    # Of distributions torch's mean is over the rows, one-hot ones too.
+    one_hot = F.one_hot(target, 4).double()
+    both = F.cross_entropy(student, one_hot, weight=WEIGHTS, label_smoothing=SMOOTHING)
+    for given in (target, one_hot):
+        found = supervised(student, given, label_smoothing=SMOOTHING, class_weights=WEIGHTS.float())
+        torch.testing.assert_close(found, both)
+    rows = cross_entropy(student, target, class_weights=WEIGHTS, reduction="none")
+    torch.testing.assert_close(
+        rows, F.cross_entropy(student, target, weight=WEIGHTS, reduction="none")
+    )
+    # Torch's other mean, by hand: over the weights of the rows' classes.
+    torch.testing.assert_close(
+        rows.sum() / WEIGHTS[target].sum(), F.cross_entropy(student, target, weight=WEIGHTS)
+    )
+
+
+def test_halves_of_a_weighted_batch_add_up_to_the_whole(logits: tuple[Tensor, ...]) -> None:
+    student, target = logits[0], torch.tensor([0, 0, 0, 3, 3, 3])
+    whole = supervised(student, target, class_weights=WEIGHTS)
+    halves = [
+        supervised(student[rows], target[rows], class_weights=WEIGHTS)
+        for rows in (slice(0, 3), slice(3, 6))
+    ]
+    torch.testing.assert_close(sum(halves) / 2, whole)
+
+
+def test_both_views_are_smoothed_and_a_detectors_own_loss_is_not(
+    logits: tuple[Tensor, ...],
+) -> None:
+    plain, strong, _ = logits
+    target, own = torch.tensor([0, 1, 2, 3, 3, 3]), torch.tensor(7.0)
+    views = supervised_views(plain, target, None, strong, SMOOTHING)
+    expected = sum(
+        F.cross_entropy(each, target, label_smoothing=SMOOTHING) for each in (plain, strong)
+    )
+    torch.testing.assert_close(views, expected)
+    assert supervised(plain, target, own, label_smoothing=SMOOTHING) is own
 
 
 def gradient(loss: Tensor, wrt: Tensor) -> Tensor:

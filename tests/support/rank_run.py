@@ -92,6 +92,13 @@ CELLS: dict[str, tuple[str, ...]] = {
         "method.terms.crd.loss.negatives=256",
         "trainer.max_steps=12",
     ),
+    "held back": (
+        *("temperature=constant", "trainer.gradient_clip=0.1", "trainer.ema=0.7"),
+        *("task.label_smoothing=0.1", "task.class_weights=balanced", "student.freeze=[layers.0.*]"),
+        *("data.limit=1408", "trainer.validation_size=128", "trainer.early_stopping=1"),
+        "trainer.evaluate_every=1",
+        "trainer.max_steps=24",
+    ),
     "unbroken": BROKEN,
     "in two passes": (
         "temperature=rlkd_paper",
@@ -164,7 +171,7 @@ def watched(overrides: list[str], *, stop_at: int | None = None) -> dict[str, An
     (module,) = held
     assert module.temperature is not None
     return {
-        "student": module.student.state_dict(),
+        "student": module.evaluated.state_dict(),
         "temperatures": given,
         "source": distributed.fingerprint(module.temperature),
         "entropy": None if module.explorer is None else module.explorer.record.entropy,

@@ -37,6 +37,8 @@ class TrainerOptions:
     max_steps: int | None
     batch_size: int
     accumulate: int
+    gradient_clip: float | None
+    ema: float | None
     sync_batch_norm: bool
     precision: str
     channels_last: bool | str
@@ -46,6 +48,7 @@ class TrainerOptions:
     threads: int | None
     evaluate_every: int
     validation_size: int
+    early_stopping: int | None
     checkpoint_every_steps: int | None
     checkpoint_every_minutes: float | None
     keep_checkpoints: int
@@ -59,12 +62,20 @@ class TrainerOptions:
         arguments.count("trainer.threads", self.threads, most=_MOST_THREADS, optional=True)
         arguments.count("trainer.keep_checkpoints", self.keep_checkpoints)
         arguments.count("trainer.validation_size", self.validation_size, least=0)
+        arguments.count("trainer.early_stopping", self.early_stopping, optional=True)
+        if self.early_stopping is not None and not self.validation_size:
+            raise UserError(
+                f"trainer.early_stopping={self.early_stopping} stops by validation images, for the "
+                "test split never selects: give trainer.validation_size=512, say"
+            )
         arguments.number(
             "trainer.checkpoint_every_minutes",
             self.checkpoint_every_minutes,
             above=0,
             optional=True,
         )
+        arguments.number("trainer.gradient_clip", self.gradient_clip, above=0, optional=True)
+        arguments.number("trainer.ema", self.ema, above=0, below=1, optional=True)
         arguments.flag("trainer.sync_batch_norm", self.sync_batch_norm)
         if self.channels_last not in (True, False, "auto"):
             raise UserError(f"trainer.channels_last={self.channels_last}: give true, false or auto")

@@ -17,9 +17,9 @@ from rlkd.trust import TRUST, found, require_trusted
 NETWORKS = {
     "teacher": (
         *("name", "checkpoint", "mean", "std", "image_size", "classes"),
-        *("cache", "cache_dtype"),
+        *("cache", "cache_dtype", "also", "weight"),
     ),
-    "student": ("name", "checkpoint", "head"),
+    "student": ("name", "checkpoint", "head", "freeze"),
 }
 """The settings of each of the two networks."""
 

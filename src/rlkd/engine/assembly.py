@@ -7,13 +7,15 @@ from torch import nn
 
 from rlkd import distributed
 from rlkd.config.options import TrainerOptions
+from rlkd.data.transforms.mixing import Mixing
 from rlkd.engine import build
+from rlkd.engine.averaging import MovingAverage
 from rlkd.engine.forward import Forward
 from rlkd.engine.module import EpochLoader, StudentModule
 from rlkd.engine.sync_norm import synchronised
 from rlkd.exploration import Explorer
 from rlkd.losses import Objective
-from rlkd.models import Teacher
+from rlkd.models import Teacher, freeze
 from rlkd.temperature import TemperatureSource
 
 
@@ -26,6 +28,8 @@ class TaskParts(ABC):
     """Columns of the logits."""
     mixes: bool
     """Whether two images can be mixed, which takes all to be of one size."""
+    mixing: Mixing | None = None
+    """Mixes every training batch; None where none is."""
 
     @abstractmethod
     def student(self) -> nn.Module:
@@ -65,6 +69,9 @@ def assemble(config: DictConfig, options: TrainerOptions, parts: TaskParts) -> S
     student = parts.student()
     if options.sync_batch_norm and distributed.this_rank().world_size > 1:
         student = synchronised(student, options.device)
+    freeze(student, build.frozen(config.student))
+    # Before losses put hooks on it.
+    averaged = None if options.ema is None else MovingAverage(student, options.ema)
     teacher, temperature = None, None
     if objective.needs_teacher:
         teacher = parts.teacher(objective)
@@ -95,4 +102,7 @@ def assemble(config: DictConfig, options: TrainerOptions, parts: TaskParts) -> S
         temperature=temperature,
         explorer=explorer,
         accumulate=options.accumulate,
+        gradient_clip=options.gradient_clip,
+        averaged=averaged,
+        mixing=parts.mixing,
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
 from rlkd import arguments, models
@@ -19,6 +19,7 @@ from rlkd.config.options import (
     probe_options,
     trainer_options,
 )
+from rlkd.config.overrides import path_value
 from rlkd.data.datasets import Dataset
 from rlkd.engine.class_names import check_order, taught_rows
 from rlkd.engine.finished_run import refuse_new_head
@@ -99,6 +100,24 @@ def new_head(config: DictConfig, role: str) -> bool:
     return head == "new"
 
 
+def frozen(config: DictConfig) -> list[str]:
+    """Return the patterns of the parameters that the student does not train, see `models.freeze`.
+
+    Args:
+        config: the `student` node.
+
+    Raises:
+        UserError: if they are no texts.
+    """
+    given: Any = config.get("freeze")
+    if given is None:
+        return []
+    patterns = [given] if isinstance(given, str) else list(given)
+    if not patterns or not all(isinstance(each, str) for each in patterns):
+        raise UserError(f"student.freeze={given}: give patterns of names, such as [layer1.*]")
+    return patterns
+
+
 def _load(
     made: nn.Module,
     classifier: Callable[[], list[str]],
@@ -131,13 +150,13 @@ def _load(
 def teacher(
     config: DictConfig, dataset: Dataset, options: TrainerOptions, *, fuse: bool = True
 ) -> Teacher | None:
-    """Make the frozen teacher; None for `teacher=none`.
+    """Make the frozen teacher, or the mean of several; None for `teacher=none`.
 
     In bfloat16 training its weights are cast once, not at every step.
 
     Args:
         config: the `teacher` node; its `mean`, `std` and `image_size`, where given, are what it
-            wants in place of the data's.
+            wants in place of the data's; `also` are further teachers.
         dataset: gives the number of classes and of channels, and the data's normalisation.
         options: give precision and layout.
         fuse: whether batch norms may be folded away, which takes the places of features along.
@@ -147,6 +166,44 @@ def teacher(
     """
     if config.name is None:
         return None
+    nodes = [config, *_also(config)]
+    weights = [each.get("weight") for each in nodes]
+    weights = [1.0 if each is None else each for each in weights]
+    for each in weights:
+        arguments.number("teacher.weight", each, above=0)
+    made = [_teacher(config, dataset, options, fuse=fuse)]
+    for number, each in enumerate(nodes[1:]):
+        try:
+            made.append(_teacher(each, dataset, options, fuse=fuse))
+        except UserError as error:
+            raise UserError(f"teacher.also[{number}]: {error}") from None
+    whole = made[0] if len(made) == 1 else models.mean_of(made, weights)
+    return whole.to(memory_format=options.memory_format)
+
+
+def _also(config: DictConfig) -> list[DictConfig]:
+    """Return the nodes of further teachers."""
+    given: Any = config.get("also")
+    if given is None:
+        return []
+    own = ("checkpoint", "mean", "std", "image_size", "classes", "weight")
+    nodes: list[DictConfig] = []
+    for each in given if isinstance(given, ListConfig) else [given]:
+        if not isinstance(each, DictConfig) or not set(map(str, each)) <= {"name", *own}:
+            raise UserError(
+                "teacher.also is a list of further teachers, such as [{name: resnet56, checkpoint: "
+                f"FILE, weight: 2}}], each with any of name, {', '.join(own)}"
+            )
+        path = path_value("teacher.also.checkpoint", each.get("checkpoint"))
+        node = OmegaConf.merge(config, dict.fromkeys(own), each, {"checkpoint": path})
+        assert isinstance(node, DictConfig)
+        nodes.append(node)
+    return nodes
+
+
+def _teacher(
+    config: DictConfig, dataset: Dataset, options: TrainerOptions, *, fuse: bool
+) -> Teacher:
     if config.checkpoint is None:
         raise UserError(
             f"the teacher {config.name} has no weights: give teacher.checkpoint=FILE (make one "
@@ -154,7 +211,7 @@ def teacher(
         )
     dtype = torch.bfloat16 if options.precision.startswith("bf16") else None
     loaded = network(config, "teacher", dataset)
-    made = Teacher(
+    return Teacher(
         loaded,
         dtype=dtype,
         fuse=fuse,
@@ -162,7 +219,6 @@ def teacher(
         sha256=models.weights_sha256(loaded),
         image_size=resolution(config),
     )
-    return made.to(memory_format=options.memory_format)
 
 
 def objective(config: DictConfig) -> Objective:

@@ -14,11 +14,13 @@ from typing import Any, cast
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from packaging.version import Version
 from torch import Tensor
 
 from rlkd.agent.restoring import check_optimizer, require
 from rlkd.engine.callbacks.checkpoint import KeepLast
+from rlkd.engine.callbacks.early_stopping import StopEarly
 from rlkd.engine.callbacks.progress import Clock
 from rlkd.engine.module import StudentModule
 from rlkd.errors import UserError, one_line
@@ -146,7 +148,7 @@ def _check_optimizers(held: Mapping[str, Any], module: StudentModule) -> None:
 def _check_callbacks(held: Mapping[str, Any], trainer: L.Trainer) -> None:
     """Check those that have a state; only the clock's can be asked for by one rank alone."""
     for each in cast("list[Any]", trainer.callbacks):  # pyright: ignore[reportAttributeAccessIssue]
-        if not isinstance(each, Clock | KeepLast):
+        if not isinstance(each, Clock | KeepLast | StopEarly):
             continue
         require(each.state_key in held, f"{each.state_key} is missing")
         state = held[each.state_key]
@@ -154,6 +156,10 @@ def _check_callbacks(held: Mapping[str, Any], trainer: L.Trainer) -> None:
             _check_alike(each.state_dict(), state, "the clock")
             seconds = [state["seconds"], state["data_seconds"], *state["epoch"]]
             require(min(seconds) >= 0, "the clock is below zero")
+            continue
+        if isinstance(each, StopEarly):
+            _check_alike(each.state_dict(), state, "early stopping")
+            EarlyStoppingReason(state["stopping_reason"])  # or a ValueError
             continue
         for rank in state["ranks"]:
             torch.Generator().set_state(rank["cpu"])

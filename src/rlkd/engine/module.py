@@ -19,6 +19,8 @@ from rlkd import distributed
 from rlkd.agent import instance_state
 from rlkd.checks import values_unchecked
 from rlkd.data import BatchLoader
+from rlkd.data.transforms.mixing import Mixing
+from rlkd.engine.averaging import MovingAverage
 from rlkd.engine.forward import Forward, Forwarded, SourceInputs
 from rlkd.engine.meters import EpochMeters
 from rlkd.errors import UserError, notice
@@ -63,6 +65,10 @@ class StudentModule(L.LightningModule):
         temperature: sets the temperatures; needed with a teacher.
         explorer: ranks and mixes images; None for none.
         accumulate: over how many batches of the loader the gradients of one step are averaged.
+        gradient_clip: the largest 2-norm of the gradient of a step, by all that the optimiser
+            trains; above 0, None for any.
+        mixing: mixes the images of each training batch; None for none.
+        averaged: follows the student's steps, to be scored and left in its place; None for none.
 
     Raises:
         UserError: if the source cannot work with accumulated gradients, or looks ahead where that
@@ -83,6 +89,9 @@ class StudentModule(L.LightningModule):
         temperature: TemperatureSource | None = None,
         explorer: Explorer | None = None,
         accumulate: int = 1,
+        gradient_clip: float | None = None,
+        averaged: MovingAverage | None = None,
+        mixing: Mixing | None = None,
     ) -> None:
         super().__init__()
         if temperature is not None and temperature.held_out is not None:
@@ -92,6 +101,7 @@ class StudentModule(L.LightningModule):
         self.forward_pass, self.objective, self.explorer = forward_pass, objective, explorer
         self.loader: EpochLoader = loader
         self.accumulate, self._passed = accumulate, 0
+        self.gradient_clip, self.averaged, self.mixing = gradient_clip, averaged, mixing
         if temperature is not None:
             temperature.share_update(accumulate)
         self.meters = EpochMeters(objective.terms)
@@ -107,9 +117,16 @@ class StudentModule(L.LightningModule):
     bad_step: Tensor
     """The first step whose loss was not finite; -1 while there is none."""
 
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network that is scored and that the run leaves: the student, or its average."""
+        return self.student if self.averaged is None else self.averaged.network
+
     @values_unchecked()
     def training_step(self, batch: Any, batch_index: int) -> None:
         """Train on one batch: a step, or one of the passes of a step."""
+        if self.mixing is not None:
+            batch = self.mixing(batch, epoch=self.current_epoch, number=batch_index)
         explored = self._explore(batch)
         source = self.temperature
         if source is not None:
@@ -143,6 +160,14 @@ class StudentModule(L.LightningModule):
         if self._make_scheduler is None:
             return optimizer
         return [optimizer], [self._make_scheduler(optimizer)]
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Clip the gradient: that of all passes and ranks, by now no longer scaled.
+
+        Source: Pascanu et al., "On the difficulty of training recurrent neural networks" (2013).
+        """
+        if self.gradient_clip is not None:
+            self.clip_gradients(optimizer, self.gradient_clip, "norm")
 
     def on_train_start(self) -> None:
         """Enter the epoch that a checkpoint stopped in the middle of."""
@@ -296,6 +321,8 @@ class StudentModule(L.LightningModule):
         if self._passed > 0:
             return False
         optimizer.step()
+        if self.averaged is not None:
+            self.averaged.update(self.student, first=self.global_step == 1)
         self._step_schedule("step")
         return True
 
@@ -334,7 +361,10 @@ class StudentModule(L.LightningModule):
         """Name what ranks hold alike by construction, or each its own."""
         trained = {id(each) for each in self._trained()}
         apart = [self.bad_step, *self.meters.buffers()]
-        for held in (self.temperature, self.teacher, self.explorer, self.objective):
+        for held in (
+            *(self.temperature, self.teacher, self.explorer, self.objective),
+            self.averaged,
+        ):
             apart += [] if held is None else [*held.parameters(), *held.buffers()]
         distributed.exclude_from_ddp(self, (each for each in apart if id(each) not in trained))
 

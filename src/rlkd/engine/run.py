@@ -17,6 +17,7 @@ from rlkd.data.loaders.workers import dead_worker
 from rlkd.data.seeding import generator_of
 from rlkd.engine import build
 from rlkd.engine.callbacks.checkpoint import KeepLast, StoredCheckpointIO, check_finite
+from rlkd.engine.callbacks.early_stopping import StopEarly
 from rlkd.engine.callbacks.metrics import EventsLogger, LogEpochs, WriteMetrics
 from rlkd.engine.callbacks.progress import Clock, ReportProgress, ShowProgress, Watch
 from rlkd.engine.checkpoint_content import content_fault
@@ -128,6 +129,10 @@ def _trained(
         before_reading=clock.settle,
     )
     callbacks: list[L.Callback] = [_ShareStatistics(), clock, log, progress]
+    stop = None
+    if options.early_stopping is not None:
+        stop = StopEarly(log, patience=options.early_stopping)
+        callbacks.append(stop)
     callbacks += [WriteMetrics(folder), keep]
     callbacks += [] if watch is None else [ReportProgress(watch, clock)]
     with quiet_lightning():
@@ -153,6 +158,11 @@ def _trained(
     with quiet_lightning(), keep.signals.listening():
         trainer.fit(module, clock.timed(module.loader), ckpt_path=resumed, weights_only=True)
     check_finite(module, folder)
+    if stop is not None and stop.stopped:
+        show(
+            f"stopped after epoch {len(module.history)}: no better on the validation images, "
+            f"trainer.early_stopping={options.early_stopping}"
+        )
 
     final = log.latest or scores()
     result = Result(
@@ -237,6 +247,8 @@ class _ShareStatistics(L.Callback):
         """Share them before anything is scored."""
         assert isinstance(pl_module, StudentModule)
         distributed.broadcast_buffers(pl_module.student)
+        if pl_module.averaged is not None:
+            distributed.broadcast_buffers(pl_module.averaged)
 
 
 def _trainer(
@@ -268,7 +280,7 @@ def _write(
     folder: RunFolder, prepared: Prepared, result: Result, policy: PolicyMap | None
 ) -> Result:
     module = prepared.module
-    models.save_weights(module.student, folder.student)
+    models.save_weights(module.evaluated, folder.student)
     write_metrics(folder.metrics, module.history)
     if policy is not None:
         policy.write(folder.policy)

@@ -50,7 +50,7 @@ class Prepared(ABC):
 
     def scores(self) -> dict[str, AnyScores]:
         """Score the student on each held-out set."""
-        return {name: self.score(self.module.student, name) for name in self.held_out}
+        return {name: self.score(self.module.evaluated, name) for name in self.held_out}
 
     def teacher_scores(self) -> AnyScores | None:
         """Score the teacher on the test set; None where there is none."""

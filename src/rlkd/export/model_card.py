@@ -200,12 +200,14 @@ def _public(facts: Facts, training: Training | None) -> str | None:
 
 
 def _teacher(training: Training | None) -> str | None:
-    """Return the teacher's name; None where none is configured, or the method asks none."""
+    """Return the teacher's name, of several the first's; None where the method asks for none."""
     if training is None:
         return None
     config, result = training.config, training.result
     used = build.objective(config).needs_teacher if result is None else result.teacher is not None
-    return config.teacher.name if used else None
+    more = len(config.teacher.get("also") or ())
+    name = f"{config.teacher.name} and {more} more" if more else config.teacher.name
+    return name if used else None
 
 
 def _terms(config: DictConfig) -> str:

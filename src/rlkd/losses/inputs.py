@@ -51,6 +51,10 @@ class LossInputs:
     student_loss: Float[Tensor, ""] | None = None
     """The loss that a student computes from the labels itself, such as the sum of a detector's;
     None for a classifier."""
+    label_smoothing: float = 0.0
+    """Of the cross-entropy with the labels, in [0, 1], as the next; each method has that term."""
+    class_weights: Float[Tensor, " classes"] | None = None
+    """What each class's part of it is multiplied by; None for 1."""
     train_targets: Int[Tensor, " instances"] | None = None
     """The class of every training instance; given where a loss is built, not at each step."""
     student_maps: Mapping[str, Tensor] = field(default_factory=dict)

@@ -12,6 +12,8 @@ from rlkd.models.checkpoint import (
     save_weights,
 )
 from rlkd.models.create import create, names
+from rlkd.models.ensemble import mean_of
+from rlkd.models.freezing import freeze
 from rlkd.models.teacher import Teacher, weights_sha256
 from rlkd.models.trial import Settings, called_once, same_form
 
@@ -28,8 +30,10 @@ __all__ = [
     "create",
     "create_detector",
     "detector_names",
+    "freeze",
     "is_two_stage",
     "load_weights",
+    "mean_of",
     "names",
     "read_metadata",
     "same_form",

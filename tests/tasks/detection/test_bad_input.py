@@ -59,6 +59,9 @@ def test_an_option_of_a_wrong_type_is_refused(name: str, value: object, told: st
 
 
 IMPOSSIBLE = {
+    "task.mix=mixup": "no setting task.mix",
+    "task.label_smoothing=0.1": "no setting task.label_smoothing",
+    "teacher.also=[{checkpoint: a}]": "teacher.also is for task=classification: leave it at null",
     "task.scales=[0.8,1.2]": "task.scales",
     "task.performance=f1": "task.performance=f1: choose one of foreground, loss",
     "task.student_pretrained=coco": "student: model 'fasterrcnn_tiny' has no published weights of",

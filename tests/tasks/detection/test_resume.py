@@ -43,6 +43,10 @@ EVERY_DRAW = (
 RUNS = {
     "every draw": EVERY_DRAW,
     "maps imitated": ("temperature=constant", *MIMIC),
+    "averaged, clipped and frozen in part": (
+        *("temperature=constant", "trainer.ema=0.9", "trainer.gradient_clip=0.5"),
+        "student.freeze=[backbone.*]",
+    ),
 }
 """Two epochs, of three batches where a probe is held out, and else of four."""
 OTHERS = {

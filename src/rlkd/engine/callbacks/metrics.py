@@ -53,7 +53,7 @@ class LogEpochs(L.Callback):
         self.folder, self.clock, self.scores = folder, clock, scores
         self.every_epochs = every_epochs
         self.latest: dict[str, AnyScores] = {}
-        """The scores of the last epoch; empty before its end."""
+        """The scores of the epoch that ended last; empty where it was not scored."""
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Score the student when due; the module has not written its row yet."""
@@ -62,13 +62,10 @@ class LogEpochs(L.Callback):
         epoch = trainer.current_epoch + 1
         pl_module.epoch_figures["images_per_second"] = self.clock.images_per_second
         last = epoch == trainer.max_epochs or trainer.global_step == trainer.max_steps
-        if epoch % self.every_epochs == 0 or last:
-            scored = self.scores()
-            if last:
-                self.latest = scored
-            for name, scores in scored.items():
-                for column, figure in scores.figures().items():
-                    pl_module.epoch_figures[f"{name}/{column}"] = figure
+        self.latest = self.scores() if epoch % self.every_epochs == 0 or last else {}
+        for name, scores in self.latest.items():
+            for column, figure in scores.figures().items():
+                pl_module.epoch_figures[f"{name}/{column}"] = figure
 
 
 class WriteMetrics(Checkpoint):

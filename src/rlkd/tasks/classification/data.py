@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import torch
 from omegaconf import DictConfig
+from torch import Tensor
 
 from rlkd import distributed
 from rlkd.config.options import TrainerOptions, probe_options
@@ -150,6 +153,41 @@ def plain_loader(
         device=options.device,
         part=part,
     )
+
+
+def class_weights(given: list[float] | str | None, sets: Sets) -> Tensor | None:
+    """Return a weight for each class, shape (classes,).
+
+    Args:
+        given: the weights; `balanced`, for those that make the classes of the images that are
+            trained on count alike; None for none.
+        sets: the images.
+
+    Raises:
+        UserError: if they are not one for each class, or a class has no images to balance.
+    """
+    names, target = sets.dataset.class_names, sets.train.target
+    if given is None:
+        return None
+    if given == "balanced":
+        absent = (torch.bincount(target.cpu(), minlength=len(names)) == 0).nonzero()
+        if len(absent):
+            raise UserError(
+                f"task.class_weights=balanced: class {names[int(absent[0])]} has no training "
+                "image: give a list of weights"
+            )
+        from sklearn.utils.class_weight import compute_class_weight
+
+        weights = compute_class_weight(
+            "balanced", classes=np.arange(len(names)), y=target.cpu().numpy()
+        )
+        return torch.tensor(weights, dtype=torch.float32)
+    if len(given) != len(names):
+        raise UserError(
+            f"task.class_weights has {len(given)} numbers, and there are {len(names)} classes: "
+            "give one for each, in the order of class_names.json"
+        )
+    return torch.tensor(given, dtype=torch.float32)
 
 
 def probe_batch(sets: Sets, options: TrainerOptions) -> Batch | None:

@@ -1,7 +1,7 @@
 """The forward passes of classification: logits, and features where a loss asks for them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -77,6 +77,35 @@ class Upcoming:
         return moving(self.student, image, held, target, self.held_out)
 
 
+@dataclass(frozen=True)
+class Labels:
+    """How the cross-entropy with the labels is to take them, see `losses.cross_entropy`."""
+
+    smoothing: float = 0.0
+    class_weights: Float[Tensor, " classes"] | None = None
+
+    def check(self, objective: Objective) -> None:
+        """Refuse what no loss would read.
+
+        Raises:
+            UserError: if it is asked for, and no term of the method asks for it.
+        """
+        asked = {"label_smoothing": self.smoothing != 0, "class_weights": self.class_weights}
+        for name, value in asked.items():
+            if value is not None and value is not False and name not in objective.names:
+                raise UserError(
+                    f"task.{name} is of the cross-entropy with the labels, which no term of this "
+                    "method is: give the method a term rlkd.losses.supervised, or leave it out"
+                )
+
+    def on(self, device: torch.device) -> "Labels":
+        """Return the same on a device."""
+        weights = self.class_weights
+        if weights is None or weights.device == device:
+            return self
+        return Labels(self.smoothing, weights.to(device))
+
+
 class ClassifierForward(Forward):
     """Calls student and teacher on images and gathers what the losses ask for.
 
@@ -110,6 +139,7 @@ class ClassifierForward(Forward):
         probe: Batch | None = None,
     ) -> None:
         self.student, self.probe = student, probe
+        self.labels = Labels()
         self.stored: StoredTeacher | None = None
         """Gives the teacher's logits in its place; None to call it on every batch."""
         self._strong = strong
@@ -130,6 +160,7 @@ class ClassifierForward(Forward):
     def __call__(self, batch: Batch) -> Forwarded:
         """Call both networks on a batch."""
         student_logits, student_maps = self._student(batch.image)
+        self.labels = self.labels.on(student_logits.device)
         teacher_logits, teacher_maps = None, dict[str, Tensor]()
         if self.stored is not None and batch.view is not None:
             teacher_logits = self.stored(batch)
@@ -153,6 +184,8 @@ class ClassifierForward(Forward):
             teacher_head=self._head,
             student_logits_strong=student_strong,
             teacher_logits_strong=teacher_strong,
+            label_smoothing=self.labels.smoothing,
+            class_weights=self.labels.class_weights,
             student_maps=student_maps,
             teacher_maps=teacher_maps,
         )
@@ -184,6 +217,7 @@ def prepare_forward(
     mixes: bool = False,
     probe: Batch | None = None,
     looked_at: int = 64,
+    labels: Labels = Labels(),
 ) -> ClassifierForward:
     """Tap both networks where the losses ask for features, and make the objective ready for them.
 
@@ -198,12 +232,15 @@ def prepare_forward(
         mixes: whether exploration will mix targets; every loss is then called with such ones too.
         probe: images held out of training, on which a reward is measured; None for the batch.
         looked_at: of the probe's images, those that a look-ahead takes at a time.
+        labels: how the cross-entropy takes the labels.
 
     Raises:
         UserError: if a term names a place that a network does not have, or a network, the source
             or a loss does not fit.
     """
+    labels.check(objective)
     forward, pairs = _tapped(objective, student, teacher, batch.image, probe)
+    forward.labels = labels
     with evaluating(student):
         seen = forward(batch).inputs
     for role, logits in (("student", seen.student_logits), ("teacher", seen.teacher_logits)):

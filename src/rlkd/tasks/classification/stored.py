@@ -52,7 +52,7 @@ def stored_for(
             return teacher(image.to(device))
 
     identity: Identity = {
-        "teacher": node.name,
+        "teacher": node.name if not node.get("also") else f"{node.name} and others",
         "teacher's weights": teacher.sha256,
         "teacher's normalisation": _normalisation(node, sets),
         "teacher's image size": list(resolution(node) or dataset.shape[1:]),

@@ -3,6 +3,7 @@
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import torch
 from omegaconf import DictConfig
@@ -13,6 +14,7 @@ from rlkd import arguments, distributed, models
 from rlkd.config.settings import asks_for_store, trusted_by
 from rlkd.data import BatchLoader
 from rlkd.data.datasets import Dataset
+from rlkd.data.transforms.mixing import Mix, Mixing
 from rlkd.engine import build
 from rlkd.engine.assembly import TaskParts, assemble
 from rlkd.engine.class_names import check_run_order
@@ -35,6 +37,7 @@ from rlkd.reporting.results.files import read_fields, write_fields
 from rlkd.reporting.results.scores import Scores
 from rlkd.tasks.classification.data import (
     Sets,
+    class_weights,
     count_readable,
     data_sha256,
     example_batch,
@@ -48,7 +51,7 @@ from rlkd.tasks.classification.data import (
 )
 from rlkd.tasks.classification.evaluate import score
 from rlkd.tasks.classification.export import exportable_classifier
-from rlkd.tasks.classification.forward import Upcoming, prepare_forward
+from rlkd.tasks.classification.forward import Labels, Upcoming, prepare_forward
 from rlkd.tasks.classification.predict import predict_classes
 from rlkd.tasks.classification.stored import stored_for
 from rlkd.teacher_cache.stored import StoredTeacher
@@ -66,6 +69,14 @@ class Classification:
             `probe.size` says otherwise.
         max_instances: of a batch in the agent's trajectory, unless the source says otherwise; None
             for all.
+        label_smoothing: of the cross-entropy with the labels, in [0, 1); rewards, look-aheads and
+            scores know none.
+        class_weights: what each class's part of it is multiplied by, above 0, in the order of the
+            classes; `balanced` for n / (classes * images of the class), as scikit-learn has it;
+            None for 1.
+        mix: `mixup` or `cutmix`, see `Mixing`: the images of each training batch are mixed, and a
+            teacher sees what the student sees. Probes and look-aheads see images as they are.
+        mix_alpha: of the distribution of the shares, above 0.
 
     Raises:
         UserError: for a number out of range.
@@ -74,11 +85,27 @@ class Classification:
     base_temperature: float
     probe_size: int
     max_instances: int | None
+    label_smoothing: float
+    class_weights: list[float] | str | None
+    mix: Mix | None
+    mix_alpha: float
 
     def __post_init__(self) -> None:
         arguments.number("task.base_temperature", self.base_temperature, above=0)
         arguments.count("task.probe_size", self.probe_size, least=0)
         arguments.count("task.max_instances", self.max_instances, optional=True)
+        arguments.number("task.label_smoothing", self.label_smoothing, least=0, below=1)
+        if self.mix not in (None, *get_args(Mix)):
+            raise UserError(f"task.mix={self.mix}: choose one of {', '.join(get_args(Mix))}, null")
+        arguments.number("task.mix_alpha", self.mix_alpha, above=0)
+        given = self.class_weights
+        if isinstance(given, list):
+            for each in given:
+                arguments.number("task.class_weights", each, above=0)
+        elif given not in (None, "balanced"):
+            raise UserError(
+                f"task.class_weights={given}: give a number for each class, balanced or null"
+            )
 
     def prepare(self, config: DictConfig, options: build.TrainerOptions) -> Prepared:
         """Load the data, make the networks and find out whether all fits together."""
@@ -89,7 +116,7 @@ class Classification:
         )
         folder = RunFolder(Path(config.output))
         check_run_order(folder, sets.dataset.class_names)
-        parts = _Parts(config, sets, options)
+        parts = _Parts(self, config, sets, options)
         module = assemble(config, options, parts)
         compiled(module, options, teacher=parts.stored is None)
         return PreparedClassification(module, sets, options, folder, parts.stored)
@@ -102,8 +129,9 @@ class Classification:
         sets = load_sets(config, options)
         scored: dict[str, AnyScores] = {}
         for role, node in given.items():
-            made = build.network(node, role, sets.dataset)
-            if role == "teacher":
+            several = node.get("also") and build.teacher(node, sets.dataset, options, fuse=False)
+            made = several or build.network(node, role, sets.dataset)
+            if role == "teacher" and not several:
                 made = Teacher(
                     made,
                     renormalise=renormalisation(node, sets.dataset),
@@ -278,10 +306,20 @@ def _remarks(dataset: Dataset) -> list[str]:
 class _Parts(TaskParts):
     mixes = True
 
-    def __init__(self, config: DictConfig, sets: Sets, options: build.TrainerOptions) -> None:
-        self.config, self.sets, self.options = config, sets, options
+    def __init__(
+        self,
+        task: Classification,
+        config: DictConfig,
+        sets: Sets,
+        options: build.TrainerOptions,
+    ) -> None:
+        self.task, self.config, self.sets, self.options = task, config, sets, options
         self.instances, self.num_classes = len(sets.train), sets.dataset.num_classes
         self.stored: StoredTeacher | None = None
+        if task.mix is not None:
+            self.mixing = Mixing(
+                task.mix, alpha=task.mix_alpha, num_classes=self.num_classes, seed=config.seed
+            )
         self._loader: BatchLoader | None = None
 
     def student(self) -> nn.Module:
@@ -294,6 +332,11 @@ class _Parts(TaskParts):
         made = build.teacher(node, self.sets.dataset, self.options, fuse=fuse)
         if made is None:
             raise UserError("this method needs a teacher: give teacher=resnet56, or method=alone")
+        if node.get("also") and objective.taps:
+            raise UserError(
+                "several teachers give the mean of their logits alone, and this method asks for a "
+                "teacher's features: leave teacher.also out, or give method=kd"
+            )
         return made
 
     def forward_pass(
@@ -304,6 +347,11 @@ class _Parts(TaskParts):
         temperature: TemperatureSource | None,
         explorer: Explorer | None,
     ) -> Forward:
+        if self.mixing is not None and explorer is not None:
+            raise UserError(
+                f"task.mix={self.task.mix} mixes every image, and exploration ranks them by what "
+                "the student makes of each: give exploration.enabled=false, or task.mix=null"
+            )
         upcoming = build.probe_options(self.config.probe).upcoming
         probe = None
         if not upcoming:
@@ -316,9 +364,12 @@ class _Parts(TaskParts):
             train_targets=self.sets.train.target,
             num_classes=self.num_classes,
             temperature=temperature,
-            mixes=explorer is not None and explorer.mixed_rows > 0,
+            mixes=self.mixing is not None or (explorer is not None and explorer.mixed_rows > 0),
             probe=probe,
             looked_at=self.options.batch_size,
+            labels=Labels(
+                self.task.label_smoothing, class_weights(self.task.class_weights, self.sets)
+            ),
         )
         if upcoming and temperature is not None and temperature.held_out is not None:
             forward.ahead = Upcoming(student, self.loader(objective), temperature.held_out)
@@ -328,6 +379,12 @@ class _Parts(TaskParts):
             notice(
                 "teacher.cache keeps logits alone, and this method asks for the teacher's features "
                 "too: its network runs in every step"
+            )
+            return forward
+        if self.mixing is not None:
+            notice(
+                "teacher.cache keeps logits of images as they are, and task.mix mixes them: the "
+                "teacher's network runs in every step"
             )
             return forward
         loader = self.loader(objective)

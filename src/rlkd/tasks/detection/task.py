@@ -89,7 +89,7 @@ class PreparedDetection(Prepared):
     def score(self, network: nn.Module, name: str) -> AnyScores:
         """Score a detector on a held-out set."""
         scored, found = _scored(_detector(network), self.held_out[name], self.options)
-        if name == "test" and network is self.module.student:
+        if name == "test" and network is self.module.evaluated:
             self._found = found
         return scored
 
@@ -100,7 +100,7 @@ class PreparedDetection(Prepared):
         test: CocoSet = self.held_out["test"]
         rows = prediction_rows(
             None if module.teacher is None else _detector(module.teacher),
-            module.student,
+            module.evaluated,
             test,
             range(min(_SHOWN, len(test))),
             device=self.options.device,
@@ -222,6 +222,8 @@ class Detection(DetectionOptions):
             further = {**self.detector_options, **REPLACED[given]}
         if node.get("classes") is not None:
             raise UserError(f"{role}.classes is for task=classification: leave it at null")
+        if node.get("also") is not None:
+            raise UserError("teacher.also is for task=classification: leave it at null")
         path = None if node.checkpoint is None else Path(node.checkpoint)
         head = build.new_head(node, role)
         try:
