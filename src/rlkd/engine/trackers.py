@@ -54,6 +54,9 @@ class _Service(Protocol):
 
     def log_metrics(self, metrics: Any, step: int | None = None) -> None: ...
 
+    def log_result(self, figures: Mapping[str, float], step: int) -> None:
+        """Log what the run has come to, after the metrics of its last step."""
+
     def log_pictures(self, pictures: Mapping[str, str]) -> None:
         """Log SVG elements by their names."""
 
@@ -86,9 +89,15 @@ class _Wandb(WandbLogger):
             mode="offline" if options.offline else "online",
             settings=wandb.Settings(silent=True, console="off", save_code=False),
         )
-        run.define_metric("trainer/global_step")  # as Lightning calls the step that it logs
-        run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
         super().__init__(experiment=run)
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        # With the step: W&B's own count begins anew in a run that goes on offline, and its server
+        # takes no step twice.
+        self.experiment.log(dict(metrics), step=step, commit=True)
+
+    def log_result(self, figures: Mapping[str, float], step: int) -> None:
+        self.experiment.summary.update(dict(figures))
 
     def log_pictures(self, pictures: Mapping[str, str]) -> None:
         html = import_module("wandb").Html
@@ -120,7 +129,15 @@ class _Mlflow(MLFlowLogger):
         tags = dict.fromkeys(options.tags, "")
         tags |= {} if options.group is None else {"group": options.group}
         super().__init__(options.project, name, tags=tags, run_id=held, **place)
+        self._new = held is None
         self.experiment.update_run(self.run_id, status="RUNNING")  # begins, or goes on
+
+    def log_hyperparams(self, params: Any) -> None:
+        if self._new:  # it refuses another value later, such as of trainer.threads
+            super().log_hyperparams(params)
+
+    def log_result(self, figures: Mapping[str, float], step: int) -> None:
+        self.log_metrics(figures, step)
 
     def log_pictures(self, pictures: Mapping[str, str]) -> None:
         for name, svg in pictures.items():
@@ -174,6 +191,9 @@ class _Trackio(Logger):
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         self._run.log(dict(metrics), step=step)
 
+    def log_result(self, figures: Mapping[str, float], step: int) -> None:
+        self.log_metrics(figures, step)
+
     def log_pictures(self, pictures: Mapping[str, str]) -> None:
         html = self._trackio.Html
         self.log_metrics({f"pictures/{name}": html(svg) for name, svg in pictures.items()})
@@ -217,7 +237,7 @@ class Tracker:
         """Begin the record, or go on with it; rank 0 alone has one.
 
         Args:
-            config: the settings that a new record is given.
+            config: the settings.
         """
         make = _SERVICES.get(self.options.tracker)
         if make is None or distributed.this_rank().rank > 0:
@@ -227,8 +247,7 @@ class Tracker:
             name = self.options.name or self.folder.absolute().name
             self._service = make(self.options, self.folder, name, held.get("id"))
             self._epochs = int(held.get("epochs", 0))
-            if not held:
-                self._service.log_hyperparams(OmegaConf.to_container(config))
+            self._service.log_hyperparams(OmegaConf.to_container(config))
             self._note()
 
     def follow(self, history: Iterable[Mapping[str, float]]) -> None:
@@ -256,7 +275,7 @@ class Tracker:
         """
         with self._harmless():
             if self._service is not None:
-                self._service.log_metrics(_known(_figures(result)), step=result.epochs)
+                self._service.log_result(_known(_figures(result)), result.epochs)
                 self._service.log_pictures(_pictures(self.folder, type(result.test)))
 
     def compare(self, comparison: Comparison) -> None:
@@ -278,27 +297,38 @@ class Tracker:
 
     @contextmanager
     def _harmless(self) -> Generator[None]:
-        """Let nothing out that a tracker raises or prints; drop it where it fails."""
-        package, disabled = f"{os.sep}{self.options.tracker}{os.sep}", logging.root.manager.disable
-        logging.disable(logging.WARNING)
+        """Let nothing out that a tracker raises; drop it where it fails."""
         try:
-            with warnings.catch_warnings(record=True) as said, redirect_stdout(io.StringIO()):
-                warnings.simplefilter("always")
+            with self._quiet():
                 yield
-            for each in said:  # by which trackio says that it fails
-                if each.category is UserWarning and package in each.filename:
-                    notice(f"logger={self.options.tracker}: {one_line(each.message)}")
         except Exception as error:  # whatever a tracker, its server or its files raise
             service, self._service = self._service, None
             notice(
                 f"logger={self.options.tracker} failed and gets no more of this run, which goes on "
                 f"({one_line(error)}); metrics.csv has all of it"
             )
-            with suppress(Exception):
+            with suppress(Exception), self._quiet():
                 if service is not None:
                     service.close(failed=True)
+
+    @contextmanager
+    def _quiet(self) -> Generator[None]:
+        """Let nothing out that a tracker prints, logs or warns of, but for what trackio does so.
+
+        It raises nothing where it fails, and warns.
+        """
+        disabled = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+        try:
+            with warnings.catch_warnings(record=True) as said, redirect_stdout(io.StringIO()):
+                warnings.simplefilter("always")
+                yield
         finally:
             logging.disable(disabled)
+        package = f"{os.sep}trackio{os.sep}"
+        for each in said:
+            if each.category is UserWarning and package in each.filename:
+                notice(f"logger=trackio: {one_line(each.message)}")
 
     def _notes(self) -> dict[str, Any]:
         path = self.folder / RECORD
