@@ -17,7 +17,7 @@ import click
 from click.shell_completion import shell_complete
 
 from rlkd.atomic import FULL
-from rlkd.commands import VERBS
+from rlkd.commands import VERBS, WITH_JSON
 from rlkd.errors import Notice, UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ _CODES = (
     "Exit codes: 0 done; 2 yours to fix; 1 a bug; 130 interrupted, 143 and 138 by SIGTERM and "
     "SIGUSR1."
 )
+_JSON = "Print the outcome alone, as one object of JSON in a line; progress goes to standard error."
 _COMPLETION = "_RLKD_COMPLETE"
 """The variable by which a shell asks for completions, as click spells it."""
 
@@ -85,6 +86,7 @@ def _program() -> click.Group:
         params=[click.Option(["--debug"], is_flag=True, help="Show tracebacks.")],
     )
     click.version_option(package_name="rlkd", message="rlkd %(version)s")(program)
+    as_json = click.Option(["--json"], is_flag=True, help=_JSON)
     for name, (home, text) in VERBS.items():
         words = click.Argument(
             ["words"],
@@ -96,7 +98,7 @@ def _program() -> click.Group:
         verb = click.Command(
             name,
             callback=partial(_run, home),
-            params=[words],
+            params=[words, *([as_json] if name in WITH_JSON else [])],
             help=text.replace("\n\n", "\n\n\b\n"),  # lines as they are
             short_help=text.partition("\n")[0],
             context_settings={"ignore_unknown_options": True},
@@ -116,8 +118,14 @@ def _completions(context: click.Context, _: click.Parameter, incomplete: str) ->
     return names or [each for each in choices if each.startswith(incomplete)]
 
 
-def _run(home: str, words: Sequence[str]) -> None:
-    """Call the function of a verb, `module:function`."""
+def _run(home: str, words: Sequence[str], json: bool = False) -> None:
+    """Call the function of a verb, `module:function`, and print as JSON what it returns, if asked.
+
+    Args:
+        home: where the function is.
+        words: what it is given.
+        json: whether its outcome is for a program; then nothing else goes to standard output.
+    """
     module, _, name = home.partition(":")
     with _leaving_at_once():
         function = getattr(import_module(module), name)  # with everything that takes seconds
@@ -125,7 +133,12 @@ def _run(home: str, words: Sequence[str]) -> None:
 
         from rlkd import distributed
     with _noticing(Console(stderr=True)):
-        function(list(words), console=Console(quiet=not distributed.is_rank_zero()))
+        reports = distributed.is_rank_zero()
+        outcome = function(list(words), console=Console(quiet=not reports, stderr=json))
+    if json and reports:
+        from rlkd.reporting.results.files import json_line
+
+        print(json_line(outcome), flush=True)
 
 
 def _report(error: BaseException, *, debug: bool) -> int:

@@ -1,5 +1,7 @@
 """The clock: steps, and the wait for data between them."""
 
+import io
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +15,7 @@ from tests.support.runs import silent, tiny
 
 from rlkd.distributed import Rank
 from rlkd.engine.callbacks import checkpoint, metrics, progress
-from rlkd.engine.callbacks.progress import Clock
+from rlkd.engine.callbacks.progress import Clock, ShowProgress
 from rlkd.engine.meters import EpochMeters
 from rlkd.engine.run import distill
 from rlkd.engine.run_folder import RunFolder
@@ -157,9 +159,9 @@ def test_whoever_reads_the_device_lets_the_clock_settle_first(
     assert readers == {"progress": 1, "checkpoint": 3, "metrics": 1, "meters": 2}
 
 
-def distilled(teacher: Path, folder: RunFolder) -> list[str]:
+def distilled(teacher: Path, folder: RunFolder, *more: str) -> list[str]:
     console = Console(record=True, width=200, force_terminal=False)
-    settings = ("temperature=constant", "trainer.epochs=2")
+    settings = ("temperature=constant", "trainer.epochs=2", *more)
     distill(tiny(teacher, folder.path, *settings), console=console)
     return console.export_text().splitlines()
 
@@ -186,3 +188,51 @@ def test_loading_that_takes_long_is_told_once(
     lines = distilled(teacher_file, RunFolder(tmp_path / "run"))
     told = [each for each in lines if each.startswith("loading takes 63 % of the time: ")]
     assert len(told) == times
+
+
+@pytest.mark.parametrize(
+    "terms", [("method=kd", "loss %s = cross_entropy %s + kd %s"), ("method=alone", "loss %s")]
+)
+def test_every_epoch_tells_the_terms_of_the_loss_and_the_time_left(
+    terms: tuple[str, str], teacher_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method, words = terms
+    times = iter(range(0, 10**6, 10))
+    monkeypatch.setattr(ShowProgress, "_left", lambda _, step: f"{next(times)} s, {step} steps")
+    folder = RunFolder(tmp_path / "run")
+    lines = distilled(
+        teacher_file, folder, method, *(("teacher=none",) if "alone" in method else ())
+    )
+    rows = read_metrics(folder.metrics)
+    epochs = [each for each in lines if each.startswith("epoch ")]
+    for epoch, (line, row) in enumerate(zip(epochs, rows, strict=True), start=1):
+        figures = [f"{row[each]:.3f}" for each in row if each.startswith("train/loss")]
+        assert f"epoch {epoch}/2  {words % tuple(figures[: words.count('%s')])}  acc " in line
+        assert line.endswith(f" {10 * (epoch - 1)} s, {3 * epoch} steps left")
+
+
+def test_the_time_left_is_that_of_the_steps_left_at_the_pace_of_this_process(hours: Hours) -> None:
+    shown = ShowProgress(NOTHING, NOTHING, NOTHING, every_steps=1)
+    shown._began, shown._first, shown._total = 100.0, 40, 100
+    hours.now = 400.0
+    assert shown._left(60) == "0:10:00"  # 20 steps took 300 seconds, 40 are left
+    assert shown._left(100) == "0:00:00"
+    hours.now = 100.0 + 20 * 3600
+    assert shown._left(60) == "1 day, 16:00:00"
+
+
+@pytest.mark.parametrize(("kind", "escapes"), [("xterm", True), ("dumb", False)])
+def test_a_terminal_has_a_bar_and_a_dumb_one_a_line_an_epoch(
+    kind: str, escapes: bool, teacher_file: Path, tmp_path: Path
+) -> None:
+    file = io.StringIO()
+    environment = {"TERM": kind, "NO_COLOR": "1"}
+    console = Console(file=file, force_terminal=True, width=60, _environ=environment)
+    settings = ("temperature=random", "trainer.epochs=2", "trainer.log_every_steps=1")
+    distill(tiny(teacher_file, tmp_path / "run", *settings), console=console)
+    told = file.getvalue()
+    assert ("\x1b[" in told) == escapes
+    assert ("ETA" in told) == escapes
+    assert ("\nepoch 2/2  loss " in told) == (not escapes)
+    assert re.search(r"T \d+\.\d\d ± \d+\.\d\d \(\d+\.\d\d to \d+\.\d\d\)", told.replace("\n", " "))
+    assert not re.search(r"\x1b\[[0-9;]*3[0-7]m", told)  # NO_COLOR: https://no-color.org

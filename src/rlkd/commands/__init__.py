@@ -36,7 +36,7 @@ rlkd train student=convnet_small output=runs/teacher
 rlkd train data=cifar100 data.root=DIR student=resnet56 seed=0""",
     ),
     "compare": (
-        "rlkd.commands.compare:compare",
+        "rlkd.commands.verbs:compare",
         """Run all combinations of values and compare them seed by seed.
 
 KEY=A,B,C          the values of a setting or a group to combine; choice(A,B) for paths
@@ -101,6 +101,15 @@ rlkd cache build data=cifar100 data.root=DIR teacher=resnet56 teacher.checkpoint
     teacher.cache=runs/resnet56_logits
 rlkd cache verify runs/resnet56_logits""",
     ),
+    "doctor": (
+        "rlkd.commands.doctor:doctor",
+        """Say what there is here: versions, devices, threads, data, disk.
+
+KEY=VALUE          as for `rlkd distill`: the data, the threads and the folder that are looked at
+
+rlkd doctor
+rlkd doctor data=cifar100 data.root=DIR output=runs/mine""",
+    ),
     "ls": (
         "rlkd.commands.verbs:ls",
         """List what the groups of settings may be.
@@ -130,3 +139,6 @@ rlkd validate configs=DIR trust=mine""",
     ),
 }
 """The function of each verb, of words and a console, and its help, whose first line sums it up."""
+
+WITH_JSON = ("demo", "distill", "train", "compare", "evaluate", "doctor")
+"""The verbs that take `--json`: their functions return what is printed then."""

@@ -13,12 +13,14 @@ from rich.console import Console
 from rich.text import Text
 
 from rlkd.config.compose import unresolved
+from rlkd.config.options import logger_options
 from rlkd.config.overrides import as_swept, parse
 from rlkd.config.settings import flat, stored
 from rlkd.engine import build
 from rlkd.engine.lock import locked
 from rlkd.engine.run_folder import RunFolder
 from rlkd.engine.shared_data import loaded_once
+from rlkd.engine.trackers import tracking
 from rlkd.errors import UserError
 from rlkd.reporting import Result
 from rlkd.reporting.escaping import printable, say
@@ -103,13 +105,16 @@ def compare(overrides: Iterable[str], *, console: Console) -> Comparison:
             cells[number] = _ended(cells[number], planned[number], failure)
             comparison = compared(cells)
             write_comparison(folder, comparison, title=title, command=command)
+        with tracking(logger_options(planned[0].config), folder) as tracker:
+            tracker.start(OmegaConf.create({"command": command}))
+            tracker.compare(comparison)
     console.print(comparison_table(comparison, title=title))
     say(console, f"everything is in {folder}")
     _require_no([cell.failure for cell in cells])
     return comparison
 
 
-def multirun(overrides: Iterable[str], *, console: Console) -> None:
+def multirun(overrides: Iterable[str], *, console: Console) -> dict[str, Any]:
     """Run every combination of the swept settings that is missing, a folder each.
 
     The folders are those of `compare`, which thus has its table at once for the same settings.
@@ -117,6 +122,9 @@ def multirun(overrides: Iterable[str], *, console: Console) -> None:
     Args:
         overrides: as for `compare`; seeds alone may be swept too.
         console: where to show progress, and a line as each run ends.
+
+    Returns:
+        The folder of all, and the folder and the result of each run.
 
     Raises:
         UserError: if nothing is swept, or a combination does not compose or does not fit its
@@ -135,6 +143,9 @@ def multirun(overrides: Iterable[str], *, console: Console) -> None:
         outcomes = [failure for _, failure in _outcomes(planned, launcher, jobs, console)]
     say(console, f"everything is in {folder}")
     _require_no(outcomes)
+    results = [(each.path, Result.read(RunFolder(each.path).result)) for each in planned]
+    runs = [{"output": str(path), "result": result} for path, result in results]
+    return {"output": str(folder), "runs": runs}
 
 
 def _require_no(failures: Sequence[str | None]) -> None:

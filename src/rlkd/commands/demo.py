@@ -3,6 +3,7 @@
 import io
 import shlex
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
@@ -14,6 +15,7 @@ from rlkd.engine.lock import locked
 from rlkd.errors import UserError
 from rlkd.reporting import RunRecord, compare_arms, comparison_table, read_run, write_report
 from rlkd.reporting.escaping import say
+from rlkd.reporting.pages import comparison_rows
 from rlkd.reporting.tables import at_a_glance
 
 _SEEDS = "seeds="
@@ -37,7 +39,7 @@ ARMS = {
 learns oftener than by default, for the runs are short."""
 
 
-def demo(overrides: list[str], console: Console) -> None:
+def demo(overrides: list[str], console: Console) -> dict[str, Any]:
     """Train a teacher and a student for each arm and seed, print the table and write the report.
 
     The teacher is trained once, with seed 0: it is the same for all students and seeds.
@@ -47,6 +49,9 @@ def demo(overrides: list[str], console: Console) -> None:
             folder of all runs, of which complete ones are not repeated; the others are added to
             every run.
         console: where to print.
+
+    Returns:
+        The folder, the report, the last line, and the rows of the table and of the runs.
 
     Raises:
         UserError: if the seeds are none, or for what the user can fix in a run.
@@ -76,8 +81,11 @@ def demo(overrides: list[str], console: Console) -> None:
     console.print(comparison_table(comparison, title=title))
     report, command = output / "report.html", shlex.join(["rlkd", "demo", *overrides])
     write_report(report, arms, title=title, command=command, baseline=BASELINE)
-    for line in (at_a_glance(comparison, SUBJECT), f"the pictures: {report}"):
+    glance = at_a_glance(comparison, SUBJECT)
+    for line in (glance, f"the pictures: {report}"):
         say(console, line)
+    found = {"output": str(output), "report": str(report), "at_a_glance": glance}
+    return found | comparison_rows(comparison)
 
 
 def _seeds(given: list[str]) -> list[int]:

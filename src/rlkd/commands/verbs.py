@@ -1,30 +1,49 @@
 """The verbs that have no module of their own, each a function of its overrides and a console."""
 
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
 from rlkd.commands import compare as comparing
 from rlkd.commands import validate as validation
+from rlkd.commands.summary import summary
 from rlkd.config.compose import GROUPS, LAUNCHER, as_yaml, configure, options
 from rlkd.engine import run
+from rlkd.engine.run_folder import RunFolder
 from rlkd.errors import UserError
 from rlkd.reporting.escaping import say
+from rlkd.reporting.pages import comparison_rows
 from rlkd.sweep.study import STUDY
 
 
-def distill(overrides: list[str], console: Console) -> None:
-    """Distil a teacher into a student; with --multirun, once for each combination of values."""
+def distill(overrides: list[str], console: Console) -> dict[str, Any]:
+    """Distil a teacher into a student; with --multirun, once for each combination of values.
+
+    Returns:
+        The run folder and its result; or the folder of several, and both of each.
+    """
     overrides, several = _multirun(overrides)
     if several:
         return comparing.multirun(overrides, console=console)
     return _run(overrides, console)
 
 
-def train(overrides: list[str], console: Console) -> None:
-    """Train on labels alone; with --multirun, once for each combination of values."""
+def train(overrides: list[str], console: Console) -> dict[str, Any]:
+    """Train on labels alone; see `distill`."""
     return distill([*run.ALONE, *overrides], console)
+
+
+def compare(overrides: list[str], console: Console) -> dict[str, Any]:
+    """Run all combinations of values and compare them.
+
+    Returns:
+        The folder, and the rows of compare.csv and of runs.csv.
+    """
+    comparison = comparing.compare(overrides, console=console)
+    folder = Path(comparison.cells[0].folder or "").parent
+    return {"output": str(folder)} | comparison_rows(comparison)
 
 
 def ls(overrides: list[str], console: Console) -> None:
@@ -61,9 +80,11 @@ def _multirun(overrides: list[str]) -> tuple[list[str], bool]:
     return others, len(others) < len(overrides)
 
 
-def _run(overrides: list[str], console: Console) -> None:
+def _run(overrides: list[str], console: Console) -> dict[str, Any]:
     config = configure(overrides)
     result = run.run(config, console=console)
+    folder = RunFolder(Path(config.output))
+    console.print(summary(result, folder))
     teacher = f", teacher {100 * result.teacher.headline:.2f} %" if result.teacher else ""
     test = result.test
     say(
@@ -72,4 +93,5 @@ def _run(overrides: list[str], console: Console) -> None:
         f"{teacher}, "
         f"{result.images_per_second:.0f} images/s",
     )
-    say(console, f"everything is in {Path(config.output)}")
+    say(console, f"everything is in {folder.path}")
+    return {"output": str(folder.path), "result": result}

@@ -39,6 +39,7 @@ GROUPS = (
     "optimizer",
     "scheduler",
     "task",
+    "logger",
     "experiment",
 )
 LAUNCHER = "launcher"
@@ -152,7 +153,8 @@ def require_whole(config: DictConfig) -> None:
         UserError: naming what is missing or not trusted.
         OmegaConfBaseException: for a value that refers to what is not there.
     """
-    for key in (*GROUPS[:-1], "trainer", "probe", "exploration"):
+    required = (each for each in GROUPS if each not in ("logger", "experiment"))
+    for key in (*required, "trainer", "probe", "exploration"):
         if not isinstance(config.get(key), DictConfig):
             raise UserError(f"{key} cannot be left out: override its settings instead")
     of_networks = [f"{role}.{key}" for role in NETWORKS for key in ("name", "checkpoint")]

@@ -1,6 +1,6 @@
 """The plain settings of a run, their types and ranges; configs/config.yaml has the defaults."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -15,6 +15,8 @@ from rlkd.exploration import Bands
 LOCK_CHOICES = ("refuse", "wait")
 """What to do about a folder that another process writes in: the setting `lock`."""
 
+LOGGERS = ("tensorboard", "csv", "wandb", "mlflow", "trackio")
+"""Where figures may be shown: the setting `logger.tracker`."""
 _PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 """Torch's, by how much compiling time they trade for speed."""
@@ -187,6 +189,30 @@ class ExplorationOptions:
 
 
 @dataclass
+class LoggerOptions:
+    """Where a run's figures are shown besides metrics.csv.
+
+    Raises:
+        UserError: for an unknown tracker, or no project.
+    """
+
+    tracker: str = "tensorboard"
+    project: str = "rlkd"
+    name: str | None = None
+    """Of the run; None for that of its folder."""
+    group: str | None = None
+    tags: list[str] = field(default_factory=list[str])
+    offline: bool = True
+    """Whether everything stays in the run folder."""
+
+    def __post_init__(self) -> None:
+        if self.tracker not in LOGGERS:
+            raise UserError(f"logger={self.tracker}: choose one of {', '.join(LOGGERS)}")
+        if not self.project:
+            raise UserError("logger.project is missing: give logger.project=NAME")
+
+
+@dataclass
 class _PlainOptions:
     seed: int
     lock: str
@@ -195,6 +221,8 @@ class _PlainOptions:
 def trainer_options(config: DictConfig) -> TrainerOptions:
     """Read and check the trainer's options, the seed that everything follows from, and the lock.
 
+    Whatever runs calls it first, so that the logger's are checked too.
+
     Raises:
         UserError: for a value of the wrong type or out of range, or an absent GPU.
     """
@@ -202,6 +230,7 @@ def trainer_options(config: DictConfig) -> TrainerOptions:
     arguments.seed("seed", plain.seed)
     if plain.lock not in LOCK_CHOICES:
         raise UserError(f"lock={plain.lock}: choose one of {', '.join(LOCK_CHOICES)}")
+    logger_options(config)
     options = read_options(TrainerOptions, config.trainer, "trainer.")
     if options.precision not in _PRECISIONS:
         raise UserError(
@@ -231,6 +260,15 @@ def probe_options(config: DictConfig) -> ProbeOptions:
         UserError: for a value of the wrong type.
     """
     return read_options(ProbeOptions, config, "probe.")
+
+
+def logger_options(config: DictConfig) -> LoggerOptions:
+    """Read the `logger` node of a whole configuration; what has none shows nothing but the default.
+
+    Raises:
+        UserError: for a value of the wrong type, or that is unknown.
+    """
+    return read_options(LoggerOptions, config.get("logger") or DictConfig({}), "logger.")
 
 
 def exploration_options(config: DictConfig) -> ExplorationOptions:

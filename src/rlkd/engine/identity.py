@@ -12,6 +12,7 @@ _SAVED = "how often a run reports and saves"
 NO_PART = {
     "output": _WHERE,
     "lock": "what becomes of a second process",
+    "logger": "where figures are shown; metrics.csv has them anyway",
     "published": "what there was to choose from; what was chosen stands in the other settings",
     "chosen": "what the choices were called; what they are stands in the other settings",
     "task.workers": _READ,

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from rlkd import distributed, models
 from rlkd.config.compose import as_yaml, configure
+from rlkd.config.options import logger_options
 from rlkd.data.loaders.workers import dead_worker
 from rlkd.data.seeding import generator_of
 from rlkd.engine import build
@@ -29,6 +30,7 @@ from rlkd.engine.module import StudentModule
 from rlkd.engine.quiet import quiet_lightning
 from rlkd.engine.run_folder import RunFolder, config_sha256
 from rlkd.engine.task import Prepared
+from rlkd.engine.trackers import Tracker, require_installed, tracking
 from rlkd.engine.tuning import recall, tune
 from rlkd.models import Teacher
 from rlkd.regular_files import file_sha256
@@ -79,6 +81,7 @@ def run(config: DictConfig, *, console: Console, watch: Watch | None = None) -> 
         watch: hears of the progress; see `ReportProgress`.
     """
     options = build.trainer_options(config)
+    require_installed(logger_options(config))
     launch = Launch.found()
     launch.join(options.device)  # before the ranks have met, nothing is lost
     config = config.copy()  # which tuning changes
@@ -98,7 +101,8 @@ def run(config: DictConfig, *, console: Console, watch: Watch | None = None) -> 
             if not recall([config]):
                 tune([config], show)
             options = build.trainer_options(config)
-            return _trained(folder, config, options, launch, console, show, watch)
+            with tracking(logger_options(config), folder.path) as tracker:
+                return _trained(folder, config, options, launch, console, show, watch, tracker)
     except RuntimeError as error:
         known = lost(error) or uncompiled(error) or dead_worker(error)
         raise error if known is None else known from error
@@ -112,6 +116,7 @@ def _trained(
     console: Console,
     show: Callable[[str], None],
     watch: Watch | None,
+    tracker: Tracker,
 ) -> Result:
     began, settings = time.perf_counter(), as_yaml(config)
     torch.manual_seed(config.seed)
@@ -133,10 +138,11 @@ def _trained(
     if options.early_stopping is not None:
         stop = StopEarly(log, patience=options.early_stopping)
         callbacks.append(stop)
-    callbacks += [WriteMetrics(folder), keep]
+    callbacks += [WriteMetrics(folder, tracker), keep]
     callbacks += [] if watch is None else [ReportProgress(watch, clock)]
     with quiet_lightning():
-        trainer = _trainer(folder, options, launch, callbacks)
+        events = EventsLogger(folder) if tracker.options.tracker == "tensorboard" else False
+        trainer = _trainer(folder, options, launch, callbacks, events)
     resumed = distributed.on_rank_zero(
         lambda: folder.checkpoints.sound(show, lambda place: content_fault(place, trainer, module))
     )
@@ -153,6 +159,7 @@ def _trained(
         )
     if probe.upcoming and (source is None or source.held_out is None):
         show("probe.source=upcoming: no temperature of this run looks ahead")
+    tracker.start(OmegaConf.create(settings))
     if distributed.this_rank().rank > 0:  # dropout's draws are each rank's own
         torch.manual_seed(generator_of(config.seed, distributed.this_rank().rank).initial_seed())
     with quiet_lightning(), keep.signals.listening():
@@ -182,6 +189,7 @@ def _trained(
     # A trainer leaves the module on the CPU, where ranks with GPUs have nothing to meet by.
     policy = module.meters.to(options.device).read_policy()
     result = distributed.on_rank_zero(lambda: _write(folder, prepared, result, policy))
+    tracker.conclude(result)
     for line in prepared.remarks():
         show(line)
     return result
@@ -256,6 +264,7 @@ def _trainer(
     options: build.TrainerOptions,
     launch: Launch,
     callbacks: Sequence[L.Callback],
+    logger: EventsLogger | bool,
 ) -> L.Trainer:
     return L.Trainer(
         max_epochs=options.epochs,
@@ -265,7 +274,7 @@ def _trainer(
         num_nodes=launch.nodes,
         strategy=launch.strategy(),
         precision=options.precision,  # pyright: ignore[reportArgumentType]
-        logger=EventsLogger(folder),
+        logger=logger,
         callbacks=list(callbacks),
         plugins=[StoredCheckpointIO(folder.checkpoints, keep=options.keep_checkpoints)],
         enable_progress_bar=False,

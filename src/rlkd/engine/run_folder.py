@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rlkd.atomic import is_unfinished
 from rlkd.config.compose import defaults
+from rlkd.config.options import LOGGERS
 from rlkd.engine.checkpoint_store import CheckpointStore
 from rlkd.engine.identity import difference
 from rlkd.engine.lock import LOCK
@@ -161,7 +162,8 @@ class RunFolder:
         write_object(self.images, _counts(images, sha256))
 
     def _refuse_links(self) -> None:
-        for each in (self.checkpoints.folder, self.events):
+        trackers = (self.path / name for name in LOGGERS)
+        for each in (self.checkpoints.folder, self.events, *trackers):
             if each.is_symlink():
                 raise UserError(
                     f"{each} is a link, through which the run would write and remove files "

@@ -184,8 +184,21 @@ def comparison_markdown(comparison: Comparison) -> str:
     return "\n\n".join([words, markdown(caption(comparison)), *([wary] if wary else [])]) + "\n"
 
 
+def comparison_rows(comparison: Comparison) -> dict[str, list[dict[str, object]]]:
+    """Return what both CSV files hold, for programs: the combinations, and the runs."""
+    tables = {"combinations": _combinations(comparison), "runs": _all_runs(comparison)}
+    return {
+        name: [dict(zip(map(str, header), line, strict=True)) for line in lines]
+        for name, (header, *lines) in tables.items()
+    }
+
+
 def comparison_csv(comparison: Comparison) -> str:
     """Return one line a combination; scores are fractions, and empty is not known."""
+    return csv_text(_combinations(comparison))
+
+
+def _combinations(comparison: Comparison) -> list[list[object]]:
     means = [f"{comparison.kind.column}_{each}" for each in ("mean", "std")]
     header = [*comparison.keys, "n", "planned", *means, "shared_seeds"]
     header += ["difference", "interval_low", "interval_high", "p", "p_corrected", "verdict"]
@@ -201,11 +214,15 @@ def comparison_csv(comparison: Comparison) -> str:
                 *(row.verdict, row.images_per_second, row.relative_speed),
             ]
         )
-    return csv_text([[*header, "images_per_second_median", "relative_speed"], *lines])
+    return [[*header, "images_per_second_median", "relative_speed"], *lines]
 
 
 def comparison_runs_csv(comparison: Comparison) -> str:
     """Return one line a run, missing ones included; scores are fractions."""
+    return csv_text(_all_runs(comparison))
+
+
+def _all_runs(comparison: Comparison) -> list[list[object]]:
     kind = comparison.kind
     figures = [*kind.headings, f"validation_{kind.column}", "images_per_second", "wall_seconds"]
     figures += [f"images_{each.name}" for each in fields(ImageCounts)]
@@ -222,7 +239,7 @@ def comparison_runs_csv(comparison: Comparison) -> str:
         known += [result.wall_seconds, *astuple(result.images)]
         return [*labels, result.epochs, *known, result.config_sha256, cell.folder]
 
-    return csv_text([header, *map(line, comparison.cells)])
+    return [list[object](header), *map(line, comparison.cells)]
 
 
 def in_full(networks: Mapping[str, Sequence[AnyScores]]) -> Cells:

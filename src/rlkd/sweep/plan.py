@@ -12,13 +12,14 @@ from rich.console import Console
 
 from rlkd import arguments, distributed
 from rlkd.config.compose import LAUNCHER, as_yaml, choice, configure, configure_launcher, sweep
-from rlkd.config.options import probe_options, read_options
+from rlkd.config.options import logger_options, probe_options, read_options
 from rlkd.engine import build
 from rlkd.engine.callbacks.progress import Watch
 from rlkd.engine.launch import Launch
 from rlkd.engine.run import run
 from rlkd.engine.run_folder import RunFolder
 from rlkd.engine.signals import Interrupted
+from rlkd.engine.trackers import require_installed
 from rlkd.engine.tuning import recall, tune
 from rlkd.errors import UserError
 from rlkd.reporting.escaping import say
@@ -104,11 +105,13 @@ def plan(overrides: Iterable[str]) -> list[Planned]:
             have folders of their own under `output`.
 
     Raises:
-        UserError: if a combination does not compose, or a probe's size is no number.
+        UserError: if a combination does not compose, a probe's size is no number, or a tracker is
+            not installed.
     """
     swept, single = sweep(overrides)
     seeds = swept.pop("seed", None)
     common = configure(single)
+    require_installed(logger_options(common))
     seeds = seeds or [str(common.seed)]
     named = any(each.lstrip("+").startswith("output=") for each in single)
     names = [choice(common, key) for key in ("data", "teacher", "student")]
@@ -120,13 +123,20 @@ def plan(overrides: Iterable[str]) -> list[Planned]:
             [*single, *(f"{key}={each}" for key, each in chosen.items()), f"seed={seed}"]
         )
         labels = {key.lstrip("+"): value for key, value in chosen.items()}
-        config.output = str(named_run(folder, labels, seed))
+        take_place(config, folder, labels, seed)
         planned.append(Planned(labels, config))
     if "probe.size" not in swept:
         largest = max(probe_options(each.config.probe).size for each in planned)
         for each in planned:
             each.config.probe.size = largest
     return planned
+
+
+def take_place(config: DictConfig, folder: Path, labels: Mapping[str, str], seed: object) -> None:
+    """Give a run of a sweep its folder, and at a tracker the sweep's group."""
+    config.output = str(named_run(folder, labels, seed))
+    if "group" in (config.get("logger") or ()) and config.logger.group is None:
+        config.logger.group = folder.absolute().name
 
 
 def named_run(folder: Path, labels: Mapping[str, str], seed: object) -> Path:

@@ -12,7 +12,7 @@ from rlkd.config.compose import configure, options, packaged
 from rlkd.config.options import probe_options, read_options
 from rlkd.config.overrides import path_value
 from rlkd.errors import UserError, did_you_mean
-from rlkd.sweep.plan import Planned, named_run
+from rlkd.sweep.plan import Planned, named_run, take_place
 from rlkd.text_files import read_config
 
 STUDY = "study"
@@ -150,7 +150,8 @@ def plan_study(overrides: Iterable[str]) -> tuple[Study, list[Planned]]:
     def planned(arm: str, pair: str | None, seed: int) -> Planned:
         labels = ({} if pair is None else {"pair": pair}) | {"arm": arm}
         config, follows = composed(arm, pair).copy(), None
-        config.seed, config.output = seed, str(named_run(folder, labels, seed))
+        config.seed = seed
+        take_place(config, folder, labels, seed)
         if followed := study.followed(arm):
             follows = named_run(folder, labels | {"arm": followed}, seed)
             config.temperature.like = str(follows)

@@ -1,4 +1,4 @@
-"""Figures of each epoch, into metrics.csv and TensorBoard."""
+"""Figures of each epoch, into metrics.csv, TensorBoard and trackers."""
 
 import os
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from rlkd.engine.callbacks.checkpoint import check_finite
 from rlkd.engine.callbacks.progress import Clock
 from rlkd.engine.module import StudentModule
 from rlkd.engine.run_folder import RunFolder
+from rlkd.engine.trackers import Tracker
 from rlkd.reporting import AnyScores, write_metrics
 
 
@@ -77,10 +78,11 @@ class WriteMetrics(Checkpoint):
 
     Args:
         folder: of the run.
+        tracker: gets it too.
     """
 
-    def __init__(self, folder: RunFolder) -> None:
-        self.folder = folder
+    def __init__(self, folder: RunFolder, tracker: Tracker) -> None:
+        self.folder, self.tracker = folder, tracker
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the epochs that have ended."""
@@ -88,6 +90,7 @@ class WriteMetrics(Checkpoint):
         if not trainer.is_global_zero:
             return
         write_metrics(self.folder.metrics, pl_module.history)
+        self.tracker.follow(pl_module.history)
         newest = dict(pl_module.history[-1])
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):

@@ -1,12 +1,13 @@
 """What a run shows while it trains: a bar on a terminal, a line an epoch elsewhere."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import timedelta
 from typing import Any, cast
 
 import lightning as L
 import torch
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -15,6 +16,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from rlkd import distributed
 from rlkd.engine.callbacks.checkpoint import check_finite
@@ -23,6 +25,9 @@ from rlkd.engine.run_folder import RunFolder
 from rlkd.reporting.escaping import say
 
 _ADVISED_SHARE = 0.2
+_SPEED_OVER = 600.0
+"""Seconds whose mean speed the time left follows from: evaluations are in it too."""
+_TERM = "train/loss_"
 
 
 class Clock(L.Callback):
@@ -191,8 +196,19 @@ class ReportProgress(L.Callback):
         self.watch(done / (trainer.max_epochs or 1), self.clock.images_per_second)
 
 
+class _Bar(Progress):
+    """A bar, and figures in lines of their own below it, however narrow the terminal is."""
+
+    figures = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """Return what is shown."""
+        yield self.make_tasks_table(self.tasks)
+        yield Text(self.figures)
+
+
 class ShowProgress(L.Callback):
-    """Shows loss, accuracy, images per second, mean temperature and the time left, on rank 0.
+    """Shows the loss and its terms, accuracy, speed, temperatures and the time left, on rank 0.
 
     Where waiting for data takes more than a fifth of the time, it says so after the first such
     epoch, and how to fix it.
@@ -209,29 +225,34 @@ class ShowProgress(L.Callback):
     ) -> None:
         self.console, self.clock, self.folder = console, clock, folder
         self.every_steps = every_steps
-        self._progress: Progress | None = None
+        self._bar: _Bar | None = None
         self._advised = False
+        self._began, self._first, self._total = 0.0, 0, 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Open the bar."""
-        if not self.console.is_terminal or distributed.this_rank().rank:
+        """Start to count the time left, and open the bar where a terminal can show one."""
+        assert isinstance(pl_module, StudentModule)
+        steps = int(trainer.num_training_batches) // pl_module.accumulate
+        self._total = steps * (trainer.max_epochs or 1)
+        if trainer.max_steps > 0:
+            self._total = min(self._total, trainer.max_steps)
+        self._began, self._first = time.perf_counter(), trainer.global_step
+        # One that moves the cursor: with TERM=dumb there is a line an epoch, as in a pipe.
+        if not self.console.is_interactive or distributed.this_rank().rank:
             return
-        self._progress = Progress(
+        self._bar = _Bar(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("ETA"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"),
             console=self.console,
+            speed_estimate_period=_SPEED_OVER,
         )
-        assert isinstance(pl_module, StudentModule)
-        steps = int(trainer.num_training_batches) // pl_module.accumulate
-        total = steps * (trainer.max_epochs or 1)
-        self._task = self._progress.add_task("training", total=total, figures="")
-        self._progress.update(self._task, completed=trainer.global_step)
-        self._progress.start()
+        self._task = self._bar.add_task("training", total=self._total)
+        self._bar.update(self._task, completed=trainer.global_step)
+        self._bar.start()
 
     def on_train_batch_end(
         self,
@@ -248,16 +269,14 @@ class ShowProgress(L.Callback):
         self.clock.settle()
         check_finite(pl_module, self.folder)
         figures = ""
-        if (
-            self._progress is not None or distributed.this_rank().world_size > 1
-        ):  # all ranks read together
+        if self._bar is not None or distributed.this_rank().world_size > 1:  # all read together
             figures = self._figures(pl_module.meters.read())
-        if self._progress is not None:
-            self._progress.update(
+        if self._bar is not None:
+            self._bar.figures = figures
+            self._bar.update(
                 self._task,
                 completed=trainer.global_step,
                 description=f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}",
-                figures=figures,
             )
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -266,8 +285,9 @@ class ShowProgress(L.Callback):
         figures = self._figures(pl_module.meters.read())  # with several ranks, all read together
         if distributed.this_rank().rank:
             return
-        if self._progress is None:
-            say(self.console, f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {figures}")
+        if self._bar is None:
+            epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+            say(self.console, f"{epoch}  {figures}  {self._left(trainer.global_step)} left")
         if self.clock.loading_binds and not self._advised:
             self._advised = True
             share = self.clock.epoch_data_share
@@ -280,9 +300,9 @@ class ShowProgress(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Close the bar."""
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
@@ -290,13 +310,26 @@ class ShowProgress(L.Callback):
         """Close the bar."""
         self.on_train_end(trainer, pl_module)
 
-    def _figures(self, row: dict[str, float]) -> str:
+    def _left(self, step: int) -> str:
+        """Return the time that the steps left take at this process's pace, as h:mm:ss."""
+        pace = (time.perf_counter() - self._began) / max(step - self._first, 1)
+        return str(timedelta(seconds=round(pace * (self._total - step))))
+
+    def _figures(self, row: Mapping[str, float]) -> str:
+        terms = {each.removeprefix(_TERM): row[each] for each in row if each.startswith(_TERM)}
+        parts = " + ".join(f"{name} {value:.3f}" for name, value in terms.items())
         shown = [
-            f"loss {row['train/loss']:.3f}",
+            f"loss {row['train/loss']:.3f}{f' = {parts}' if len(terms) > 1 else ''}",
             f"acc {100 * row['train/accuracy']:.1f} %",
-            f"{self.clock.images_per_second:.0f} img/s",
-            f"data {100 * self.clock.epoch_data_share:.0f} %",
         ]
         if "temperature/mean" in row:
-            shown.append(f"T {row['temperature/mean']:.2f} ± {row['temperature/std']:.2f}")
-        return "  ".join(shown)
+            low, high = (row[f"temperature/{quantile}"] for quantile in ("p05", "p95"))
+            spread = f"± {row['temperature/std']:.2f} ({low:.2f} to {high:.2f})"
+            shown.append(f"T {row['temperature/mean']:.2f} {spread}")
+        return "  ".join(
+            [
+                *shown,
+                f"{self.clock.images_per_second:.0f} img/s",
+                f"data {100 * self.clock.epoch_data_share:.0f} %",
+            ]
+        )

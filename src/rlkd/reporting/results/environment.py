@@ -13,9 +13,9 @@ PACKAGES = ("rlkd", "torch", "torchvision", "lightning")
 
 def hardware() -> str:
     """Describe the machine: processor, cores that this process may use, accelerators."""
-    cores = _usable_cores()
-    processor = f"{_processor()}, {cores} {'core' if cores == 1 else 'cores'}"
-    return f"{processor}; {_accelerators()}"
+    cores = usable_cores()
+    machine = f"{processor()}, {cores} {'core' if cores == 1 else 'cores'}"
+    return f"{machine}; {_accelerators()}"
 
 
 def versions() -> dict[str, str]:
@@ -30,13 +30,15 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Return the name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

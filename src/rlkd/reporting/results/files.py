@@ -1,5 +1,6 @@
 """Files of results: dataclasses as JSON, each field checked by its type when it is read."""
 
+import json
 import math
 import sys
 from dataclasses import asdict, fields, is_dataclass
@@ -36,7 +37,15 @@ def write_fields(path: str | Path, value: Any) -> None:
     Raises:
         UserError: The file cannot be written.
     """
-    write_object(path, _finite(asdict(value)), indent=2)
+    write_object(path, _plain(value), indent=2)
+
+
+def json_line(value: Any) -> str:
+    """Return dataclasses, lists and mappings of them as JSON, one line of ASCII.
+
+    Figures that are not finite become null, as in files.
+    """
+    return json.dumps(_plain(value), allow_nan=False)
 
 
 def read_fields(kind: type[T], path: str | Path, remedy: str) -> T:
@@ -105,10 +114,12 @@ def _object(kinds: list[Any], value: Any, key: str) -> Any:
     return kind(**made)
 
 
-def _finite(value: Any) -> Any:
-    """Put None, as JSON has no NaN, in the place of figures that are not finite."""
+def _plain(value: Any) -> Any:
+    """Return what JSON has for a value: None in the place of figures that are not finite."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
     if isinstance(value, dict):
-        return {key: _finite(each) for key, each in cast("dict[str, Any]", value).items()}
+        return {key: _plain(each) for key, each in cast("dict[str, Any]", value).items()}
     if isinstance(value, list):
-        return [_finite(each) for each in cast("list[Any]", value)]
+        return [_plain(each) for each in cast("list[Any]", value)]
     return None if isinstance(value, float) and not math.isfinite(value) else value

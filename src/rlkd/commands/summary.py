@@ -1,0 +1,37 @@
+"""What a run came to, and where all that it left is, in one table."""
+
+from rich.table import Table
+
+from rlkd.config.options import LOGGERS
+from rlkd.engine.run_folder import RunFolder
+from rlkd.reporting import Result
+from rlkd.reporting.pages import duration
+from rlkd.reporting.tables import Cells, terminal_table
+
+
+def summary(result: Result, folder: RunFolder) -> Table:
+    """Return the table of a run that has ended, for a terminal.
+
+    Args:
+        result: its figures.
+        folder: its folder, of which those files are named that are there.
+    """
+    scored = {
+        "student, test split": result.test,
+        "student, validation split": result.validation,
+        "teacher, test split": result.teacher,
+    }
+    figures = {name: scores.summary for name, scores in scored.items() if scores is not None}
+    figures["images"] = result.images.words
+    figures["training"] = f"{result.epochs:,} epochs in {duration(result.wall_seconds)}"
+    files = {
+        "pictures and tables": folder.report,
+        "figures of each epoch": folder.metrics,
+        **{f"the same for {each}": folder.path / each for each in LOGGERS},
+        "the student's weights": folder.student,
+        "checkpoints": folder.checkpoints.folder,
+        "settings": folder.config,
+    }
+    places = {name: path.name for name, path in files.items() if path.exists()}
+    rows = [[name, words] for name, words in (figures | places).items()]
+    return terminal_table(Cells(["summary", ""], rows), "", left=("summary", ""))
