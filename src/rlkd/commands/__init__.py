@@ -84,6 +84,17 @@ to=FILE            ends in .safetensors, .onnx or .pt2
 rlkd export run=runs/mine format=onnx to=student.onnx
 rlkd export run=runs/mine format=safetensors to=student.safetensors""",
     ),
+    "push": (
+        "rlkd.commands.push:push",
+        """Publish a student on the Hugging Face Hub, or in a folder.
+
+run=DIR            the student of a run; or student=NAME student.checkpoint=FILE
+to=hf://user/name  the repository, which is made where there is none; or to=DIR
+
+rlkd push run=runs/mine to=hf://me/resnet20-cifar100
+rlkd push run=runs/mine to=published
+rlkd distill data=cifar100 data.root=DIR teacher=hf://me/resnet56@v1 student=resnet20""",
+    ),
     "cache": (
         "rlkd.commands.cache:cache",
         """Keep a teacher's logits on disk: build, info, verify, remove.
