@@ -109,6 +109,16 @@ rlkd cache build data=cifar100 data.root=DIR teacher=resnet56 teacher.checkpoint
     teacher.cache=runs/resnet56_logits
 rlkd cache verify runs/resnet56_logits""",
     ),
+    "teachers": (
+        "rlkd.commands.teachers:teachers",
+        """List public teachers, and where they are.
+
+WORD               a network or a data set; all without any
+
+rlkd teachers
+rlkd teachers cifar100
+rlkd train experiment=teacher_resnet56 data.root=DIR""",
+    ),
     "ls": (
         "rlkd.commands.verbs:ls",
         """List what the groups of settings may be.
