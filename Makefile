@@ -7,7 +7,7 @@ export RLKD_DATA ?= $(if $(DATA),$(abspath $(DATA)))
 # Two tests of one thread each are done sooner than two of two threads.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-long lint clean
+.PHONY: demo test test-long lint release-check matrix licences clean
 
 demo: .venv/installed
 	$(BIN)/rlkd demo
@@ -23,6 +23,17 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/rlkd validate
+
+# The wheel and the sdist, tested where no repository is; a fresh environment takes some 6 GB.
+release-check: .venv/installed
+	$(BIN)/python .ci/release.py
+
+# Each Python and torch that this machine can install: many downloads.
+matrix: .venv/installed
+	$(BIN)/python .ci/release.py --matrix
+
+licences: .venv/installed
+	$(BIN)/python .ci/licences.py
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv

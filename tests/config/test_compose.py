@@ -50,6 +50,9 @@ def test_the_run_folder_is_named_by_the_choices_and_the_seed() -> None:
 def test_every_experiment_is_a_short_difference_that_composes(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 23
     config = configure([f"experiment={path.stem}"])
+    if config.chosen.teacher == "none":  # it trains a teacher
+        assert path.stem == f"teacher_{config.student.name}".lower()
+        return
     networks = [
         config[role].name.split(":")[-1].removeprefix("fasterrcnn_").removesuffix("_100")
         for role in ("teacher", "student")

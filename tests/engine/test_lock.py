@@ -166,6 +166,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     "demo": ("demo", "output={held}"),
     "predict": ("predict", "run={run}", "images={run}", "output={held}"),
     "export": ("export", "run={run}", "format=safetensors", "to={held}/student.safetensors"),
+    "push": ("push", "run={run}", "to={held}"),
 }
 
 

@@ -87,6 +87,17 @@ to=FILE            ends in .safetensors, .onnx or .pt2
 rlkd export run=runs/mine format=onnx to=student.onnx
 rlkd export run=runs/mine format=safetensors to=student.safetensors""",
     ),
+    "push": (
+        "rlkd.commands.push:push",
+        """Publish a student on the Hugging Face Hub, or in a folder.
+
+run=DIR            the student of a run; or student=NAME student.checkpoint=FILE
+to=hf://user/name  the repository, which is made where there is none; or to=DIR
+
+rlkd push run=runs/mine to=hf://me/resnet20-cifar100
+rlkd push run=runs/mine to=published
+rlkd distill data=cifar100 data.root=DIR teacher=hf://me/resnet56@v1 student=resnet20""",
+    ),
     "cache": (
         "rlkd.commands.cache:cache",
         """Keep a teacher's logits on disk: build, info, verify, remove.
@@ -109,6 +120,16 @@ KEY=VALUE          as for `rlkd distill`: the data, the threads and the folder t
 
 rlkd doctor
 rlkd doctor data=cifar100 data.root=DIR output=runs/mine""",
+    ),
+    "teachers": (
+        "rlkd.commands.teachers:teachers",
+        """List public teachers, and where they are.
+
+WORD               a network or a data set; all without any
+
+rlkd teachers
+rlkd teachers cifar100
+rlkd train experiment=teacher_resnet56 data.root=DIR""",
     ),
     "ls": (
         "rlkd.commands.verbs:ls",

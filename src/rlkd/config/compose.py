@@ -28,6 +28,7 @@ from rlkd.config.settings import (
     trust,
 )
 from rlkd.errors import UserError, did_you_mean, one_line
+from rlkd.models import hub
 from rlkd.models.detection import backbone_detector_names
 
 GROUPS = (
@@ -106,10 +107,11 @@ def configure(overrides: Iterable[str] = ()) -> DictConfig:
     Args:
         overrides: Hydra's, such as `student=resnet20` or `trainer.epochs=10`; paths as they are,
             see `overrides.PATHS`. A network may also be `torchvision:NAME`, `timm:NAME`,
-            `package.module:factory`, or a detector over any of torchvision's classifiers, such as
-            `fasterrcnn_resnet18`. `configs=DIR` adds a folder of one's own groups:
-            DIR/method/mine.yaml is then method=mine. `trust=mine` lets what is composed name code
-            of the package `mine`, see `rlkd.trust`; it is stored nowhere.
+            `package.module:factory`, one of the Hugging Face Hub with its weights,
+            `hf://user/name@revision` (see `rlkd.models.hub`), or a detector over any of
+            torchvision's classifiers, such as `fasterrcnn_resnet18`. `configs=DIR` adds a folder
+            of one's own groups: DIR/method/mine.yaml is then method=mine. `trust=mine` lets what is
+            composed name code of the package `mine`, see `rlkd.trust`; it is stored nowhere.
 
     Raises:
         UserError: for a folder that is not there, an unknown key or group value (with the nearest
@@ -270,7 +272,7 @@ def _composed(name: str, given: Iterable[str], known_groups: Collection[str]) ->
             folder = _own_groups(each)
         elif network := _network_from_elsewhere(each):
             groups.append(parse(f"{each.key_or_group}=custom"))
-            settings.append(parse(f"{each.key_or_group}.name={quoted(network)}"))
+            settings[:0] = _settings_of(each.key_or_group, network)
         else:
             settings.append(each)
     for each in list(settings):
@@ -332,6 +334,18 @@ def _network_from_elsewhere(override: Override) -> str | None:
         return None
     unlisted = name in backbone_detector_names() and name not in _LISTED
     return name if ":" in name or unlisted else None
+
+
+def _settings_of(role: str, network: str) -> list[Override]:
+    """Return what sets a role to a network; one of the Hub brings its weights and its images."""
+    if not network.startswith(hub.PREFIX):
+        return [parse(f"{role}.name={quoted(network)}")]
+    found = hub.fetch(network)
+    given = {"name": quoted(found.architecture), "checkpoint": quoted(str(found.checkpoint))}
+    if role == "teacher":  # a student takes images as the data have them
+        images = {"mean": found.mean, "std": found.std, "image_size": found.image_size}
+        given |= {key: str([*value]) for key, value in images.items() if value is not None}
+    return [parse(f"{role}.{key}={value}") for key, value in given.items()]
 
 
 def _check_choice(override: Override, known: Collection[str]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from rlkd.data.imagenet_names import WNIDS
 from rlkd.engine.run_folder import RunFolder
 from rlkd.errors import UserError, nearest
+from rlkd.models import hub
 from rlkd.text_files import parse_json, read_json, read_object, read_text, write_object
 
 FILE = "class_names.json"
@@ -40,7 +41,8 @@ def check_run_order(folder: RunFolder, class_names: Sequence[str]) -> None:
 def check_order(checkpoint: Path, class_names: Sequence[str], *, remedy: str = "") -> None:
     """Refuse weights that were trained on data whose classes have another order.
 
-    A run leaves `class_names.json` beside its weights, an export `FILE.json` with the same names.
+    A run leaves `class_names.json` beside its weights, an export `FILE.json` with the same names,
+    a push `config.json`.
     Weights of anybody else have neither, and are not refused.
 
     Args:
@@ -140,6 +142,17 @@ def _beside(checkpoint: Path) -> Iterator[Path]:
     yield checkpoint.with_name(FILE)
     if checkpoint.parent.name == "checkpoints":
         yield checkpoint.parent.with_name(FILE)
+    if _is_pushed(checkpoint.with_name(hub.CONFIG)):
+        yield checkpoint.with_name(hub.CONFIG)
+
+
+def _is_pushed(config: Path) -> bool:
+    """Return whether `rlkd push` wrote a file of a name that others use too."""
+    try:
+        held = read_json(config, "")
+    except UserError:
+        return False
+    return isinstance(held, dict) and held.get("library_name") == hub.LIBRARY
 
 
 def _check(subject: Path, source: Path, class_names: Sequence[str], further: str = "") -> None:
