@@ -7,7 +7,7 @@ export RLKD_DATA ?= $(if $(DATA),$(abspath $(DATA)))
 # Two tests of one thread each are done sooner than two of two threads.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-long lint release-check matrix licences clean
+.PHONY: demo test test-long lint docs links notebook release-check matrix licences clean
 
 demo: .venv/installed
 	$(BIN)/rlkd demo
@@ -24,6 +24,19 @@ lint: .venv/installed
 	$(BIN)/pyright
 	$(BIN)/rlkd validate
 
+# From nothing: pages are made from the code, whose changes Sphinx does not see.
+docs: .venv/installed
+	rm -rf build/docs
+	$(BIN)/python -m sphinx -W --keep-going -q -c docs . build/docs
+
+# Links to other sites, where there is a network; those within are checked by `docs`.
+links: .venv/installed
+	rm -rf build/links
+	$(BIN)/python -m sphinx -W --keep-going -q -b linkcheck -c docs . build/links
+
+notebook: .venv/installed
+	$(BIN)/python docs/execute.py
+
 # The wheel and the sdist, tested where no repository is; a fresh environment takes some 6 GB.
 release-check: .venv/installed
 	$(BIN)/python .ci/release.py
@@ -37,8 +50,8 @@ licences: .venv/installed
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --editable ".[dev]"
+	$(BIN)/pip install --quiet --editable ".[dev,docs]"
 	touch $@
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs build

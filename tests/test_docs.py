@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from hydra.utils import get_object
 from tests.support.runs import as_users_call, silent, tiny, write_teacher
 
+import rlkd
 from rlkd.engine.run import distill
 from rlkd.errors import UserError
 
@@ -69,10 +71,7 @@ def test_its_loss_and_its_source_train_a_student(folder: Path) -> None:
 NAME = re.compile(r"`(rlkd(?:\.\w+)+)`")
 
 
-@pytest.mark.parametrize(
-    "page",
-    ["architecture.md", "adding.md", "method.md", "scaling.md", "training.md", "trust.md"],
-)
+@pytest.mark.parametrize("page", sorted(path.name for path in ADDING.parent.glob("*.md")))
 def test_every_name_of_the_code_exists(page: str) -> None:
     text = (ADDING.parent / page).read_text(encoding="utf-8")
     names = {each for each in NAME.findall(text) if "mine" not in each}
@@ -102,5 +101,34 @@ def test_the_map_names_every_room() -> None:
     tree = text[text.index("src/rlkd/") : text.index("```", text.index("src/rlkd/"))]
     rooms = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
     assert rooms - {"configs"} <= set(re.findall(r"^  (\w+)/", tree, re.M))
-    readme = (ADDING.parents[1] / "README.md").read_text(encoding="utf-8")
-    assert tree in readme
+
+
+README = ADDING.parents[1] / "README.md"
+
+
+def test_the_readme_is_a_screen_and_a_half() -> None:
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 80
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md", "docs/loops.md"])
+def test_the_loop_that_is_shown_runs(page: str) -> None:
+    text = (README.parent / page).read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
+    student, teacher = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)
+    loader = [(torch.randn(8, 4), torch.arange(8) % 3)] * 2
+    held = {"rlkd": rlkd, "torch": torch, "F": torch.nn.functional}
+    held |= {"loader": loader, "student": student, "teacher": teacher}
+    exec(code, held)
+    held["loss"].backward()
+    assert student.weight.grad is not None
+    assert teacher.weight.grad is None
+    assert held["T"].student.shape == (8,)
+
+
+def test_the_table_of_the_readme_is_that_of_the_results() -> None:
+    """Row by row and figure by figure; the words in the first column may be others."""
+    results = (ADDING.parent / "results.md").read_text(encoding="utf-8")
+    rows = [line for line in README.read_text(encoding="utf-8").splitlines() if "| 3 | " in line]
+    assert len(rows) == 6
+    for row in rows:
+        assert row[row.index("| 3 | ") :] in results

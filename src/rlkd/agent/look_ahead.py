@@ -151,7 +151,7 @@ def moving(
 class LookAhead:
     """Finds how a student's logits move as a held-out loss falls, for a loop of one's own.
 
-    Where `source.look_ahead_due`, in this order, before the student's update:
+    Where `source.look_ahead_due`, in this order, before the student's update::
 
         moving = ahead(image, turn=source.updates)        # before the student's own pass
         logits = student(image)

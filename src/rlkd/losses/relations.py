@@ -21,7 +21,7 @@ def sp(
     student_feature: Float[Tensor, "batch ..."],
     teacher_feature: Float[Tensor, "batch ..."],
 ) -> Float[Tensor, ""]:
-    """Return |G_s - G_t|^2 / batch^2, G the similarities x_i . x_j with rows scaled to norm 1.
+    """Return `|G_s - G_t|^2 / batch^2`, G the similarities x_i . x_j with rows scaled to norm 1.
 
     SP, similarity-preserving distillation. From 0 to 4 / batch.
 
@@ -48,7 +48,7 @@ def cc(
     student_embedding: Float[Tensor, "batch student_dim"],
     teacher_embedding: Float[Tensor, "batch teacher_dim"],
 ) -> Float[Tensor, ""]:
-    """Return the mean of d_i . d_(i+1) over neighbouring rows, d = |student - teacher|.
+    """Return the mean of d_i . d_(i+1) over neighbouring rows, `d = |student - teacher|`.
 
     CC, correlation congruence. Rows are compared with the next one, so any batch of two or more
     will do, odd or even; a single row has no neighbour and costs 0. The value depends on the
@@ -167,7 +167,7 @@ def pkt(
     student_embedding: Float[Tensor, "batch student_dim"],
     teacher_embedding: Float[Tensor, "batch teacher_dim"],
 ) -> Float[Tensor, ""]:
-    """Return KL(P_t || P_s) / batch^2, P[i, j] how likely instance i picks j as its neighbour.
+    """Return `KL(P_t || P_s) / batch^2`, P[i, j] how likely instance i picks j as its neighbour.
 
     PKT, probabilistic knowledge transfer. P is proportional to (1 + cosine) / 2 and a row sums
     to 1. The mean over all pairs makes it small: the published weight is 30000.

@@ -16,7 +16,7 @@ class TemperatureSource(nn.Module):
     """Gives every instance of a batch its temperatures.
 
     A source needs only `forward`. The other members have defaults that suit a source that
-    neither learns nor follows a schedule; the training loop calls them all, in this order:
+    neither learns nor follows a schedule; the training loop calls them all, in this order::
 
         optimizer = SGD([*student.parameters(), *source.trained_parameters()], ...)
         source.start_epoch(epoch)                         # epochs count from 1
