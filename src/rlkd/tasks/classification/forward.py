@@ -160,7 +160,7 @@ class ClassifierForward(Forward):
     def __call__(self, batch: Batch) -> Forwarded:
         """Call both networks on a batch."""
         student_logits, student_maps = self._student(batch.image)
-        self.labels = self.labels.on(student_logits.device)
+        self.labels = self.labels.on(batch.image.device)
         teacher_logits, teacher_maps = None, dict[str, Tensor]()
         if self.stored is not None and batch.view is not None:
             teacher_logits = self.stored(batch)
