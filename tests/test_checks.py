@@ -29,11 +29,8 @@ Given = dict[str, Tensor]
 
 def srrl(student: Tensor, teacher: Tensor, _: Tensor, __: Tensor | float) -> Tensor:
     loss = losses.SRRL(torch.zeros(2, 3, 1, 1), torch.zeros(2, 4))
-    return loss(torch.rand(ROWS, 3, 1, 1), torch.rand(ROWS, 4), teacher, head)
-
-
-def head(embedding: Tensor) -> Tensor:
-    return F.pad(embedding, (0, CLASSES - embedding.shape[1]))
+    image, embedding = torch.rand(ROWS, 3, 1, 1), torch.rand(ROWS, 4)
+    return loss(image, embedding, teacher, lambda each: F.pad(each, (0, CLASSES - each.shape[1])))
 
 
 LOSSES: dict[str, Loss] = {

@@ -83,6 +83,7 @@ ZERO = {
     "reconstruction_weight": "a frozen paraphraser",
     "weight": "a loss that is computed and logged alone",
     "label_smoothing": "the labels as they are",
+    "strength": "the base temperature for all",
     "momentum": "a bank of the latest rows alone",
     "initial_raw": "T in the middle of its range",
     "seed": "as good as any",

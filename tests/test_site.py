@@ -21,6 +21,7 @@ from rlkd.commands import VERBS
 from rlkd.config.compose import GROUPS, LAUNCHER, configure, options, sweep
 from rlkd.config.settings import NETWORKS
 from rlkd.errors import UserError
+from rlkd.sweep.study import read_study
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "src" / "rlkd" / "configs"
@@ -121,7 +122,11 @@ def test_a_dead_link_would_be_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize("page", [name for name in NAMES if name != "docs/adding.md"])
 def test_the_settings_of_every_command_compose(page: str) -> None:
     for _, verb, *words in commands_in((ROOT / page).read_text(encoding="utf-8")):
-        if verb in ("distill", "train", "compare") and "VERB" not in words:
+        studies = [each.partition("=")[2] for each in words if each.startswith("study=")]
+        if studies:
+            assert read_study(studies[0]).arms
+        elif verb in ("distill", "train", "compare") and "VERB" not in words:
+            words = [each for each in words if "=hf://" not in each]  # which are looked up
             of_sweep = ("baseline=", "jobs=", "launcher", "--multirun")
             swept, single = sweep([each for each in words if not each.startswith(of_sweep)])
             configure([*single, *(f"{key}={values[0]}" for key, values in swept.items())])
