@@ -39,7 +39,7 @@ def begun(path: Path, *overrides: str) -> RunFolder:
     "changed",
     ["data.root=/b", "data.workers=9", "data.prefetch=3", "output=/elsewhere", "trainer.threads=2",
      "trainer.log_every_steps=7", "trainer.checkpoint_every_steps=7", "trainer.keep_checkpoints=7",
-     "trainer.checkpoint_every_minutes=null", "lock=wait"],
+     "trainer.checkpoint_every_minutes=null", "lock=wait", "logger=csv"],
 )  # fmt: skip
 def test_where_and_how_a_run_reads_and_saves_is_no_part_of_it(tmp_path: Path, changed: str) -> None:
     folder = begun(tmp_path / "run")

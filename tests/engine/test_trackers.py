@@ -1,5 +1,6 @@
 """Trackers get what metrics.csv holds, without gap or repetition, and never harm a run."""
 
+import csv
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ from typing import Any
 
 import lightning as L
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tests.marks import but_long
 from tests.support import tracked
 from tests.support.refusal import Refuse, assert_told
@@ -215,7 +217,7 @@ def test_one_rank_alone_has_a_record(
     monkeypatch.setattr(trackers.distributed, "this_rank", lambda: Rank(1, 2))
     options = running.logger_options(configure(["logger=wandb"]))
     with trackers.tracking(options, tmp_path) as tracker:
-        tracker.start(configure([]))
+        tracker.start({})
         tracker.follow([{"epoch": 1}])
     assert recorder.records == []
     assert list(tmp_path.iterdir()) == []
@@ -293,6 +295,23 @@ def test_a_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run" / "wandb").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(Exception, match="wandb is a link"):
         RunFolder(tmp_path / "run").claim(as_yaml(configure([])), ImageCounts(1), "a")
+
+
+def test_tensorboards_own_reader_finds_what_metrics_csv_holds(
+    teacher_file: Path, tmp_path: Path
+) -> None:
+    running.distill(tiny(teacher_file, tmp_path, *SOURCES["random"]), console=silent())
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    rows = read_metrics(tmp_path / "metrics.csv")
+    columns = dict.fromkeys(column for row in rows for column in row)
+    assert {*events.Tags()["scalars"]} == {*columns}
+    for column in columns:
+        drawn = {each.step: each.value for each in events.Scalars(column)}
+        held = {int(row["epoch"]): row[column] for row in rows if column in row}
+        assert drawn == pytest.approx(held, rel=1e-6)  # it keeps float32
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        cells = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+    assert cells == rows
 
 
 def process(home: Path, *arguments: str) -> str:

@@ -106,7 +106,7 @@ def compare(overrides: Iterable[str], *, console: Console) -> Comparison:
             comparison = compared(cells)
             write_comparison(folder, comparison, title=title, command=command)
         with tracking(logger_options(planned[0].config), folder) as tracker:
-            tracker.start(OmegaConf.create({"command": command}))
+            tracker.start({"command": command})
             tracker.compare(comparison)
     console.print(comparison_table(comparison, title=title))
     say(console, f"everything is in {folder}")

@@ -210,6 +210,7 @@ class LoggerOptions:
             raise UserError(f"logger={self.tracker}: choose one of {', '.join(LOGGERS)}")
         if not self.project:
             raise UserError("logger.project is missing: give logger.project=NAME")
+        arguments.flag("logger.offline", self.offline)
 
 
 @dataclass

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -159,7 +160,8 @@ def _trained(
         )
     if probe.upcoming and (source is None or source.held_out is None):
         show("probe.source=upcoming: no temperature of this run looks ahead")
-    tracker.start(OmegaConf.create(settings))
+    held: Any = OmegaConf.to_container(OmegaConf.create(settings))
+    tracker.start(held)
     if distributed.this_rank().rank > 0:  # dropout's draws are each rank's own
         torch.manual_seed(generator_of(config.seed, distributed.this_rank().rank).initial_seed())
     with quiet_lightning(), keep.signals.listening():

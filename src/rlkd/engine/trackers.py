@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lightning.pytorch.loggers import Logger, MLFlowLogger, WandbLogger
-from omegaconf import DictConfig, OmegaConf
 
 from rlkd import distributed
 from rlkd.config.options import LoggerOptions
@@ -36,6 +35,7 @@ from rlkd.text_files import read_object, write_object
 if TYPE_CHECKING:
     from rlkd.reporting.charts import Picture
 
+Figures = Mapping[str, float | int]
 Rows = Sequence[Mapping[str, Any]]
 """Rows of a table, all with the same columns."""
 _SPEED = ("images_per_second", "wall_seconds")
@@ -54,7 +54,7 @@ class _Service(Protocol):
 
     def log_metrics(self, metrics: Any, step: int | None = None) -> None: ...
 
-    def log_result(self, figures: Mapping[str, float], step: int) -> None:
+    def log_result(self, figures: Figures, step: int) -> None:
         """Log what the run has come to, after the metrics of its last step."""
 
     def log_pictures(self, pictures: Mapping[str, str]) -> None:
@@ -96,7 +96,7 @@ class _Wandb(WandbLogger):
         # takes no step twice.
         self.experiment.log(dict(metrics), step=step, commit=True)
 
-    def log_result(self, figures: Mapping[str, float], step: int) -> None:
+    def log_result(self, figures: Figures, step: int) -> None:
         self.experiment.summary.update(dict(figures))
 
     def log_pictures(self, pictures: Mapping[str, str]) -> None:
@@ -136,7 +136,7 @@ class _Mlflow(MLFlowLogger):
         if self._new:  # it refuses another value later, such as of trainer.threads
             super().log_hyperparams(params)
 
-    def log_result(self, figures: Mapping[str, float], step: int) -> None:
+    def log_result(self, figures: Figures, step: int) -> None:
         self.log_metrics(figures, step)
 
     def log_pictures(self, pictures: Mapping[str, str]) -> None:
@@ -191,7 +191,7 @@ class _Trackio(Logger):
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         self._run.log(dict(metrics), step=step)
 
-    def log_result(self, figures: Mapping[str, float], step: int) -> None:
+    def log_result(self, figures: Figures, step: int) -> None:
         self.log_metrics(figures, step)
 
     def log_pictures(self, pictures: Mapping[str, str]) -> None:
@@ -233,7 +233,7 @@ class Tracker:
         self._key = f"{options.tracker}, {'offline' if options.offline else 'online'}"
         self._epochs = 0
 
-    def start(self, config: DictConfig) -> None:
+    def start(self, config: Mapping[str, Any]) -> None:
         """Begin the record, or go on with it; rank 0 alone has one.
 
         Args:
@@ -247,10 +247,10 @@ class Tracker:
             name = self.options.name or self.folder.absolute().name
             self._service = make(self.options, self.folder, name, held.get("id"))
             self._epochs = int(held.get("epochs", 0))
-            self._service.log_hyperparams(OmegaConf.to_container(config))
+            self._service.log_hyperparams(dict(config))
             self._note()
 
-    def follow(self, history: Iterable[Mapping[str, float]]) -> None:
+    def follow(self, history: Iterable[Figures]) -> None:
         """Log the epochs that it has not got yet.
 
         Args:
@@ -352,7 +352,7 @@ def tracking(options: LoggerOptions, folder: Path) -> Generator[Tracker]:
     tracker.close(failed=False)
 
 
-def _figures(result: Result) -> dict[str, float]:
+def _figures(result: Result) -> Figures:
     """Return the figures of result.json."""
     roles = {"test": result.test, "validation": result.validation, "teacher": result.teacher}
     scored = {
@@ -384,6 +384,6 @@ def _drawn(pictures: Mapping[str, "Picture"]) -> dict[str, str]:
     return {name: each.svg for name, each in pictures.items() if each.svg is not None}
 
 
-def _known(row: Mapping[str, float]) -> dict[str, float]:
+def _known(row: Figures) -> dict[str, float]:
     """Leave out what is not known, as metrics.csv does."""
     return {name: float(value) for name, value in row.items() if not math.isnan(value)}

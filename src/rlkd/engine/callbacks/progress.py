@@ -315,7 +315,7 @@ class ShowProgress(L.Callback):
         pace = (time.perf_counter() - self._began) / max(step - self._first, 1)
         return str(timedelta(seconds=round(pace * (self._total - step))))
 
-    def _figures(self, row: Mapping[str, float]) -> str:
+    def _figures(self, row: Mapping[str, float | int]) -> str:
         terms = {each.removeprefix(_TERM): row[each] for each in row if each.startswith(_TERM)}
         parts = " + ".join(f"{name} {value:.3f}" for name, value in terms.items())
         shown = [
