@@ -126,7 +126,9 @@ def fresh(
     pip = [str(place / "bin" / "pip"), "install", "--quiet"]
     pinned = [f"torch=={torch}", f"torchvision=={vision}", f"{wheel}[{extras}]", *TESTED_BY]
     pinned += [] if tests else ["stable-baselines3", "submitit", "simplejpeg"]
-    installed = subprocess.run([*pip, *pinned], capture_output=True, text=True, check=False)
+    installed = subprocess.run(
+        [*pip, *pinned], env=clean(), capture_output=True, text=True, check=False
+    )
     try:
         if installed.returncode:
             errors = [each for each in installed.stderr.splitlines() if "ERROR" in each]
