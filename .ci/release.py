@@ -34,7 +34,11 @@ SMOKE = (
     *("tests/models/cifar/test_golden.py", "tests/agent/test_ppo.py", "tests/test_release.py"),
     *("tests/commands/test_push.py", "tests/commands/test_teachers.py"),
 )
-TESTED_BY = ("pytest", "pytest-xdist", "pytest-timeout", "beartype", "hypothesis")
+EXTRAS = "timm,detection,export,hub,hf,slurm,fast"
+TESTED_BY = (
+    *("pytest", "pytest-xdist", "pytest-timeout"),
+    *("beartype", "hypothesis", "stable-baselines3"),
+)
 TEST = ("-m", "pytest", "-q", "-n", "2", "--dist", "worksteal", "-m", "not long and not gpu")
 NEEDED = ("configs/config.yaml", "configs/known_teachers.yaml", "py.typed", "cli.py")
 """Of the package: a few of its files; all others of the sources are asked for as well."""
@@ -122,11 +126,11 @@ def fresh(
     if room < 10 * 2**30:
         return skipped(cell, f"{room / 2**30:.0f} GiB are free, an environment takes 6 or more")
     place = environment(folder, found)
-    extras = "timm,detection,export,hub,hf" if not tests else "timm,hub"
     pip = [str(place / "bin" / "pip"), "install", "--quiet"]
-    pinned = [f"torch=={torch}", f"torchvision=={vision}", f"{wheel}[{extras}]", *TESTED_BY]
-    pinned += [] if tests else ["stable-baselines3", "submitit", "simplejpeg"]
-    installed = subprocess.run([*pip, *pinned], capture_output=True, text=True, check=False)
+    pinned = [f"torch=={torch}", f"torchvision=={vision}", f"{wheel}[{EXTRAS}]", *TESTED_BY]
+    installed = subprocess.run(
+        [*pip, *pinned], env=clean(), capture_output=True, text=True, check=False
+    )
     try:
         if installed.returncode:
             errors = [each for each in installed.stderr.splitlines() if "ERROR" in each]
