@@ -1,20 +1,21 @@
 """What a run came to, and where all that it left is, in one table."""
 
-from rich.table import Table
+from rich.console import Console
 
 from rlkd.config.options import LOGGERS
 from rlkd.engine.run_folder import RunFolder
 from rlkd.reporting import Result
 from rlkd.reporting.pages import duration
-from rlkd.reporting.tables import Cells, terminal_table
+from rlkd.reporting.tables import Cells, print_cells
 
 
-def summary(result: Result, folder: RunFolder) -> Table:
-    """Return the table of a run that has ended, for a terminal.
+def print_summary(result: Result, folder: RunFolder, console: Console) -> None:
+    """Print the table of a run that has ended.
 
     Args:
         result: its figures.
         folder: its folder, of which those files are named that are there.
+        console: where to print.
     """
     scored = {
         "student, test split": result.test,
@@ -34,4 +35,4 @@ def summary(result: Result, folder: RunFolder) -> Table:
     }
     places = {name: path.name for name, path in files.items() if path.exists()}
     rows = [[name, words] for name, words in (figures | places).items()]
-    return terminal_table(Cells(["summary", ""], rows), "", left=("summary", ""))
+    print_cells(Cells(["summary", ""], rows), "", left=("summary", ""), console=console)

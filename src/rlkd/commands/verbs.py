@@ -8,7 +8,7 @@ from rich.text import Text
 
 from rlkd.commands import compare as comparing
 from rlkd.commands import validate as validation
-from rlkd.commands.summary import summary
+from rlkd.commands.summary import print_summary
 from rlkd.config.compose import GROUPS, LAUNCHER, as_yaml, configure, options
 from rlkd.engine import run
 from rlkd.engine.run_folder import RunFolder
@@ -84,7 +84,7 @@ def _run(overrides: list[str], console: Console) -> dict[str, Any]:
     config = configure(overrides)
     result = run.run(config, console=console)
     folder = RunFolder(Path(config.output))
-    console.print(summary(result, folder))
+    print_summary(result, folder, console)
     teacher = f", teacher {100 * result.teacher.headline:.2f} %" if result.teacher else ""
     test = result.test
     say(
