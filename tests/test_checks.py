@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 import jaxtyping
 import pytest
 import torch
-from tests.support.recorded import recorded_mean
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -52,7 +51,7 @@ LOSSES: dict[str, Loss] = {
 SOURCES: dict[str, Callable[[], TemperatureSource]] = {
     "ConstantTemperature": temperature.ConstantTemperature,
     "ScheduledTemperature": lambda: temperature.ScheduledTemperature(epochs=3),
-    "RecordedMean": recorded_mean,
+    "RecordedMean": temperature.RecordedMean,
     "GlobalCTKD": temperature.GlobalCTKD,
     "GreedyLookAhead": lambda: temperature.GreedyLookAhead().eval(),  # not asked for gains
     "InstanceCTKD": lambda: temperature.InstanceCTKD(num_classes=CLASSES),

@@ -310,3 +310,17 @@ def test_a_look_ahead_that_has_nothing_to_look_at_is_left_out() -> None:
     assert agent.updates == 0
     step(agent, 1, best_at)
     assert agent.updates == 1
+
+
+def test_a_shuffled_agent_deals_its_own_temperatures_out() -> None:
+    """The same distribution in each batch, and the same learning from the first look-ahead."""
+    given = dict[bool, Tensor]()
+    for shuffled in (False, True):
+        agent = looking(shuffled=shuffled)
+        given[shuffled] = step(agent, 3, best_at, rows=64)
+        assert agent.updates == 1
+    plain, dealt = given[False], given[True]
+    assert torch.equal(plain.sort().values, dealt.sort().values)
+    assert not torch.equal(plain, dealt)
+    with pytest.raises(UserError, match="shuffled=true is for reward_source=look_ahead"):
+        make_agent(shuffled=True)

@@ -84,6 +84,42 @@ def test_a_setting_that_is_new_since_a_run_began_is_no_difference_at_its_default
     assert folder.config.read_text() == old
 
 
+def test_no_method_and_no_source_is_taken_for_another(tmp_path: Path) -> None:
+    for group in ("method", "temperature"):
+        made = {}
+        for name in options(group):
+            made[name] = as_yaml(configure([*BEGUN, f"{group}={name}"]))
+        for one, begun_with in made.items():
+            folder = RunFolder(tmp_path / group / one)
+            folder.claim(begun_with, IMAGES, "a")
+            folder.require_same(begun_with)
+            for other, wanted in made.items():
+                if other != one:
+                    with pytest.raises(UserError, match="different run"):
+                        folder.require_same(wanted)
+
+
+def test_a_new_setting_that_refers_to_others_has_its_default_too(tmp_path: Path) -> None:
+    folder = begun(tmp_path / "run", "trainer.epochs=24")
+    old = folder.config.read_text()
+    assert "  gate_epochs: 8\n" in old
+    folder.config.write_text(old.replace("  gate_epochs: 8\n", ""))
+    folder.require_same(as_yaml(configure([*BEGUN, "trainer.epochs=24"])))
+    changed = [*BEGUN, "trainer.epochs=24", "temperature.gate_epochs=80"]
+    with pytest.raises(UserError, match=r"gate_epochs is None there, 80"):
+        folder.require_same(as_yaml(configure(changed)))
+
+
+def test_the_run_that_a_control_follows_may_lie_elsewhere(tmp_path: Path) -> None:
+    followed = ["temperature=recorded_mean", "temperature.like=/runs/one/arm=a,seed=0"]
+    folder = begun(tmp_path / "run", *followed)
+    followed[1] = "temperature.like=elsewhere/arm=a,seed=0"
+    folder.require_same(as_yaml(configure([*BEGUN, *followed])))
+    followed[1] = "temperature.like=elsewhere/arm=a,seed=1"
+    with pytest.raises(UserError, match=r"temperature\.like"):
+        folder.require_same(as_yaml(configure([*BEGUN, *followed])))
+
+
 FIGURES = (
     *("seed", "method", "temperature", "optimizer", "scheduler", "probe", "exploration"),
     *("teacher", "student", "trainer.epochs", "trainer.max_steps", "trainer.batch_size"),

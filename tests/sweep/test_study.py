@@ -9,11 +9,12 @@ from tests.support.refusal import Refuse, assert_told
 from tests.support.runs import silent, tiny
 
 from rlkd.cli import main
-from rlkd.commands.compare import compare
+from rlkd.commands.compare import IMPLIED, _cell, _waves, compare
 from rlkd.config.compose import options
 from rlkd.engine.run_folder import RunFolder
 from rlkd.errors import UserError
 from rlkd.reporting import read_metrics
+from rlkd.reporting.statistics.comparison import compare_cells
 from rlkd.sweep.nursery import Tried
 from rlkd.sweep.side_by_side import _hours
 from rlkd.sweep.study import plan_study, read_study
@@ -64,10 +65,35 @@ def test_a_plan_has_the_arms_pairs_and_seeds_of_its_study_alone(tmp_path: Path) 
     assert follows["agent"] is None
     assert runs[3].config.temperature.like == "out/pair=one,arm=agent,seed=0"
 
-    _, part = plan_study([*given, "arm=constant,agent", "pair=two", "seed=4,0"])
+    _, part = plan_study([*given, "arm=constant,agent", "pair=two", "seed=1,0"])
+    expected = (("constant", 1), ("constant", 0), ("agent", 0))
     assert [run.path.name for run in part] == [
-        f"pair=two,arm={arm},seed={seed}" for seed in (4, 0) for arm in ("constant", "agent")
+        f"pair=two,arm={arm},seed={seed}" for arm, seed in expected
     ]
+
+
+def test_what_follows_comes_last_of_its_seed(tmp_path: Path) -> None:
+    given = [written(tmp_path, f"settings: [data=digits]\n{ARMS.replace('[1]', '[1, 2]')}")]
+    _, runs = plan_study(given)
+    waves = [[runs[number].path.name for number in wave] for wave in _waves(runs)]
+    assert waves == [
+        [f"arm={arm},seed=0" for arm in ("followed", "constant", "agent")],
+        [f"arm={arm},seed=0" for arm in ("mean", "shuffled")],
+        ["arm=constant,seed=1"],
+        ["arm=constant,seed=2"],
+    ]
+    assert _waves(runs[:3]) == [[0, 1, 2]]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", options("study"))
+def test_what_a_packaged_study_plans_can_be_compared(name: str) -> None:
+    study = read_study(name)
+    arms = [each for each in study.arms if study.followed(each) or each in ("constant_4", "dkd")]
+    arms += [str(study.followed(each)) for each in arms if study.followed(each)]
+    _, runs = plan_study([f"study={name}", f"arm={','.join(arms)}", "data.root=absent"])
+    cells = [_cell(each) for each in runs]
+    assert compare_cells(cells, {"arm": "constant_4"}, named=study.chosen, implied=IMPLIED).rows
 
 
 def test_a_part_holds_out_what_the_whole_holds_out(tmp_path: Path) -> None:
@@ -84,6 +110,10 @@ def test_a_study_extends_another(tmp_path: Path) -> None:
     )
     assert study.arms == {**base.arms, "mine": ["temperature=cosine"]}
     assert (study.settings, study.seeds) == (base.settings, [7])
+    text = text.replace("cifar100_small", "cifar100_short")  # which extends the other
+    study = read_study(written(tmp_path, text).partition("=")[2])
+    assert study.arms == {**base.arms, "mine": ["temperature=cosine"]}
+    assert study.pairs.keys() == {"resnet56_resnet8", "resnet56_resnet20"}
 
 
 def test_each_pairs_teacher_is_the_file_of_its_name(tmp_path: Path) -> None:
@@ -109,6 +139,7 @@ def test_each_pairs_teacher_is_the_file_of_its_name(tmp_path: Path) -> None:
         (["study=cifar100_small", "arm=constnt_4"], "arm=constnt_4: did you mean constant_4"),
         (["study=cifar100_small", "pair=one"], "pair=one: the study has no pairs"),
         (["study=cifar100_small", "seed=1,x"], "seed=1,x: give whole numbers"),
+        (["study=cifar100_small", "seed=11"], "seed=11: these arms have seeds 0, 1, 2, 3"),
         (["study=cifar100_small", "arm=look_ahead_mean"], "give arm=look_ahead,look_ahead_mean"),
         (["study=cifar100_240", "teachers=absent"], "teachers=absent: no .* there"),
     ],
@@ -127,6 +158,13 @@ def test_words_that_a_study_does_not_know_are_refused(
         ("arms: {a: []}\nbaseline: b", "arm=b: one of a"),
         ("arms: {a: [temperature.like=@b]}", "arm=b: one of a"),
         ("arms: {a: []}\nseeds: [-1]", "seeds=-1"),
+        ("arms: {a: []}\nseeds: []", "seeds=.*: give whole numbers"),
+        (
+            "arms: {a: [], b: [temperature.like=@a], c: [temperature.like=@b]}",
+            "arm=c follows b, which follows another",
+        ),
+        ("arms: {a: [temperature.like=@a]}", "arm=a follows a, which follows another"),
+        ("arms: {a: [+temperature.like=@a]}", "only temperature.like=@ARM is the folder"),
         ("arms: {a: []}\nmore_seeds: {b: [1]}", "arm=b: one of a"),
         ("arms: {a: []}\nrepeats: 3", "repeats"),
         ("arms: {a: 3}", "a"),
@@ -141,7 +179,7 @@ def test_a_file_that_is_no_study_is_refused_by_its_name(
 
 
 def test_the_hours_of_runs_are_those_of_their_steps() -> None:
-    _, runs = plan_study(["study=cifar100_choose", "seed=0,1"])
+    _, runs = plan_study(["study=cifar100_choose", "seed=100,101"])
     tried = {number: Tried(seconds=3600.0) for number in range(10)}
     assert _hours(runs, range(20), tried, 2) == ", some 10.0 hours of steps"
     assert _hours(runs, [0], tried | {0: Tried(seconds=90.0)}, 2) == ", some 2 minutes of steps"
@@ -175,10 +213,12 @@ def test_a_study_runs_what_follows_last_and_keeps_on_with_figures_alone(
         folder.mkdir()
         for name, held in kept.items():
             (folder / name).write_bytes(held)
+    moved = Path(shutil.move(tmp_path / "out", tmp_path / "kept_0"))
+    given[-2] = f"output={moved}"
     again = compare(given, console=silent())
     assert [row.mean for row in again.rows] == [row.mean for row in compared.rows]
-    assert not list((tmp_path / "out").glob("arm=*/student.safetensors"))
-    with (tmp_path / "out" / "runs.csv").open(newline="") as file:
+    assert not list(moved.glob("arm=*/student.safetensors"))
+    with (moved / "runs.csv").open(newline="") as file:
         assert {row["state"] for row in csv.DictReader(file)} == {"done"}
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tests.support.recorded import recorded_mean
 from torch import Tensor
 
 import rlkd
@@ -21,7 +20,7 @@ AT_ONE = math.nan
 SOURCES: dict[str, tuple[Callable[[], TemperatureSource], float]] = {
     "ConstantTemperature": (temperature.ConstantTemperature, AT_ONE),
     "ScheduledTemperature": (lambda: temperature.ScheduledTemperature(epochs=3), AT_ONE),
-    "RecordedMean": (recorded_mean, AT_ONE),
+    "RecordedMean": (temperature.RecordedMean, AT_ONE),
     "GlobalCTKD": (temperature.GlobalCTKD, AT_ONE),
     "GreedyLookAhead": (lambda: temperature.GreedyLookAhead().eval(), 4.0),
     "RandomTemperature": (rlkd.RandomTemperature, AT_ONE),

@@ -10,7 +10,7 @@ from rlkd.temperature import TEMPERATURE_FLOOR, GlobalCTKD, ScheduledTemperature
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
-LEARNT_OR_DRAWN = {"look_ahead", "random", "recorded_mean", "rlkd", "rlkd_paper"}
+LEARNT_OR_DRAWN = {"look_ahead", "random", "rlkd", "rlkd_paper"}
 """Those that need more than a batch: tests/agent and tests/engine run them."""
 NAMES = [
     "adakd",
@@ -24,6 +24,7 @@ NAMES = [
     "linear",
     "max_logit",
     "normkd",
+    "recorded_mean",
     "standardised",
 ]
 

@@ -131,6 +131,8 @@ def test_the_recorded_mean_is_one_temperature_an_epoch(tmp_path: Path) -> None:
         source.start_epoch(epoch)
         given = source(LOGITS[:5], LOGITS[:5], TARGET[:5])
         assert given.student.tolist() == given.teacher.tolist() == [mean] * 5
+    alone = RecordedMean(base_temperature=3.0)(LOGITS[:2], LOGITS[:2], TARGET[:2])
+    assert alone.student.tolist() == [3.0, 3.0]
     (tmp_path / "metrics.csv").write_text("epoch,loss\n1,0.5\n")
     with pytest.raises(UserError, match=r"records no temperatures \(temperature/mean \.\.\.\)"):
         RecordedMean(like=str(tmp_path))

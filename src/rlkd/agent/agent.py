@@ -38,10 +38,7 @@ class TemperatureAgent(TemperatureSource):
     With the reward sources `same_batch` and `probe` the loop must answer `observation_due`, and
     with `look_ahead` `look_ahead_due`, see `TemperatureSource`.
 
-    Where several ranks train one student (torch.distributed is initialised), each calls its own
-    agent on its part of the batch, the same number of rows on each. The agents exchange
-    states and actions, measure and learn as one agent on the whole batch would: they stay
-    alike to the bit.
+    Several ranks, with as many rows each, act and learn as one agent on the whole batch would.
 
     A row whose logits are NaN or infinite gets the base temperature and is left out of all that
     the agent measures and learns; so is a reward that is not finite, and an update that would make
@@ -64,6 +61,7 @@ class TemperatureAgent(TemperatureSource):
             gains over the mean of the instance's group. 1 pays one, and the critic is the baseline.
         equal_steps: whether a look-ahead compares temperatures by gradients of one length. It
             learns from each look-ahead: gate, calibration, U and update_interval have no part.
+        shuffled: whether a batch's temperatures are dealt out at random: a look-ahead's control.
         gate: whether the reward is damped by sigmoid(E / gate_epochs) in epoch E.
         gate_epochs: n_gate, in epochs.
         max_instances: how many instances of a call enter its trajectory at most, evenly spaced
@@ -95,6 +93,7 @@ class TemperatureAgent(TemperatureSource):
         held_out: HeldOut = "cross_entropy",
         group_size: int = 8,
         equal_steps: bool = False,
+        shuffled: bool = False,
         gate: bool = True,
         gate_epochs: float = 80.0,
         max_instances: int | None = None,
@@ -111,6 +110,7 @@ class TemperatureAgent(TemperatureSource):
         arguments.count("warmup_epochs", warmup_epochs, least=0)
         check_over(over)
         arguments.flag("gate", gate)
+        arguments.flag("shuffled", shuffled)
         arguments.number("gate_epochs", gate_epochs, above=0)
         arguments.seed("seed", seed)
         damping = gate_epochs if gate else None
@@ -131,8 +131,9 @@ class TemperatureAgent(TemperatureSource):
         looking = Looking(held_out, probe_interval, group_size, equal_steps=equal_steps)
         self._looking = looking if self.reward.looks_ahead else None
         self.held_out = held_out if self.reward.looks_ahead else None
-        if two_actions and self._looking is None:
-            raise UserError("two_actions=true is for reward_source=look_ahead alone")
+        if (two_actions or shuffled) and self._looking is None:
+            name = "two_actions" if two_actions else "shuffled"
+            raise UserError(f"{name}=true is for reward_source=look_ahead alone")
         self.base_temperature = base_temperature
         self.over: Over = over
         self.max_instances, self.update_interval = max_instances, update_interval
@@ -145,7 +146,7 @@ class TemperatureAgent(TemperatureSource):
         self._closed: list[Trajectory] = []
         self._figures: dict[str, Tensor] = {}
         self._bad_rows = torch.zeros((), dtype=torch.int64)
-        self._reminded = False
+        self._reminded, self.shuffled = False, shuffled
         self._last_temperature: Tensor | None = None
         self._random = RandomStream(seed)
 
@@ -381,6 +382,10 @@ class TemperatureAgent(TemperatureSource):
             self._window.noise_field = draw_field(generator, state.device)
         rows, field = self.state_of.by_action(state), self._window.noise_field
         policy, raw_action = self.learner.explore(rows, generator, field=field)
+        if self.shuffled:
+            raw_action = raw_action[
+                torch.randperm(len(rows), generator=generator, device=rows.device)
+            ]
         if not self._overdue and self._looking is None:
             kept = kept_rows(len(state), self._window.batches, self._passes, self.max_instances)
             self._window.add(state[kept], raw_action[kept, 0], learn_from[kept])
@@ -429,13 +434,9 @@ class TemperatureAgent(TemperatureSource):
     def _remind(self) -> None:
         """Say once that a measurement is overdue."""
         waits = self._overdue if self._looking is None else self._looking.overdue
-        if self._reminded or not waits:
-            return
-        self._reminded = True
-        notice(
-            "the temperature agent waits for a measurement: with the reward source "
-            f"{self.reward.source}, {self.reward.wanted}; until then it learns nothing"
-        )
+        if waits and not self._reminded:
+            self._reminded = True
+            notice(self.reward.reminder)
 
     def _close(self, window: Window, performance_after: Float[Tensor, ""]) -> None:
         trajectory = window.close(performance_after, gate=self.reward.gate(self.epoch))

@@ -70,13 +70,17 @@ class Reward:
         return self.source not in ("next_batch", "same_batch", "probe")
 
     @property
-    def wanted(self) -> str:
-        """What a loop is to do for the agent, for a message."""
-        if self.looks_ahead:
-            return "call look_ahead(...) whenever look_ahead_due is true before the student's pass"
+    def reminder(self) -> str:
+        """What to say to a loop that has left the agent waiting."""
+        wanted = (
+            "call look_ahead(...) whenever look_ahead_due is true before the student's pass"
+            if self.looks_ahead
+            else "call observe(performance(...)) whenever observation_due is true after the "
+            "student's update"
+        )
         return (
-            "call observe(performance(...)) whenever observation_due is true after the student's "
-            "update"
+            "the temperature agent waits for a measurement: with the reward source "
+            f"{self.source}, {wanted}; until then it learns nothing"
         )
 
     @property

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.text import Text
 
-from rlkd.config.compose import unresolved
+from rlkd.config.compose import as_yaml, unresolved
 from rlkd.config.options import logger_options
 from rlkd.config.overrides import as_swept, parse
 from rlkd.config.settings import flat, stored
@@ -168,8 +168,9 @@ def _outcomes(
             f"{jobs} is for launcher=local: of submitit's jobs as many run at a time as "
             "launcher.array_parallelism says"
         )
-    first = [number for number, each in enumerate(planned) if each.follows is None]
-    for numbers in (first, [number for number in range(len(planned)) if number not in first]):
+    for each in planned:
+        RunFolder(each.path).require_same(as_yaml(each.config))
+    for numbers in _waves(planned):
         for number in list(numbers):
             follows = planned[number].follows
             if follows is not None and not RunFolder(follows).result.is_file():
@@ -188,6 +189,20 @@ def _outcomes(
             outcome = "done" if failure is None else f"failed: {failure}"
             say(console, f"{part[place].path.name}: {outcome}")
             yield numbers[place], failure
+
+
+def _waves(planned: Sequence[Planned]) -> list[list[int]]:
+    """Return the numbers of runs that may be done together.
+
+    Where some follow others, they go seed by seed, and those that follow come last of their seed.
+    """
+    if not any(each.follows for each in planned):
+        return [list(range(len(planned)))]
+    waves: dict[tuple[int, bool], list[int]] = {}
+    for number, each in enumerate(planned):
+        waves.setdefault((each.config.seed, each.follows is not None), []).append(number)
+    seeds = list(dict.fromkeys(seed for seed, _ in waves))
+    return [waves[at] for seed in seeds for at in ((seed, False), (seed, True)) if at in waves]
 
 
 def _tune(
@@ -247,4 +262,6 @@ def _cell(planned: Planned) -> Cell:
     except OmegaConfBaseException as error:
         raise unresolved(error) from None
     settings = dict(flat(held))
+    if planned.follows is not None:  # a path, which has names and numbers of its own
+        settings.pop("temperature.like")
     return Cell(planned.labels, config.seed, config=settings, folder=str(planned.path))

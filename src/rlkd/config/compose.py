@@ -7,7 +7,7 @@ from copy import deepcopy
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
@@ -130,22 +130,27 @@ def configure(overrides: Iterable[str] = ()) -> DictConfig:
     return config
 
 
-def defaults(config: DictConfig) -> dict[str, Any]:
-    """Return what the packaged files alone say for the choices of a configuration, by whole key.
+def defaults(config: DictConfig, keys: Collection[str]) -> dict[str, Any]:
+    """Return what some settings of a configuration are where nobody gives them.
 
     Args:
         config: a composed configuration; its `chosen` says what each group was set to.
+        keys: the whole keys of the settings. All others are as the configuration has them.
 
     Returns:
-        Plain values; without those that refer to others, and empty where a choice is no packaged
-        one.
+        Their values by key; without those that no packaged file has.
     """
     words = [f"{group}={name}" for group, name in config.chosen.items() if name is not None]
     try:
-        held: Any = OmegaConf.to_container(_composed("config", words, GROUPS), resolve=False)
-    except UserError:
+        composed = _composed("config", words, GROUPS)
+        for key, value in flat(cast("dict[str, Any]", OmegaConf.to_container(config))):
+            if key not in keys and not key.startswith("chosen."):
+                OmegaConf.update(composed, key, value, force_add=True)
+        held: Any = OmegaConf.to_container(composed, resolve=True)
+    except (UserError, OmegaConfBaseException):
         return {}
-    return {key: value for key, value in flat(held) if "${" not in str(value)}
+    known = dict(flat(held))
+    return {key: known[key] for key in keys if key in known}
 
 
 def require_whole(config: DictConfig) -> None:

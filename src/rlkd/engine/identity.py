@@ -1,7 +1,8 @@
 """What makes a run the one it is: the settings that can change its figures, and no others."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 from rlkd.config.settings import asks_for_store, flat
@@ -35,6 +36,9 @@ NO_PART = {
 def identity(settings: dict[str, Any]) -> dict[str, Any]:
     """Return the settings that make a run the one it is, of all that it has."""
     settings = copy.deepcopy(settings)
+    temperature = settings.get("temperature")
+    if isinstance(temperature, dict) and temperature.get("like") is not None:
+        temperature["like"] = Path(temperature["like"]).name  # wherever that run's folder lies
     teacher = settings.get("teacher")
     if isinstance(teacher, dict):
         # Which rounds logits, wherever it is done.
@@ -48,20 +52,24 @@ def identity(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def difference(
-    one: dict[str, Any], other: dict[str, Any], defaults: Callable[[], Mapping[str, Any]]
+    one: dict[str, Any],
+    other: dict[str, Any],
+    defaults: Callable[[Collection[str]], Mapping[str, Any]],
 ) -> tuple[str, Any, Any] | None:
     """Return the first setting in which two configurations are other runs, and its two values.
 
     Args:
         one: the settings of a run that was begun, by an older version perhaps.
         other: those that it is to go on with.
-        defaults: returns those of the second, by whole key. A setting that the first does not know
-            is no difference at its default: new settings leave the runs of before as they were.
+        defaults: returns those of the second for some of its keys. A setting that the first does
+            not know, of the same choices, is no difference at its default: new settings leave the
+            runs of before as they were.
     """
     before, now = (dict(flat(identity(each))) for each in (one, other))
-    known = {} if before.keys() >= now.keys() else defaults()
+    new = [key for key in now if key not in before]
+    known = defaults(new) if new and one.get("chosen") == other.get("chosen") else {}
     for key in {**before, **now}:
-        if key not in before and now[key] == known.get(key):
+        if key in new and key in known and now[key] == known[key]:
             continue
         if before.get(key) != now.get(key):
             return key, before.get(key), now.get(key)

@@ -58,6 +58,17 @@ class Study:
         for arm in (self.baseline, *self.more_seeds, *map(self.followed, self.arms)):
             if arm is not None:
                 require_one_of("arm", [arm], self.arms)
+        for arm, given in self.arms.items():
+            followed = self.followed(arm)
+            if followed is not None and self.followed(followed) is not None:
+                raise UserError(
+                    f"arm={arm} follows {followed}, which follows another: name one arm"
+                )
+            odd = [each for each in given if "=@" in each and not each.startswith(_FOLLOWED)]
+            if odd:
+                raise UserError(f"arm={arm}: {odd[0]}: only {_FOLLOWED}ARM is the folder of an arm")
+        if not self.seeds:
+            raise UserError("seeds=[]: give whole numbers, such as seeds=[0,1,2]")
         for seed in (*self.seeds, *(each for more in self.more_seeds.values() for each in more)):
             arguments.seed("seeds", seed)
 
@@ -88,14 +99,21 @@ def read_study(name: str) -> Study:
         UserError: There is no such study, or the file is none.
     """
     path = Path(name) if name.endswith(".yaml") else _packaged(name)
-    held = read_config(path, _REMEDY)
-    if held.get("extends") is not None:
-        held = OmegaConf.merge(read_config(_packaged(str(held.extends)), _REMEDY), held)
-    assert isinstance(held, DictConfig)
     try:
-        return read_options(Study, held, "")
+        return read_options(Study, _extended(path), "")
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+
+
+def _extended(path: Path, *, deep: int = 0) -> DictConfig:
+    held = read_config(path, _REMEDY)
+    if held.get("extends") is None:
+        return held
+    if deep > len(options(STUDY)):
+        raise UserError(f"extends={held.extends}: it extends itself")
+    merged = OmegaConf.merge(_extended(_packaged(str(held.extends)), deep=deep + 1), held)
+    assert isinstance(merged, DictConfig)
+    return merged
 
 
 def _packaged(name: str) -> Path:
@@ -158,12 +176,18 @@ def plan_study(overrides: Iterable[str]) -> tuple[Study, list[Planned]]:
         return Planned(labels, config, follows)
 
     every = sorted({each for arm in arms for each in study.seeds_of(arm)})
+    for seed in seeds or ():
+        if seed not in every:
+            listed = ", ".join(map(str, every))
+            raise UserError(
+                f"seed={seed}: these arms have seeds {listed}, and a study has no others"
+            )
     runs = [
         planned(arm, pair, seed)
         for seed in seeds or every
         for pair in pairs
         for arm in arms
-        if seeds or seed in study.seeds_of(arm)
+        if seed in study.seeds_of(arm)
     ]
     if "probe.size" not in study.chosen:
         largest = max(probe_options(composed(arm, pairs[0]).probe).size for arm in study.arms)

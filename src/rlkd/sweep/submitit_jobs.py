@@ -139,7 +139,9 @@ def in_jobs(
     by_name = {each.path.name: number for number, each in enumerate(planned)}
     complete = {name: number for name, number in by_name.items() if _complete(planned[number])}
     for number in complete.values():
-        error = attempt(planned[number].config, console)  # at once: it sees whether it is this run
+        kept = RunFolder(planned[number].path).figures_alone
+        # At once: it sees whether it is this run.
+        error = None if kept else attempt(planned[number].config, console)
         yield number, None if error is None else message_of(error)
     if len(complete) == len(by_name):
         return

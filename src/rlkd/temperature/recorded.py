@@ -6,9 +6,11 @@ from pathlib import Path
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from rlkd import arguments
 from rlkd.checks import check_logits
 from rlkd.errors import UserError
 from rlkd.temperature.schedule import EpochSource
+from rlkd.temperature.source import TEMPERATURE_FLOOR
 from rlkd.types import Temperatures
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
@@ -52,15 +54,19 @@ class RecordedMean(EpochSource):
     `RandomTemperature(like=...)` has the agent's distribution too, shuffled over the instances.
 
     Args:
-        like: the folder of the run. After its last epoch, that epoch's mean stays.
+        base_temperature: T of every epoch where no run is followed, 0.05 or more.
+        like: the folder of the run; None for none. After its last epoch, that epoch's mean stays.
 
     Raises:
-        UserError: if there is no such run, or it recorded no temperatures.
+        UserError: if there is no such run, it recorded no temperatures, or a value is out of range.
     """
 
-    def __init__(self, *, like: str) -> None:
+    def __init__(self, *, base_temperature: float = 4.0, like: str | None = None) -> None:
         super().__init__()
-        self.means = [mean for (mean,) in recorded(Path(like), [MEAN])]
+        arguments.number("temperature.base_temperature", base_temperature, least=TEMPERATURE_FLOOR)
+        self.means = [base_temperature]
+        if like is not None:
+            self.means = [mean for (mean,) in recorded(Path(like), [MEAN])]
 
     def forward(
         self,
