@@ -23,7 +23,7 @@ project, author, copyright = "rlkd", "the authors of rlkd", "the authors of rlkd
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "myst_nb"]
 root_doc = "docs/index"
 include_patterns = [
-    *("docs/**", "CHANGELOG.md", "CONTRIBUTING.md"),
+    *("docs/**", "CHANGELOG.md", "CONTRIBUTING.md", "LICENCES.md"),
     *("benchmarks/**.md", "benchmarks/**/*.md"),
 ]
 exclude_patterns = [".*", "build", "dist", "runs", "src", "tests", "**/.ipynb_checkpoints"]
