@@ -7,7 +7,7 @@ export RLKD_DATA ?= $(if $(DATA),$(abspath $(DATA)))
 # Two tests of one thread each are done sooner than two of two threads.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-long lint docs links notebook release-check matrix licences clean
+.PHONY: demo test test-long test-real lint docs links notebook release-check matrix licences clean
 
 demo: .venv/installed
 	$(BIN)/rlkd demo
@@ -17,6 +17,10 @@ test: .venv/installed
 
 test-long: .venv/installed
 	$(BIN)/pytest -q -n 2 --dist loadgroup -m "long and not gpu"
+
+# Those of `make test` that skip without RLKD_DATA.
+test-real: .venv/installed
+	$(BIN)/pytest -q -m "real and not long and not gpu"
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .
