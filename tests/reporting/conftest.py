@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -6,11 +7,13 @@ import pytest
 from rlkd.reporting import ImageCounts, PolicyMap, Result, RunRecord, Scores
 
 Arms = dict[str, list[RunRecord]]
+SORTING = (files("rlkd.reporting") / "templates" / "sort.js").read_text(encoding="utf-8")
 SHIFTS = {"p05": -2.0, "p25": -1.0, "p50": 0.0, "p75": 1.0, "p95": 2.0}
 
 
 def fetches(page: str) -> list[str]:
-    """What of a page would be fetched from elsewhere, or run."""
+    """What of a page would be fetched from elsewhere, or run, but for what sorts its tables."""
+    page = page.replace(f"<script>{SORTING}</script>", "", 1)
     rest = page.replace('xmlns="http://www.w3.org/2000/svg"', "").replace("url(#", "")
     wrong = ("http://", "https://", "<script", "<link", "<img", "@import", "url(", "src=")
     return [each for each in wrong if each in rest]

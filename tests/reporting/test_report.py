@@ -1,3 +1,5 @@
+import base64
+import hashlib
 import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
@@ -51,6 +53,18 @@ def test_a_report_has_four_pictures_that_parse(tmp_path: Path, arms: Arms) -> No
 def test_a_report_needs_no_network_and_no_scripts(tmp_path: Path, arms: Arms) -> None:
     page = written(tmp_path / "report.html", arms)
     assert fetches(page) == []
+
+
+def test_a_browser_runs_no_script_of_a_page_but_the_one_that_sorts(
+    tmp_path: Path, arms: Arms
+) -> None:
+    page = written(tmp_path / "report.html", arms)
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', page)
+    assert policy.split(";")[0] == "default-src 'none'"
+    assert f"script-src 'sha256-{allowed}'" in policy
+    assert policy.count("script-src") == 1
 
 
 def test_no_coordinate_is_nan(tmp_path: Path, arms: Arms) -> None:
