@@ -58,7 +58,7 @@ IMPOSSIBLE = {
     "probe.size=64": "probe.size=64: cannot hold out 64 of 64 images: give 0 to 63",
     "probe.size=-1": "probe.size=-1: give a whole number of at least 0",
     "probe.size=abc": "probe.size: Value 'abc'",
-    "probe.size=0": "temperature.reward_source=probe needs images: give probe.size=512",
+    "probe.size=0": "temperature.reward_source=probe needs images: give a probe.size above 0",
     "data.limit=0": "data.limit=0: give a whole number of at least 1",
     "temperature.max_temperature=0": "max_temperature=0: give a number above 0",
     "temperature.max_temperature=-1": "max_temperature=-1: give a number above 0",

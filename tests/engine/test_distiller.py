@@ -291,5 +291,5 @@ def test_images_held_out_for_no_reward_are_reported(
 
 
 def test_a_probe_reward_without_a_probe_is_refused(distill: Distill) -> None:
-    with pytest.raises(UserError, match=r"needs images: give probe.size=512"):
+    with pytest.raises(UserError, match=r"needs images: give a probe.size above 0"):
         distill(*SOURCES["rlkd"], "probe.size=0")

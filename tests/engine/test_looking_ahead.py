@@ -130,7 +130,7 @@ def test_a_wrong_choice_is_refused(refuse: Refuse, teacher_file: Path, tmp_path:
         ("temperature.held_out=f1", "held_out=f1: choose one of cross_entropy, soft_error"),
         ("temperature.over=raw", "over=raw: choose one of plain, standardised, normkd, dtkd"),
         ("temperature.group_size=0", "group_size=0"),
-        ("probe.size=0", "needs images: give probe.size=512"),
+        ("probe.size=0", "needs images: give a probe.size above 0"),
         ("probe.source=test", "probe.source=test: choose held_out or upcoming"),
         ("temperature.state=[age]", "state: age is no feature: choose of teacher_entropy, "),
         ("temperature.state=more", "state=more: give paper, extended, or a list of "),

@@ -18,7 +18,7 @@ from rlkd.cli import main
 from rlkd.config.compose import as_yaml, configure, options
 from rlkd.data.datasets import digits
 from rlkd.engine.run_folder import RunFolder
-from rlkd.reporting import Result
+from rlkd.reporting import Result, read_metrics
 
 pytestmark = pytest.mark.usefixtures("plainly")
 
@@ -135,6 +135,39 @@ def test_evaluate_prints_a_teachers_score_and_what_its_file_says(
     assert printed[0].startswith("teacher convnet_small: top-1 ")
     assert printed[0].endswith("on 360 test images")
     assert printed[1] == "  its file says 8.61 %"
+
+
+def test_evaluate_scores_where_there_are_fewer_training_images_than_a_probe_has(
+    command: Command, teacher_file: Path
+) -> None:
+    words = ("data=digits", "data.limit=48", "temperature=rlkd", "trainer.accelerator=cpu")
+    printed = command("evaluate", *words, f"teacher.checkpoint={teacher_file}")
+    assert printed[0].startswith("teacher convnet_small: top-1 ")
+
+
+@pytest.mark.parametrize(
+    ("more", "first"),
+    [
+        # 16 of the 64 images are held out, so that an epoch has 3 batches; the first is a warm-up.
+        (("temperature.probe_interval=2", "temperature.update_interval=4"), 3 + 1 + 2 * 4),
+        (("temperature.probe_interval=3", "temperature.update_interval=2"), 3 + 1 + 3 * 2),
+        (("temperature.probe_interval=5", "temperature.update_interval=1"), None),
+        (("temperature.reward_source=look_ahead",), None),
+    ],
+)
+def test_a_run_too_short_for_the_agent_to_learn_says_so(
+    command: Command, teacher_file: Path, tmp_path: Path, more: tuple[str, ...], first: int | None
+) -> None:
+    printed = command("distill", *tiny(teacher_file, tmp_path / "run", *SOURCES["rlkd"], *more))
+    said = [line for line in printed if "learns nothing" in line]
+    learnt = {key for row in read_metrics(tmp_path / "run" / "metrics.csv") for key in row}
+    assert any(key.startswith("agent/") for key in learnt) is (first is None)
+    if first is None:
+        assert said == []
+    else:
+        assert said[0].startswith(
+            f"the agent learns nothing in a run of 9 steps: it would first do so at step {first};"
+        )
 
 
 def test_evaluate_reads_a_fraction_as_a_fraction(

@@ -127,7 +127,7 @@ def test_a_picture_without_data_is_told_in_words(tmp_path: Path, arms: Arms) -> 
     page = written(tmp_path / "report.html", {"kd": arms["kd"]})
     assert len(pictures(page)) == 1
     assert "In no arm does the temperature vary" in page
-    assert page.count("no arm has a learning agent") == 2
+    assert page.count("no arm has an agent") == 2
 
 
 def test_a_run_without_any_epochs_is_still_reported(tmp_path: Path, arms: Arms) -> None:

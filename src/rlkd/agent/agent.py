@@ -64,11 +64,9 @@ class TemperatureAgent(TemperatureSource):
         shuffled: whether a batch's temperatures are dealt out at random: a look-ahead's control.
         gate: whether the reward is damped by sigmoid(E / gate_epochs) in epoch E.
         gate_epochs: n_gate, in epochs.
-        max_instances: how many instances of a call enter its trajectory at most, evenly spaced
-            over its rows, from another row in each call; None for all. All get their temperature.
+        max_instances: of a call, evenly spaced, that enter its trajectory at most; None for all.
         update_interval: closed trajectories from one learning to the next.
-        warmup_epochs: epochs in which T is the base temperature and nothing is collected. Counts
-            from the first `start_epoch`; a loop that never calls it wants 0.
+        warmup_epochs: epochs at the base temperature; 0 for a loop that never calls `start_epoch`.
         seed: of the agent's own random generator and of its networks' first weights.
         calibration, state_updater, and the rest: see `Learner`.
 
@@ -154,6 +152,11 @@ class TemperatureAgent(TemperatureSource):
     def acts(self) -> bool:
         """True if the policy sets the temperatures: in training, after the warm-up."""
         return self.training and self.epoch > self.warmup_epochs
+
+    def first_update(self, steps_per_epoch: int) -> int:
+        """Return the step of a run at which the agent first learns, at the latest."""
+        windows = self.reward.updates_per_window * self.update_interval + 1  # once before them
+        return self.warmup_epochs * steps_per_epoch + (1 if self._looking is not None else windows)
 
     @property
     def observation_due(self) -> bool:
@@ -424,10 +427,7 @@ class TemperatureAgent(TemperatureSource):
 
     @property
     def _overdue(self) -> bool:
-        """True if the loop has ignored `observation_due`: the window is then full.
-
-        An epoch's end may cut a step short, and the next one then begins within the window.
-        """
+        """True if the loop has ignored `observation_due`; an epoch's end may cut a step short."""
         due = self._window.batches >= self._wanted + self._passes - 1
         return due and not self.reward.after_from_batch
 

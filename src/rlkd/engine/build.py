@@ -279,7 +279,7 @@ def temperature(config: DictConfig, *, num_classes: int) -> TemperatureSource:
             "probe.source=upcoming is for temperatures that look ahead: give probe.source=held_out"
         )
     if source.needs_probe and not (probe.size or probe.upcoming):
-        raise UserError("temperature.reward_source=probe needs images: give probe.size=512, say")
+        raise UserError("temperature.reward_source=probe needs images: give a probe.size above 0")
     return source
 
 

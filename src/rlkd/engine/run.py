@@ -160,6 +160,14 @@ def _trained(
         )
     if probe.upcoming and (source is None or source.held_out is None):
         show("probe.source=upcoming: no temperature of this run looks ahead")
+    epoch = len(module.loader) // options.accumulate
+    first, steps = source and source.first_update(epoch), epoch * options.epochs
+    if first is not None and first > steps:
+        show(
+            f"the agent learns nothing in a run of {steps} steps: it would first do so at step "
+            f"{first}; give more epochs, or a lower temperature.update_interval or "
+            "temperature.probe_interval"
+        )
     held: Any = OmegaConf.to_container(OmegaConf.create(settings))
     tracker.start(held)
     if distributed.this_rank().rank > 0:  # dropout's draws are each rank's own
@@ -218,6 +226,7 @@ def score_checkpoints(
     config = configured(others, run=words.get("run"))
     if "run" in words:
         config.teacher.checkpoint = None  # the run has reported it
+    config.probe.size = 0  # of training images, which are not scored
     options = build.trainer_options(config)
     options.use_threads()
     return build.task(config).score_checkpoints(config, options, console)

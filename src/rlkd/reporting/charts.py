@@ -164,7 +164,7 @@ def policy(arms: Arms) -> Picture:
     values = {label: _values(each) for label, each in maps.items()}
     known = {label: each for label, each in maps.items() if values[label]}
     if not known:
-        why = "No run recorded temperatures over the confidences: no arm has a learning agent."
+        why = "No run recorded temperatures over the confidences: no arm has an agent."
         return Picture(title, None, why)
     every = [value for each in values.values() for value in each]
     margin = 0.05 * abs(max(every)) + VARIES if max(every) - min(every) < VARIES else 0.0
@@ -194,7 +194,11 @@ def reward(arms: Arms) -> Picture:
         found[label] = [line for line in both if len(line.curve.epoch)]
     found = {label: lines for label, lines in found.items() if lines}
     if not found:
-        return Picture(title, None, "No run recorded rewards: no arm has a learning agent.")
+        return Picture(
+            title,
+            None,
+            "No run recorded rewards: no arm has an agent that learnt in so many steps.",
+        )
     shown = {label: arms[label] for label in found}
     name = "standard deviation of the reward over instances"
     caption = (

@@ -97,6 +97,9 @@ class TemperatureSource(nn.Module):
     def start_step(self, learning_rate: float) -> None:
         """Start a batch, whose update is made at a learning rate."""
 
+    def first_update(self, steps_per_epoch: int) -> int | None:
+        """Return the step of a run, from 1, at which the source first learns; None for never."""
+
     def share_update(self, passes: int) -> None:
         """Set how many calls share one update: above 1 where gradients accumulate.
 
