@@ -226,7 +226,8 @@ def score_checkpoints(
     config = configured(others, run=words.get("run"))
     if "run" in words:
         config.teacher.checkpoint = None  # the run has reported it
-    config.probe.size = 0  # of training images, which are not scored
+    build.probe_options(config.probe)  # is refused if it is none ...
+    config.probe.size = 0  # ... and holds out training images, which are not scored
     options = build.trainer_options(config)
     options.use_threads()
     return build.task(config).score_checkpoints(config, options, console)
