@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from omegaconf import OmegaConf
 from PIL import Image
 from rich.console import Console
@@ -96,6 +97,16 @@ def test_no_method_and_no_source_is_taken_for_another() -> None:
         for one, other in product(begun_with, held):
             found = difference(held[one], held[other], partial(defaults, made[other]))
             assert (found is None) is (one == other), (one, other)
+
+
+def test_a_run_from_before_there_was_a_group_goes_on(tmp_path: Path) -> None:
+    folder = begun(tmp_path / "run")
+    held = yaml.safe_load(folder.config.read_text())
+    del held["chosen"]["logger"], held["logger"], held["task"]["label_smoothing"]
+    folder.config.write_text(yaml.safe_dump(held))
+    folder.require_same(as_yaml(configure(BEGUN)))
+    with pytest.raises(UserError, match=r"label_smoothing is None there, 0\.1"):
+        folder.require_same(as_yaml(configure([*BEGUN, "task.label_smoothing=0.1"])))
 
 
 def test_a_new_setting_that_refers_to_others_has_its_default_too(tmp_path: Path) -> None:

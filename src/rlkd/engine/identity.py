@@ -67,7 +67,9 @@ def difference(
     """
     before, now = (dict(flat(identity(each))) for each in (one, other))
     new = [key for key in now if key not in before]
-    known = defaults(new) if new and one.get("chosen") == other.get("chosen") else {}
+    held, chosen = one.get("chosen") or {}, other.get("chosen") or {}
+    alike = bool(held) and all(chosen.get(group) == name for group, name in held.items())
+    known = defaults(new) if new and alike else {}
     for key in {**before, **now}:
         if key in new and key in known and now[key] == known[key]:
             continue
