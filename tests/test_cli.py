@@ -22,7 +22,7 @@ from rlkd.config.overrides import parse
         (["distil"], "there is no verb distil: .*distill"),
         (["ls", "networks"], "there is no group networks: use one of data, teacher"),
         (["--loud", "show"], "No such option"),
-        (["show", "--loud"], "--loud: .*give overrides as key=value"),
+        (["show", "--loud"], "--loud is no setting: give KEY=VALUE"),
         (["evaluate"], "nothing to evaluate: give teacher.checkpoint=FILE"),
     ],
 )

@@ -48,8 +48,8 @@ def test_what_is_not_installed_is_said_with_the_command(
     asked = [("nowhere-at-all", "mine"), ("torch", "both"), ("nowhere-at-all", "both")]
     monkeypatch.setattr(doctoring, "_asked", lambda: [*asked, ("torch", "yours"), ("x", "dev")])
     shown = lines(capsys)
-    assert "  mine                   not installed: pip install 'rlkd[mine]'" in shown
-    assert "  both                   not installed: pip install 'rlkd[both]'" in shown
+    assert "  mine                   not installed: pip install nowhere-at-all" in shown
+    assert "  both                   not installed: pip install torch nowhere-at-all" in shown
     assert f"  yours                  torch {metadata.version('torch')}" in shown
     assert not any(" dev " in line for line in shown)
 

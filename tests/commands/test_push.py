@@ -281,7 +281,7 @@ def test_without_huggingface_hub_one_line_says_how_to_get_it(
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
     line = refuse("show", f"teacher=hf://{REPOSITORY}")
-    assert_told(line, r"needs huggingface_hub .*pip install 'rlkd\[hub\]'")
+    assert_told(line, r"needs huggingface_hub .*pip install huggingface_hub")
 
 
 def test_a_push_touches_nothing_of_anybody_elses(tmp_path: Path, refuse: Refuse) -> None:

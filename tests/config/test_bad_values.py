@@ -101,6 +101,8 @@ def test_an_impossible_value_is_refused_by_its_name(
 
 UNKNOWN = {
     "trainer.epoch=3": "no setting trainer.epoch: did you mean trainer.epochs",
+    "chosn=3": "no setting chosn: see them all",
+    "method._targt_=3": r"no setting method._targt_: (did you mean method\.terms\? )?see them all",
     "trainr.epochs=3": "no setting trainr.epochs: did you mean trainer.epochs",
     "temperature.temprature=3": "did you mean temperature.temperature",
     "zzzz=3": "no setting zzzz: see them all with `rlkd show`",
@@ -112,7 +114,7 @@ UNKNOWN = {
     "experiment=cifar100_resnet56_resnet21": "did you mean cifar100_resnet56_resnet20",
     "student=torchvision:resnet19": "did you mean 'torchvision:resnet18'",
     "student=nowhere:net": r"student\.name=nowhere:net is code from outside.*add trust=nowhere$",
-    "student": "give overrides as key=value",
+    "student": "student is no setting: give KEY=VALUE",
     "trainer.epochs=[": "give overrides as key=value",
     "~exploration": "exploration cannot be left out",
     "~trainer.epoch": "no setting trainer.epoch: did you mean trainer.epochs",

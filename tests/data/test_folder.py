@@ -110,6 +110,16 @@ def test_a_corrupt_image_is_named(root: Path) -> None:
         load_folder(root, image_size=8)
 
 
+def test_corrupt_images_are_named_together(root: Path) -> None:
+    for row in range(1, 6):
+        (root / f"train/cat/{row}.png").write_bytes(b"")
+    with pytest.raises(UserError) as caught:
+        load_folder(root, image_size=8)
+    named = ", ".join(f"{root}/train/cat/{row}.png" for row in (2, 3, 4))
+    assert str(caught.value).startswith(f"{root}/train/cat/1.png cannot be decoded (")
+    assert str(caught.value).endswith(f": replace or remove it; nor can {named} and 1 more")
+
+
 def test_an_empty_class_is_named(root: Path) -> None:
     (root / "test/cat/a.png").rename(root / "test/cat/a.txt")
     with pytest.raises(UserError, match=r"test/cat has no images"):

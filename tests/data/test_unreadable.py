@@ -145,6 +145,6 @@ def test_what_is_told_counts_all_and_names_the_first() -> None:
     assert unreadable.note.startswith("1 image that cannot be decoded was skipped")
     unreadable.add(["x", "y", "z", "w"])
     assert unreadable.note.startswith("4 images that cannot be decoded were skipped")
-    assert unreadable.note.endswith("x, y, z, ...")
+    assert unreadable.note.endswith("x, y, z and 1 more")
     with pytest.raises(UserError, match=r"data\.unreadable=ignore: choose stop or skip"):
         Unreadable("ignore")

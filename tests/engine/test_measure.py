@@ -45,10 +45,14 @@ def test_scores_agree_with_hand_arithmetic() -> None:
     assert scores.loss == pytest.approx(expected, rel=1e-5)
 
 
-def test_with_few_classes_every_one_is_among_the_first_five() -> None:
-    logits = torch.tensor([[3.0, 2, 1], [3.0, 2, 1]])
-    scores = evaluate(nn.Flatten(), batches(logits, torch.tensor([0, 2]), (2,)), num_classes=3)
-    assert (scores.top1, scores.top5) == (0.5, 1.0)
+@pytest.mark.parametrize("classes", [3, 5])
+def test_with_few_classes_there_is_no_top_5(classes: int) -> None:
+    logits = torch.arange(classes, 0, -1.0).expand(2, classes)
+    target = torch.tensor([0, 2])
+    scores = evaluate(nn.Flatten(), batches(logits, target, (2,)), num_classes=classes)
+    assert scores.top1 == 0.5
+    assert math.isnan(scores.top5)
+    assert scores.summary == "top-1 50.00 %"
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -286,7 +286,7 @@ def test_a_tracker_that_is_not_installed_is_refused_with_the_command(
     monkeypatch.setattr(trackers, "find_spec", lambda _: None)
     swept = "temperature=constant" if verb == "distill" else "temperature=constant,random"
     told = refuse(verb, *tiny(teacher_file, tmp_path / "run", swept, f"logger={name}"))
-    assert told == f"rlkd: logger={name} needs its package: pip install 'rlkd[{name}]'"
+    assert told == f"rlkd: logger={name} needs its package: pip install {name}"
 
 
 def test_a_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:

@@ -125,6 +125,23 @@ def test_the_terminal_shows_the_same_cells(comparison: Comparison) -> None:
         assert words in told
 
 
+def test_a_narrow_terminal_spares_columns_and_breaks_no_word(comparison: Comparison) -> None:
+    console = Console(file=io.StringIO(), width=72)
+    console.print(comparison_table(comparison))
+    assert isinstance(console.file, io.StringIO)
+    header, *rest = (" ".join(line.split()) for line in console.file.getvalue().splitlines())
+    assert header == "method top-1, % difference 95 % interval verdict"
+    assert "b 73.00 +3.00 -9.71 to +15.71 inside the noise" in rest
+    assert "too narrow for n, sd, p (Holm), images/s, speed." in " ".join(rest)
+
+
+def test_runs_with_a_store_are_warned_of_for_their_speed(cells: list[Cell]) -> None:
+    stored = [replace(cell, config={"teacher.cache": "store"}) for cell in cells]
+    assert any("with teacher.cache the first run" in each for each in notes(compare_cells(stored)))
+    without = [replace(cell, config={"teacher.cache": None}) for cell in cells]
+    assert not any("teacher.cache" in each for each in notes(compare_cells(without)))
+
+
 def test_csv_keeps_every_figure_and_leaves_the_unknown_empty(comparison: Comparison) -> None:
     base, other, one, absent = csv.DictReader(io.StringIO(comparison_csv(comparison)))
     assert float(other["top1_mean"]) == pytest.approx(0.73, rel=1e-12)

@@ -91,7 +91,7 @@ def test_where_there_is_no_slurm_it_is_told(
     assert_told(told, "launcher.cluster=slurm takes no jobs here: .*srun.*launcher=local")
     monkeypatch.setitem(sys.modules, "submitit", None)
     told = refuse("distill", "-m", *swept, "launcher=submitit_slurm")
-    assert_told(told, r"needs submitit .*: pip install 'rlkd\[slurm\]'")
+    assert_told(told, r"needs submitit .*: pip install submitit")
 
 
 def test_jobs_that_slurm_still_has_are_waited_for_and_not_submitted_again(

@@ -16,7 +16,7 @@ from rlkd.errors import UserError
 from rlkd.reporting import read_metrics
 from rlkd.reporting.statistics.comparison import compare_cells
 from rlkd.sweep.nursery import Tried
-from rlkd.sweep.side_by_side import _hours
+from rlkd.sweep.side_by_side import _time
 from rlkd.sweep.study import plan_study, read_study
 
 pytestmark = pytest.mark.usefixtures("plainly")
@@ -178,12 +178,12 @@ def test_a_file_that_is_no_study_is_refused_by_its_name(
     assert_told(refuse("compare", written(tmp_path, text)), told)
 
 
-def test_the_hours_of_runs_are_those_of_their_steps() -> None:
+def test_the_time_of_runs_are_those_of_their_steps() -> None:
     _, runs = plan_study(["study=cifar100_choose", "seed=100,101"])
     tried = {number: Tried(seconds=3600.0) for number in range(10)}
-    assert _hours(runs, range(20), tried, 2) == ", some 10.0 hours of steps"
-    assert _hours(runs, [0], tried | {0: Tried(seconds=90.0)}, 2) == ", some 2 minutes of steps"
-    assert _hours(runs, [0, 1], tried | {0: Tried()}, 2) == ""
+    assert _time(runs, range(20), tried, 2) == ", some 10:00:00 of steps"
+    assert _time(runs, [0], tried | {0: Tried(seconds=0.2)}, 2) == ", some 0:00:01 of steps"
+    assert _time(runs, [0, 1], tried | {0: Tried()}, 2) == ""
 
 
 @pytest.mark.long

@@ -55,9 +55,13 @@ def doctor(overrides: list[str], console: Console) -> Findings:
     for section, held in found.items():
         say(console, section)
         for name, value in held.items():
-            absent = f"not installed: pip install 'rlkd[{name}]'" if section == "extras" else "none"
+            absent = f"not installed: {_remedy(name)}" if section == "extras" else "none"
             say(console, f"  {name:<22} {absent if value is None else value}")
     return found
+
+
+def _remedy(extra: str) -> str:
+    return f"pip install {' '.join(package for package, each in _asked() if each == extra)}"
 
 
 def _extras() -> dict[str, str | None]:

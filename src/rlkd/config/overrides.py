@@ -49,6 +49,9 @@ def parse(given: str) -> Override:
         UserError: for what is none.
     """
     key, separator, value = given.partition("=")
+    if not separator and not given.startswith("~"):
+        hint = f", such as run={given}" if os.path.isdir(given) else ""
+        raise UserError(f"{given} is no setting: give KEY=VALUE{hint}")
     if separator and key == TRUST:
         parsed = _parsed(f"{key}={quoted(value)}")  # commas part packages, and ask for no sweep
     elif separator and key.lstrip("+") in PATHS and not _is_hydras(key.lstrip("+"), value):

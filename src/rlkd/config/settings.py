@@ -203,7 +203,9 @@ def _hint(config: DictConfig, key: str) -> str:
     above, parameters = _made_of(config, key)
     sections = (accumulate(each.split("."), "{}.{}".format) for each in _keys(config))
     known = {*chain.from_iterable(sections), *(f"{above}.{name}" for name in parameters or ())}
-    return f"{did_you_mean(key, known)}see them all with `rlkd show`"
+    internal = {"chosen", *OF_A_PART}
+    given = (each for each in known if internal.isdisjoint(each.split(".")))
+    return f"{did_you_mean(key, given)}see them all with `rlkd show`"
 
 
 def _section(config: DictConfig, key: str) -> DictConfig | None:

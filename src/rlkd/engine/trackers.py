@@ -216,7 +216,7 @@ def require_installed(options: LoggerOptions) -> None:
     """
     name = options.tracker
     if name in _SERVICES and find_spec(name) is None:
-        raise UserError(f"logger={name} needs its package: pip install 'rlkd[{name}]'")
+        raise UserError(f"logger={name} needs its package: pip install {name}")
 
 
 class Tracker:

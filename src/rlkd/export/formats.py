@@ -202,7 +202,7 @@ def _exporting(network: nn.Module, name: str) -> Generator[None]:
     except ImportError as error:
         raise UserError(
             f"format={name} needs packages that are not installed ({error}): "
-            "pip install 'rlkd[export]'"
+            "pip install onnx onnxscript onnxruntime"
         ) from error
     except Exception as error:  # whatever an exporter meets in a network's own code
         plain = re.sub(r"\x1b\[[\d;]*m", "", str(error)).strip()  # without torch.onnx's colours

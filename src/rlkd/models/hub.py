@@ -115,7 +115,7 @@ def answering(address: str) -> Generator[Any]:
         import_module("huggingface_hub.errors")
     except ImportError as error:
         raise UserError(
-            f"{address} needs huggingface_hub ({error}): pip install 'rlkd[hub]'"
+            f"{address} needs huggingface_hub ({error}): pip install huggingface_hub"
         ) from error
     try:
         yield hub

@@ -10,8 +10,6 @@ from dataclasses import astuple, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
 from rlkd.reporting.escaping import csv_text, markdown, markdown_code, printable
 from rlkd.reporting.results import provenance
 from rlkd.reporting.results.provenance import Arms, counted
@@ -19,11 +17,12 @@ from rlkd.reporting.results.result import ImageCounts, Result
 from rlkd.reporting.results.scores import UNKNOWN, AnyScores, percent, sentence
 from rlkd.reporting.statistics.comparison import DONE, Cell, Comparison, compare_arms
 from rlkd.reporting.tables import (
+    SPARE,
     Cells,
+    FittedTable,
     caption,
     notes,
     table_words,
-    terminal_table,
     to_markdown,
     words_columns,
 )
@@ -86,7 +85,7 @@ def write_report(
         path: The file to write.
         arms: A label to the runs that share it: one configuration, several seeds.
         title: Of the page.
-        command: The command that ran it; None where it is not known.
+        command: The command that ran it; None where there is none to show.
         baseline: The arm that the others are compared with; None takes the first.
 
     Raises:
@@ -152,7 +151,7 @@ def comparison_html(
     Args:
         comparison: What it shows.
         title: Of the page.
-        command: The command that ran it; None where it is not known.
+        command: The command that ran it; None where there is none to show.
         start: The folder that run folders are named from; None leaves their names as they are.
     """
     from rlkd.reporting import charts
@@ -178,11 +177,11 @@ def comparison_html(
     )
 
 
-def comparison_table(comparison: Comparison, *, title: str = "") -> Table:
+def comparison_table(comparison: Comparison, *, title: str = "") -> FittedTable:
     """Return the table for a terminal, with its caption and what to be wary of under it."""
     under = [caption(comparison), *notes(comparison)]
     left = words_columns(comparison)
-    return terminal_table(table_words(comparison), title, left=left, under=under)
+    return FittedTable(table_words(comparison), title, left, under, SPARE)
 
 
 def comparison_markdown(comparison: Comparison) -> str:

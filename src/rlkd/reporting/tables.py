@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -20,6 +21,9 @@ from rlkd.reporting.statistics.same_settings import ABSENT
 VERDICT = "verdict"
 FEW_SEEDS = 3
 LISTED = 6
+SPARE = ("speed", "images/s", "p (Holm)", "sd", "n")
+"""Columns of a comparison that a narrow terminal does without, the first to go first."""
+_WIDEST = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,40 @@ def terminal_table(
     for row in words.rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     return table
+
+
+@dataclass(frozen=True, slots=True)
+class FittedTable:
+    """A table for a terminal, without its spare columns where that is too narrow for all.
+
+    Args:
+        words: Its cells.
+        title: Plain words; none where empty.
+        left: Names of the columns that hold words.
+        under: Plain words below it, a line each.
+        spare: Names of the columns that can be spared, in the order in which they go.
+    """
+
+    words: Cells
+    title: str
+    left: Sequence[str]
+    under: Sequence[str]
+    spare: Sequence[str]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Render it with as many columns as fit."""
+        words, under, wide = self.words, self.under, options.update(width=_WIDEST)
+        for name in self.spare:
+            table = terminal_table(words, "", left=self.left)
+            if Measurement.get(console, wide, table).maximum <= options.max_width:
+                break
+            if name in words.header:
+                at = words.header.index(name)
+                lines = [[*line[:at], *line[at + 1 :]] for line in (words.header, *words.rows)]
+                words = Cells(lines[0], lines[1:])
+        if gone := [name for name in self.words.header if name not in words.header]:
+            under = [*under, f"The terminal is too narrow for {', '.join(gone)}."]
+        yield terminal_table(words, self.title, left=self.left, under=under)
 
 
 def print_cells(
@@ -139,6 +177,12 @@ def notes(comparison: Comparison) -> list[str]:
         found.append(
             "Besides what was swept, these settings differ between combinations, because a choice "
             f"brings its own: {', '.join(differing)}."
+        )
+    configs = [cell.config for cell in comparison.cells if cell.config is not None]
+    if len(comparison.rows) > 1 and any(each.get("teacher.cache") for each in configs):
+        found.append(
+            "Speeds differ for another reason too: with teacher.cache the first run computes the "
+            "rows that later ones read."
         )
     return found + provenance.warnings(arms(comparison))
 

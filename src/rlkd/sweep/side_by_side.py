@@ -1,5 +1,6 @@
 """Runs of a sweep side by side on this machine, and the table that shows them while they run."""
 
+import math
 import os
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from rlkd.engine.run_folder import RunFolder
 from rlkd.engine.signals import Interrupted, StopSignals
 from rlkd.errors import UserError, notice
 from rlkd.reporting.escaping import printable, say
+from rlkd.reporting.pages import duration
 from rlkd.sweep.nursery import Runs, Tried
 from rlkd.sweep.plan import Planned, first_of_each, refused
 
@@ -97,7 +99,7 @@ def side_by_side(
             for said in one.notices:
                 notice(said)
         at_once = _count(planned, left, jobs, list(tried.values()))
-        hours = _hours(planned, left, tried, at_once)
+        hours = _time(planned, left, tried, at_once)
         say(
             console,
             f"{len(left)} runs, {at_once} at a time{hours}; their logs are in {_logs(planned)}",
@@ -215,17 +217,16 @@ def _count(
     return max(min(cores() // threads, len(left), fit), 1)
 
 
-def _hours(
+def _time(
     planned: Sequence[Planned], left: Sequence[int], tried: Mapping[int, Tried], at_once: int
 ) -> str:
-    """Return how long the runs take, in words, by the steps that were tried; empty if not known."""
+    """Return how long the runs take, h:mm:ss, by the steps that were tried; empty if not known."""
     by_labels = {tuple(planned[number].labels.items()): one for number, one in tried.items()}
     seconds = [by_labels[tuple(planned[number].labels.items())].seconds for number in left]
     if not all(seconds):
         return ""
-    total = max(sum(seconds) / at_once, *seconds) / 3600
-    words = f"{total:.1f} hours" if total >= 1 else f"{60 * total:.0f} minutes"
-    return f", some {words} of steps"
+    total = max(sum(seconds) / at_once, *seconds)
+    return f", some {duration(math.ceil(total))} of steps"
 
 
 def _free_memory() -> int:
@@ -309,6 +310,4 @@ class _Table:
         rest = len(self._left) - ended - sum(progress[each][0] for each in running)
         if gained <= 0:
             return ""
-        seconds = int((time.monotonic() - self._began) * rest / gained)
-        hours, minutes = divmod(seconds // 60, 60)
-        return f"{hours}:{minutes:02}:{seconds % 60:02} left"
+        return f"{duration((time.monotonic() - self._began) * rest / gained)} left"

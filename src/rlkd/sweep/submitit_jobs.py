@@ -229,7 +229,7 @@ def _submitit() -> Any:
         return importlib.import_module("submitit")
     except ImportError as error:
         raise UserError(
-            f"launcher=submitit_... needs submitit ({error}): pip install 'rlkd[slurm]'"
+            f"launcher=submitit_... needs submitit ({error}): pip install submitit"
         ) from error
 
 

@@ -203,7 +203,7 @@ def test_what_makes_no_sense_is_refused(words: tuple[str, ...], told: str, refus
         ("data=coco", r"data is a section; give single settings of it, such as data\.\w+="),
         ("data.rot=DIR", r"there is no setting data\.rot"),
         ("trainer.thread=1", r"did you mean trainer\.threads\?"),
-        ("seed", "give overrides as key=value"),
+        ("seed", "seed is no setting: give KEY=VALUE"),
         ("trainer.threads=[1", "trainer.threads="),
     ],
 )

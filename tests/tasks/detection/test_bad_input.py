@@ -181,7 +181,7 @@ def test_a_missing_scorer_is_told_before_training(
 ) -> None:
     monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
     told = refuse("distill", *tiny_detection(detector_file, tmp_path / "run", *RLKD))
-    assert_told(told, r"needs pycocotools, which is not installed: run `pip install \"rlkd")
+    assert_told(told, r"needs pycocotools, which is not installed: pip install pycocotools")
 
 
 Spoil = Callable[[Path], None]

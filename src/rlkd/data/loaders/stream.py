@@ -17,6 +17,7 @@ from rlkd.data.loaders.memory import ImageSet
 from rlkd.data.loaders.stream_set import StreamSet
 from rlkd.data.loaders.workers import FIXED, Made, Maker, Request, Requests, cores, made
 from rlkd.data.seeding import generator_of
+from rlkd.data.sources.unreadable import first_few
 from rlkd.errors import UserError
 from rlkd.types import Batch
 
@@ -150,24 +151,28 @@ def in_memory(images: StreamSet) -> ImageSet:
     """Decode a set once, as in evaluation, in threads.
 
     Raises:
-        UserError: if an image cannot be decoded and none is to be skipped, or none can be.
+        UserError: if images cannot be decoded and none is to be skipped, naming the first few; or
+            none can be.
     """
     image = torch.empty(len(images), *images.shape, dtype=torch.uint8)
     decoded, unreadable = torch.ones(len(images), dtype=torch.bool), images.reading.unreadable
+    errors: dict[int, UndecodableError] = {}
 
     def decode(start: int) -> None:
         for row in range(start, min(start + _AT_ONCE, len(images))):
             try:
                 image[row] = images.views.evaluated(images.read(row))
             except UndecodableError as error:
-                if not unreadable.skips:
-                    raise UserError(f"{error}{unreadable.remedy}") from error
-                decoded[row] = False
+                errors[row], decoded[row] = error, False
 
     with ThreadPoolExecutor(min(_MOST_THREADS, cores())) as pool:
         deque(pool.map(decode, range(0, len(images), _AT_ONCE)), maxlen=0)
-    if not decoded.all():
-        unreadable.add(images.place(row) for row in (~decoded).nonzero().flatten().tolist())
+    if errors:
+        places = [images.place(row) for row in sorted(errors)]
+        if not unreadable.skips:
+            more = f"; nor can {first_few(places[1:])}" if len(places) > 1 else ""
+            raise UserError(f"{errors[min(errors)]}{more}{unreadable.remedy}")
+        unreadable.add(places)
         if not decoded.any():
             raise _none_readable(images)
         image = image[decoded]

@@ -1,6 +1,6 @@
 """Images that cannot be decoded: whether they stop a run, and how many there were."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rlkd.errors import UserError
 
@@ -41,8 +41,13 @@ class Unreadable:
         """How many were skipped and which came first, in one line; empty where none was."""
         if not self._places:
             return ""
-        count, first = len(self._places), ", ".join(self.places[:_TOLD])
-        more = ", ..." if count > _TOLD else ""
+        count, first = len(self._places), first_few(self.places)
         images = "1 image that cannot be decoded was" if count == 1 else ""
         images = images or f"{count} images that cannot be decoded were"
-        return f"{images} skipped (data.unreadable=skip): {first}{more}"
+        return f"{images} skipped (data.unreadable=skip): {first}"
+
+
+def first_few(places: Sequence[str]) -> str:
+    """Return the first places, and how many more there are, if any."""
+    more = f" and {len(places) - _TOLD} more" if len(places) > _TOLD else ""
+    return f"{', '.join(places[:_TOLD])}{more}"

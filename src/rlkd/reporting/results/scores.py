@@ -82,7 +82,7 @@ class Scores(SplitScores):
     top1: Fraction
     """Accuracy, a fraction in [0, 1]."""
     top5: Fraction
-    """Share of instances whose class is among the five likeliest, in [0, 1]."""
+    """Share of instances whose class is among the five likeliest; NaN with up to five classes."""
     loss: float
     """Mean cross-entropy, nats."""
 
@@ -95,8 +95,9 @@ class Scores(SplitScores):
 
     @property
     def summary(self) -> str:
-        """Both accuracies."""
-        return f"top-1 {percent(self.top1)} %, top-5 {percent(self.top5)} %"
+        """Both accuracies, or the one that there is."""
+        five = f", top-5 {percent(self.top5)} %" if math.isfinite(self.top5) else ""
+        return f"top-1 {percent(self.top1)} %{five}"
 
 
 @dataclass(frozen=True, slots=True)

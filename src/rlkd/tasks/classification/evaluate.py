@@ -1,5 +1,6 @@
 """Scoring classifiers: accuracy and cross-entropy on a set."""
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -16,6 +17,8 @@ from rlkd.models.eval_mode import evaluating
 from rlkd.reporting import Scores
 from rlkd.tasks.classification.data import plain_loader
 from rlkd.types import Batch
+
+_TOP = 5
 
 
 def score(network: nn.Module, images: Images, dataset: Dataset, options: TrainerOptions) -> Scores:
@@ -37,8 +40,8 @@ def evaluate(network: nn.Module, batches: Iterable[Batch], *, num_classes: int) 
         num_classes: of the data.
 
     Returns:
-        Top-1 and top-5 accuracy as fractions (top-k with fewer than 5 classes), and the mean
-        cross-entropy in nats.
+        Top-1 and top-5 accuracy as fractions, and the mean cross-entropy in nats. Top-5 accuracy
+        is NaN with up to 5 classes, of which it would say nothing.
 
     Raises:
         UserError: on every rank, if none has an instance.
@@ -52,14 +55,15 @@ def evaluate(network: nn.Module, batches: Iterable[Batch], *, num_classes: int) 
             logits = network(batch.image).float()
             place = _places(logits, batch.target)
             loss = F.cross_entropy(logits, batch.target, reduction="sum")
-            right = [(place < most).sum() for most in (1, min(5, num_classes))]
+            right = [(place < most).sum() for most in (1, _TOP)]
             totals += torch.stack([*right, loss, torch.ones_like(place).sum()])
     top1, top5, loss, count = distributed.sum_over_ranks(totals).tolist()
     if not count:
         raise UserError(
             "there is nothing to score: no image of the set can be decoded, fix the data"
         )
-    return Scores(top1=top1 / count, top5=top5 / count, loss=loss / count)
+    within = top5 / count if num_classes > _TOP else math.nan
+    return Scores(top1=top1 / count, top5=within, loss=loss / count)
 
 
 def _places(

@@ -143,8 +143,7 @@ class Classification:
             scored[role] = scores
             say(
                 console,
-                f"{role} {node.name}: top-1 {100 * scores.top1:.2f} %, top-5 "
-                f"{100 * scores.top5:.2f} %, loss {scores.loss:.4f} "
+                f"{role} {node.name}: {scores.summary}, loss {scores.loss:.4f} "
                 f"on {count_readable(sets.test, sets.dataset)} test images",
             )
             written = models.read_metadata(str(node.checkpoint)).get("accuracy")

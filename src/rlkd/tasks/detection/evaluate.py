@@ -187,8 +187,7 @@ def require_pycocotools() -> tuple[Any, Any]:
         from pycocotools.cocoeval import COCOeval
     except ImportError:
         raise UserError(
-            "scoring detections needs pycocotools, which is not installed: run "
-            '`pip install "rlkd[detection]"`'
+            "scoring detections needs pycocotools, which is not installed: pip install pycocotools"
         ) from None
     return COCO, COCOeval
 
