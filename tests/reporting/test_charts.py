@@ -59,6 +59,15 @@ def notes(chart: str) -> list[str | None]:
     return [each.text for each in ElementTree.fromstring(chart).iter(f"{SVG}title")][1:]
 
 
+def test_the_only_epoch_stands_on_its_axis_once() -> None:
+    axes = Figure().subplots()
+    plot(axes, [line(0.5)], "accuracy, %")
+    axes.figure.draw_without_rendering()  # pyright: ignore[reportAttributeAccessIssue]
+    low, high = axes.get_xlim()
+    ticks = axes.xaxis.get_major_ticks()
+    assert [each.label1.get_text() for each in ticks if low <= each.get_loc() <= high] == ["1"]
+
+
 def test_a_chart_names_everything_it_shows() -> None:
     chart = drawn(line(2.0, 3.0, 4.0, label="kd & co"))
     assert {"<kd>", "kd & co", "accuracy, %", "epoch", "teacher"} <= {*words(chart)}

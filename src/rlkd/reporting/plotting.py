@@ -153,7 +153,7 @@ def dress(axes: Axes, name: str, heading: str, epochs: Sequence[float]) -> None:
     _note(axes, name, (0.0, 1.0), (0.0, 9.0), "axes fraction")
     low, high = min(epochs), max(epochs)
     axes.set_xlim(*((low, high) if low < high else (low - 0.5, high + 0.5)))
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=(1, 2, 5, 10)))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1, steps=(1, 2, 5, 10)))
     if axes.get_yscale() != "log":
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=(1, 2, 5, 10)))
     axes.xaxis.set_major_formatter("{x:,.0f}")
