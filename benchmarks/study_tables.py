@@ -1,6 +1,7 @@
 """The tables of the study of docs/study.md, from its kept runs: each family, once it is whole.
 
-A family with runs missing is named with what it lacks, and none of its differences is computed.
+A family with runs missing is named with what it lacks, and none of its differences is computed. Nor
+is any mean shown before the main family is whole: arms are counted.
 
     python benchmarks/study_tables.py benchmarks/results/cifar100_small --chosen benchmarks/results/cifar100_choose
 """  # noqa: E501
@@ -11,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rlkd.reporting import Result
-from rlkd.reporting.statistics.paired_test import holm, paired_difference
+from rlkd.reporting.statistics.paired_test import PairedDifference, holm, paired_difference
 from rlkd.sweep.study import read_study
 
 BEST, BEST_STANDARDISED = "the best constant", "the best standardised constant"
@@ -64,7 +65,7 @@ def main() -> None:
     if arguments.chosen is not None:
         held = results(arguments.chosen)
         names = {BEST: chosen(held, "constant"), BEST_STANDARDISED: chosen(held, "standardised")}
-    print(arms_table(scores))
+    tables, whole = list[str](), dict[str, bool]()
     for family, contrasts in FAMILIES.items():
         named = [(names.get(one, one), names.get(other, other)) for one, other in contrasts]
         seeds = set.intersection(
@@ -79,23 +80,49 @@ def main() -> None:
                 if seed not in scores.get(arm, {})
             }
         )
-        print(f"\n### {family}\n")
-        if absent:
-            print(f"Not whole, so nothing of it is computed: {len(absent)} runs are missing.")
-        else:
-            print(family_table(scores, named, sorted(seeds)))
+        found = f"Not whole, so nothing of it is computed: {len(absent)} runs are missing."
+        whole[family] = not absent
+        tables.append(f"\n### {family}\n")
+        tables.append(found if absent else family_table(scores, named, sorted(seeds)))
+    print(arms_table(scores, names[BEST] if whole["main"] else None), *tables, sep="\n")
 
 
-def arms_table(scores: Scores) -> str:
-    """Return each arm's n, mean, standard deviation and images a second."""
-    lines = ["| arm | n | top-1, % | sd | images/s |", "|---|---|---|---|---|"]
+def arms_table(scores: Scores, best: str | None) -> str:
+    """Return how many runs each arm has; their figures too, if the best constant is given."""
+    if best is None:
+        return "\n".join(
+            [
+                "| arm | n |",
+                "|---|---|",
+                *(f"| {arm} | {len(runs)} |" for arm, runs in scores.items()),
+            ]
+        )
+    lines = [
+        f"| arm | n | top-1, % | sd | less {best} | 95 % interval, uncorrected | images/s |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for arm, runs in scores.items():
         values = [100 * each.test.headline for each in runs.values()]
         spread = f"{statistics.stdev(values):.2f}" if len(values) > 1 else ""
         speed = statistics.median(each.images_per_second for each in runs.values())
-        mean = statistics.fmean(values)
-        lines.append(f"| {arm} | {len(values)} | {mean:.2f} | {spread} | {speed:.0f} |")
+        words = ""
+        shared = sorted(runs.keys() & scores[best].keys())
+        if arm != best and shared:
+            pair = ([scores[each][seed].test.headline for seed in shared] for each in (arm, best))
+            gap = paired_difference(*pair, shared)
+            words = f"{100 * gap.value:+.2f} | {interval_words(gap)}"
+        lines.append(
+            f"| {arm} | {len(values)} | {statistics.fmean(values):.2f} | {spread} | "
+            f"{words or ' | '} | {speed:.0f} |"
+        )
     return "\n".join(lines)
+
+
+def interval_words(gap: PairedDifference) -> str:
+    """Return the interval of a difference in points; empty where there is none."""
+    if gap.low is None or gap.high is None:
+        return ""
+    return f"{100 * gap.low:+.2f} to {100 * gap.high:+.2f}"
 
 
 def family_table(scores: Scores, contrasts: list[tuple[str, str]], seeds: list[int]) -> str:
@@ -110,15 +137,12 @@ def family_table(scores: Scores, contrasts: list[tuple[str, str]], seeds: list[i
         "|---|---|---|---|---|---|",
     ]
     for (one, other), gap, p in zip(contrasts, gaps, corrected, strict=True):
-        interval = ""
-        if gap.low is not None and gap.high is not None:
-            interval = f"{100 * gap.low:+.2f} to {100 * gap.high:+.2f}"
         words = "inside the noise"
         if p < 0.05:
             words = "a gain" if gap.value >= GAIN else "a loss" if gap.value <= -GAIN else "small"
         lines.append(
-            f"| {one} less {other} | {gap.n} | {100 * gap.value:+.2f} | {interval} | {p:.3f} | "
-            f"{words} |"
+            f"| {one} less {other} | {gap.n} | {100 * gap.value:+.2f} | {interval_words(gap)} | "
+            f"{p:.3f} | {words} |"
         )
     return "\n".join(lines)
 
