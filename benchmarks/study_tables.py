@@ -8,10 +8,14 @@ is any mean shown before the main family is whole: arms are counted.
 
 import argparse
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rlkd.reporting import Result
+import numpy as np
+
+from rlkd.reporting import PolicyMap, Result
+from rlkd.reporting.results.metrics import read_metrics
+from rlkd.reporting.results.policy import pool
 from rlkd.reporting.statistics.paired_test import PairedDifference, holm, paired_difference
 from rlkd.sweep.study import read_study
 
@@ -29,6 +33,12 @@ FAMILIES: dict[str, list[tuple[str, str]]] = {
     "standardised": [("look_ahead_standardised", BEST_STANDARDISED)],
     "DKD": [("dkd_look_ahead", "dkd")],
 }
+EPOCHS = (1, 4, 8, 9, 12)
+"""Those in which temperatures are shown; the learning rate falls after 8, 9 and 10."""
+ROLES = ("teacher's confidence", "student's confidence")
+THIRDS = {"below 0.3": (0.0, 0.25), "0.3 to 0.7": (0.25, 0.65), "above 0.7": (0.65, 1.0)}
+"""Of a confidence; the bins whose lower edge lies in the range."""
+AGENTS = ("rlkd_paper", "rlkd", "look_ahead", "look_ahead_shuffled", "look_ahead_mean")
 GAIN = 0.003
 """The least mean difference that counts as a gain, a fraction."""
 Scores = Mapping[str, Mapping[int, Result]]
@@ -85,6 +95,11 @@ def main() -> None:
         tables.append(f"\n### {family}\n")
         tables.append(found if absent else family_table(scores, named, sorted(seeds)))
     print(arms_table(scores, names[BEST] if whole["main"] else None), *tables, sep="\n")
+    if whole["main"] and whole["instance"]:
+        print("\n### Temperatures: mean (5th to 95th percentile)\n")
+        print(temperatures_table(arguments.kept, AGENTS))
+        print("\n### Mean temperature by state, last epoch\n")
+        print(states_table(arguments.kept, AGENTS))
 
 
 def arms_table(scores: Scores, best: str | None) -> str:
@@ -115,6 +130,49 @@ def arms_table(scores: Scores, best: str | None) -> str:
             f"| {arm} | {len(values)} | {statistics.fmean(values):.2f} | {spread} | "
             f"{words or ' | '} | {speed:.0f} |"
         )
+    return "\n".join(lines)
+
+
+def temperatures_table(kept: Path, arms: Sequence[str]) -> str:
+    """Return what each arm's temperatures were in some epochs, means over its seeds."""
+    lines = [
+        f"| arm | n | {' | '.join(f'epoch {epoch}' for epoch in EPOCHS)} |",
+        f"|---|---|{'---|' * len(EPOCHS)}",
+    ]
+    for arm in arms:
+        runs = [read_metrics(path) for path in sorted(kept.glob(f"arm={arm},seed=*/metrics.csv"))]
+        words = []
+        for epoch in EPOCHS:
+            rows = [run[epoch - 1] for run in runs]
+            mean, low, high = (
+                statistics.fmean(row[f"temperature/{name}"] for row in rows)
+                for name in ("mean", "p05", "p95")
+            )
+            words.append(f"{mean:.2f} ({low:.2f} to {high:.2f})")
+        lines.append(f"| {arm} | {len(runs)} | {' | '.join(words)} |")
+    return "\n".join(lines)
+
+
+def states_table(kept: Path, arms: Sequence[str]) -> str:
+    """Return each arm's mean temperature by state in the last epoch, all seeds pooled."""
+    lines = [
+        f"| arm | {' | '.join(f'{name} {words}' for name in ROLES for words in THIRDS)} |",
+        f"|---|{'---|' * len(ROLES) * len(THIRDS)}",
+    ]
+    for arm in arms:
+        paths = sorted(kept.glob(f"arm={arm},seed=*/policy.json"))
+        pooled = pool([PolicyMap.read(path) for path in paths])
+        count = np.array(pooled.count, dtype=float)
+        mean = np.nan_to_num(np.array(pooled.mean_temperature, dtype=float))
+        words = []
+        for axis in range(len(ROLES)):
+            edges = (pooled.teacher_confidence_edges, pooled.student_confidence_edges)[axis]
+            for low, high in THIRDS.values():
+                bins = [low <= each < high for each in edges[:-1]]
+                held = np.compress(bins, count, axis), np.compress(bins, count * mean, axis)
+                total, weighted = (each.sum() for each in held)
+                words.append(f"{weighted / total:.2f}" if total else "")
+        lines.append(f"| {arm} | {' | '.join(words)} |")
     return "\n".join(lines)
 
 
