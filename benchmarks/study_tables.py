@@ -78,9 +78,8 @@ def main() -> None:
     tables, whole = list[str](), dict[str, bool]()
     for family, contrasts in FAMILIES.items():
         named = [(names.get(one, one), names.get(other, other)) for one, other in contrasts]
-        seeds = set.intersection(
-            *(set(study.seeds_of(arm)) for pair in named for arm in pair if arm in study.arms)
-        )
+        tested = {arm for pair in named for arm in pair if arm not in names.values()}
+        seeds = set.intersection(*(set(study.seeds_of(arm)) for arm in tested))
         absent = sorted(
             {
                 f"{arm} seed {seed}"

@@ -5,8 +5,10 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
+from rlkd import distributed
 from rlkd.data.seeding import generator_of
 from rlkd.data.transforms.mixing import Mix, Mixing
+from rlkd.distributed import Rank
 from rlkd.types import Batch
 
 CLASSES = 5
@@ -20,7 +22,7 @@ def given() -> Batch:
     return Batch(image, row % CLASSES, row, strong, view=row)
 
 
-def mixing(kind: Mix, alpha: float = 0.4, seed: int = 1) -> Mixing:
+def mixing(kind: Mix, alpha: float | int = 0.4, seed: int = 1) -> Mixing:
     return Mixing(kind, alpha=alpha, num_classes=CLASSES, seed=seed)
 
 
@@ -71,3 +73,20 @@ def test_a_batch_keeps_its_layout(given: Batch) -> None:
     for kind in ("mixup", "cutmix"):
         mixed = mixing(kind)(Batch(image, given.target, given.index), epoch=0, number=0)
         assert mixed.image.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("alpha", [1, 2])
+def test_a_whole_number_is_an_alpha_too(alpha: int, given: Batch) -> None:
+    whole = mixing("mixup", alpha=alpha)(given, epoch=0, number=0)
+    assert torch.equal(whole.image, mixing("mixup", float(alpha))(given, epoch=0, number=0).image)
+
+
+def test_each_rank_mixes_by_a_draw_of_its_own(
+    given: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distributed, "this_rank", lambda: Rank(1, 2))
+    mixed = mixing("mixup")(given, epoch=2, number=7)
+    with torch.random.fork_rng():
+        torch.set_rng_state(generator_of(1, 2, 3, 7, 1).get_state())
+        image, _ = v2.MixUp(alpha=0.4, num_classes=CLASSES)(given.image, given.target)
+    assert torch.equal(mixed.image, image)

@@ -68,11 +68,14 @@ def test_two_ranks_are_one_process_on_the_whole_batch(
     with as_users_call():
         alone = rank_run.watched(rank_run.overrides(teacher, tmp_path / "run", *more))
     first, second = (each[cell] for each in both)
-    steps = next(int(each[18:]) for each in more if each.startswith("trainer.max_steps="))
+    steps = [int(each[18:]) for each in more if each.startswith("trainer.max_steps=")]
     passes = 2 if "trainer.accumulate=2" in more else 1
     # A look-ahead is a difference of passes 1e-5 apart, which magnifies their rounding.
     looks = "temperature.reward_source=look_ahead" in more
-    assert len(alone["temperatures"]) == len(first["temperatures"]) == steps * passes
+    if steps:
+        assert len(alone["temperatures"]) == len(first["temperatures"]) == steps[0] * passes
+    else:  # each of its epochs has 4; it learns nothing, so that it stops before the last
+        assert len(alone["temperatures"]) == len(first["temperatures"]) < 9 * 4
     for whole, *parts in zip(
         alone["temperatures"], first["temperatures"], second["temperatures"], strict=True
     ):
@@ -82,6 +85,7 @@ def test_two_ranks_are_one_process_on_the_whole_batch(
     assert alone["temperatures"][-1].std() > 0 or cell in (
         "constant",
         "held back",
+        "stopped early",
         "trained along",
         "with a memory bank",
         "detector",

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.plugins import Precision
 from safetensors.torch import load_file
 from tests.support.runs import TINY, silent, tiny, tiny_config
 from torch import Tensor, nn
@@ -63,6 +64,26 @@ def test_a_step_is_clipped_as_torch_clips_its_gradient(
     for name, each in network.named_parameters():
         assert each.grad is not None
         torch.testing.assert_close(before[name] - held[name], each.grad, rtol=1e-3, atol=2e-7)
+
+
+def test_a_fused_optimiser_is_clipped_in_bfloat16_too(
+    teacher_file: Path, start: Path, tmp_path: Path
+) -> None:
+    given = (*ONE_STEP, "trainer.precision=bf16-mixed", "+optimizer.fused=true")
+    held = trained(teacher_file, start, tmp_path, *given, "trainer.gradient_clip=0.01")
+    before = torch.load(start)
+    names = [name for name, _ in models.create("convnet_tiny", num_classes=10).named_parameters()]
+    step = torch.cat([(before[name] - held[name]).flatten() for name in names])
+    assert step.norm() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_a_fused_optimiser_that_takes_the_scale_off_itself_is_refused(
+    monkeypatch: pytest.MonkeyPatch, teacher_file: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(Precision, "scaler", object(), raising=False)  # what float16 has on a GPU
+    given = (*ONE_STEP, "+optimizer.fused=true", "trainer.gradient_clip=0.01")
+    with pytest.raises(UserError, match=r"leave optimizer\.fused out"):
+        running.run(tiny_config(teacher_file, tmp_path, *given), console=silent())
 
 
 @pytest.mark.long

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -195,8 +195,52 @@ def test_a_tracker_that_comes_later_gets_the_epochs_before_it(
     noted = read_object(tmp_path / "run" / "tracker.json", "")
     assert noted == {
         "mlflow, offline": {"id": "id0", "epochs": 2},
-        "wandb, offline": {"id": "id1", "epochs": 3},
+        "wandb, offline": {"id": "id1", "epochs": 3, "concluded": True},
     }
+
+
+def test_a_run_that_was_killed_at_its_end_is_concluded_by_the_same_command(
+    recorder: type[Recorder],
+    teacher_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = tiny(teacher_file, tmp_path / "run", "temperature=constant", "logger=wandb")
+    with monkeypatch.context() as patched:
+        patched.setattr(trackers.Tracker, "conclude", lambda *_: _raise(KilledError()))
+        with pytest.raises(KilledError):
+            running.distill(words, console=silent())
+    assert (tmp_path / "run" / "result.json").is_file()
+    for _ in range(2):
+        running.distill(words, console=silent())
+    first, second = recorder.records  # a third would be another time
+    assert (first.result, second.held, second.rows) == ({}, "id0", [])
+    assert "result/test/top1" in second.result
+    assert (first.ends, second.ends) == ([True], [False])
+
+
+def test_a_kill_between_two_epochs_of_many_repeats_none(
+    recorder: type[Recorder], tmp_path: Path
+) -> None:
+    options = running.logger_options(configure(["logger=wandb"]))
+    rows = [{"epoch": epoch} for epoch in range(1, 5)]
+    with trackers.tracking(options, tmp_path) as tracker:
+        tracker.start({})
+        with pytest.raises(KeyboardInterrupt):
+            tracker.follow(_until_killed(rows))
+    with trackers.tracking(options, tmp_path) as tracker:
+        tracker.start({})
+        tracker.follow(rows)
+    assert [step for each in recorder.records for step, _ in each.rows] == [1, 2, 3, 4]
+
+
+def _until_killed(rows: list[dict[str, int]]) -> Iterator[dict[str, int]]:
+    yield from rows[:3]
+    raise KeyboardInterrupt
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 def test_a_note_that_is_damaged_is_named_and_harms_nothing(

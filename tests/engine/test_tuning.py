@@ -160,6 +160,13 @@ def test_with_a_store_it_is_the_rest_of_the_step_that_counts(
     variant.seconds()
     assert not called
     assert not store.exists()
+    mixed = tiny_config(teacher_file, tmp_path / "run", *words, "task.mix=mixup")
+    variant = tuning._Variant(mixed, {})  # nothing of it is stored
+    teacher = variant.module.teacher
+    assert teacher is not None
+    teacher.register_forward_hook(lambda *_: called.append(1))
+    variant.seconds()
+    assert called
     distill(tiny(teacher_file, tmp_path / "begun", *words), console=silent())
     with pytest.raises(UserError, match="another precision"):  # which `tune` reports
         tuning._Variant(config, {"precision": "bf16-mixed"})

@@ -63,3 +63,11 @@ def test_other_weights_and_other_teachers_are_another_teacher() -> None:
     }
     assert len(known) == 4
     assert sha256("ab", [1.0, 1.0]) in known
+
+
+def test_the_mean_is_not_rounded_in_mixed_precision() -> None:
+    made = mean_of([Teacher(nn.Flatten()), Teacher(nn.Flatten())], [1.0, 3.0])
+    logits = torch.tensor([[1.001, 9.003]])  # no bfloat16 has as many digits
+    with torch.autocast("cpu", torch.bfloat16):
+        found = made(logits[:, :, None, None])
+    assert torch.equal(found, logits)

@@ -95,9 +95,12 @@ CELLS: dict[str, tuple[str, ...]] = {
     "held back": (
         *("temperature=constant", "trainer.gradient_clip=0.1", "trainer.ema=0.7"),
         *("task.label_smoothing=0.1", "task.class_weights=balanced", "student.freeze=[layers.0.*]"),
-        *("data.limit=1408", "trainer.validation_size=128", "trainer.early_stopping=1"),
-        "trainer.evaluate_every=1",
+        *("data.limit=1408", "trainer.validation_size=128", "trainer.evaluate_every=1"),
         "trainer.max_steps=24",
+    ),
+    "stopped early": (
+        *("temperature=constant", "optimizer.lr=1e-9", "trainer.epochs=9", "data.limit=384"),
+        *("trainer.validation_size=128", "trainer.evaluate_every=1", "trainer.early_stopping=1"),
     ),
     "unbroken": BROKEN,
     "in two passes": (

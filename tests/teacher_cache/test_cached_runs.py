@@ -172,6 +172,8 @@ def test_what_no_store_can_hold_is_refused_before_training(
 ) -> None:
     given = tiny(teacher_file, tmp_path / "run", "temperature=constant", cached(tmp_path / "store"))
     assert "teacher.cache_dtype=int8" in refuse("distill", *given, "teacher.cache_dtype=int8")
+    refused = refuse("cache", "build", *given, "task.mix=mixup")
+    assert "task.mix=mixup has the teacher see mixed images, which no store keeps" in refused
     refused = refuse("cache", "build", *given, "method=fitnet")
     assert "method=fitnet asks for the teacher's features" in refused
 

@@ -106,10 +106,15 @@ def _of_run(words: list[str], *, made: bool = False) -> tuple[StoredTeacher, str
     if made and str(config.teacher.cache) != "true":
         Store.found(Path(str(config.teacher.cache)))
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "teacher.cache keeps logits alone")  # said below
+        warnings.filterwarnings("ignore", "teacher.cache keeps logits")  # said below
         prepared = build.task(config).prepare(config, options)
     prepared.module.to(options.device)
     stored = prepared.stored
+    if stored is None and config.task.get("mix"):
+        raise UserError(
+            f"task.mix={config.task.mix} has the teacher see mixed images, which no store keeps: "
+            "leave it out"
+        )
     if stored is None:
         raise UserError(
             f"method={config.chosen.method} asks for the teacher's features, which no store keeps: "

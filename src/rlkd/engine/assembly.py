@@ -86,6 +86,8 @@ def assemble(config: DictConfig, options: TrainerOptions, parts: TaskParts) -> S
     )
     explorer = None if teacher is None else explorer
     forward_pass = parts.forward_pass(objective, student, teacher, temperature, explorer)
+    if averaged is not None:
+        averaged.reshape(student)  # by the first call, as observers of quantisation do
     loader = parts.loader(objective)
     scheduler, schedule_by = build.scheduler(
         config, steps_per_epoch=len(loader) // options.accumulate

@@ -187,6 +187,8 @@ def _also(config: DictConfig) -> list[DictConfig]:
     if given is None:
         return []
     own = ("checkpoint", "mean", "std", "image_size", "classes", "weight")
+    base = config.copy()
+    OmegaConf.set_struct(base, False)  # a file of one's own may have fewer keys
     nodes: list[DictConfig] = []
     for each in given if isinstance(given, ListConfig) else [given]:
         if not isinstance(each, DictConfig) or not set(map(str, each)) <= {"name", *own}:
@@ -195,7 +197,7 @@ def _also(config: DictConfig) -> list[DictConfig]:
                 f"FILE, weight: 2}}], each with any of name, {', '.join(own)}"
             )
         path = path_value("teacher.also.checkpoint", each.get("checkpoint"))
-        node = OmegaConf.merge(config, dict.fromkeys(own), each, {"checkpoint": path})
+        node = OmegaConf.merge(base, dict.fromkeys(own), each, {"checkpoint": path})
         assert isinstance(node, DictConfig)
         nodes.append(node)
     return nodes

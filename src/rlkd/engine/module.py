@@ -167,10 +167,22 @@ class StudentModule(L.LightningModule):
         Source: Pascanu et al., "On the difficulty of training recurrent neural networks" (2013).
         """
         if self.gradient_clip is not None:
-            self.clip_gradients(optimizer, self.gradient_clip, "norm")
+            trained = (each for group in optimizer.param_groups for each in group["params"])
+            nn.utils.clip_grad_norm_(trained, self.gradient_clip)
 
     def on_train_start(self) -> None:
-        """Enter the epoch that a checkpoint stopped in the middle of."""
+        """Enter the epoch that a checkpoint stopped in the middle of.
+
+        Raises:
+            UserError: if the gradient is to be clipped where nobody can.
+        """
+        fused = getattr(self.trainer.optimizers[0], "_step_supports_amp_scaling", False)
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if self.gradient_clip is not None and fused and scaler is not None:
+            raise UserError(
+                "trainer.gradient_clip: in 16-mixed a fused optimiser takes the scale off the "
+                "gradient itself, too late for it to be clipped; leave optimizer.fused out"
+            )
         if self._resume_at:
             self.enter_epoch(self.current_epoch, start=self._resume_at)
             self._resume_at = 0

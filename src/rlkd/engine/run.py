@@ -40,6 +40,7 @@ from rlkd.reporting import (
     PolicyMap,
     Result,
     hardware,
+    read_metrics,
     read_run,
     versions,
     write_metrics,
@@ -249,7 +250,11 @@ def _completed(
     # A run that was killed at the very end has none.
     distributed.on_rank_zero(lambda: folder.report.is_file() or _report(folder))
     show(f"{folder.path} is complete already")
-    return Result.read(folder.result)
+    result = Result.read(folder.result)
+    with tracking(logger_options(config), folder.path) as tracker:
+        held: Any = OmegaConf.to_container(OmegaConf.create(settings))
+        tracker.complete(held, read_metrics(folder.metrics), result)
+    return result
 
 
 def _claim(

@@ -259,13 +259,11 @@ class Tracker:
         with self._harmless():
             if self._service is None:
                 return
-            before = self._epochs
             for row in history:
                 if (epoch := int(row["epoch"])) > self._epochs:
                     self._service.log_metrics(_known(row), step=epoch)
                     self._epochs = epoch
-            if self._epochs > before:
-                self._note()
+                    self._note()
 
     def conclude(self, result: Result) -> None:
         """Log what a run has come to: its figures, and the pictures of its report.
@@ -277,6 +275,24 @@ class Tracker:
             if self._service is not None:
                 self._service.log_result(_known(_figures(result)), result.epochs)
                 self._service.log_pictures(_pictures(self.folder, type(result.test)))
+                self._note(concluded=True)
+
+    def complete(
+        self, config: Mapping[str, Any], history: Iterable[Figures], result: Result
+    ) -> None:
+        """Give the record of a run that is complete what it lacks, as after a kill at the end.
+
+        Args:
+            config: the settings.
+            history: the rows of metrics.csv.
+            result: its figures.
+        """
+        with self._harmless():
+            if self._notes().get(self._key, {}).get("concluded"):
+                return
+        self.start(config)
+        self.follow(history)
+        self.conclude(result)
 
     def compare(self, comparison: Comparison) -> None:
         """Log what a comparison has come to: its table, and the picture of every seed."""
@@ -334,9 +350,10 @@ class Tracker:
         path = self.folder / RECORD
         return read_object(path, "remove it") if path.is_file() else {}
 
-    def _note(self) -> None:
+    def _note(self, *, concluded: bool = False) -> None:
         if self._service is not None:
-            entry = {"id": str(self._service.version), "epochs": self._epochs}
+            entry: dict[str, Any] = {"id": str(self._service.version), "epochs": self._epochs}
+            entry |= {"concluded": True} if concluded else {}
             write_object(self.folder / RECORD, self._notes() | {self._key: entry})
 
 

@@ -120,7 +120,8 @@ class _Variant:
         self.module.loader.set_epoch(0)
         self._batch = next(iter(self.module.loader))  # pyright: ignore
         forward: Any = self.module.forward_pass
-        if stored and getattr(forward, "needs_features", True) is False and forward.stored is None:
+        may_store = getattr(forward, "needs_features", True) is False and self.module.mixing is None
+        if stored and may_store and forward.stored is None:
             size = len(self._batch.index), len(prepared.class_names)
             logits = torch.randn(size, device=self.options.device)
             forward.stored = lambda batch: logits[: len(batch.index)]  # pyright: ignore

@@ -36,7 +36,7 @@ class MeanLogits(nn.Module):
     ) -> Float[Tensor, "batch classes"]:
         """Return the mean logits, in float32 or better."""
         logits = torch.stack([each(image) for each in self.teachers])
-        return torch.tensordot(self.shares.to(logits), logits, dims=1)
+        return (self.shares.to(logits)[:, None, None] * logits).sum(0)  # autocast rounds products
 
 
 def mean_of(teachers: Sequence[Teacher], weights: Sequence[float]) -> Teacher:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from tests.support.refusal import Refuse
 from tests.support.runs import silent, tiny, tiny_config
@@ -45,6 +46,22 @@ def test_a_run_has_the_mean_of_its_teachers_logits(
     again, both = taught(f"teacher.also=[{further}]")
     assert torch.equal(batch.index, again.index)
     torch.testing.assert_close(both, (one + 3 * other) / 4)
+
+
+def test_a_teacher_of_ones_own_file_needs_no_further_keys(
+    teacher_file: Path, other_file: Path
+) -> None:
+    node = OmegaConf.create(
+        {
+            "name": "convnet_tiny",
+            "checkpoint": str(teacher_file),
+            "also": [{"checkpoint": str(other_file)}],
+        },
+        flags={"struct": True},
+    )
+    (further,) = build._also(node)
+    assert (further.name, further.checkpoint) == ("convnet_tiny", str(other_file))
+    assert "mean" not in node
 
 
 def test_a_teacher_twice_is_that_teacher(teacher_file: Path, tmp_path: Path) -> None:

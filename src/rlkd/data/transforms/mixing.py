@@ -33,11 +33,11 @@ class Mixing:
     consistent" (CVPR 2022).
     """
 
-    def __init__(self, kind: Mix, *, alpha: float, num_classes: int, seed: int) -> None:
+    def __init__(self, kind: Mix, *, alpha: float | int, num_classes: int, seed: int) -> None:
         from torchvision.transforms import v2  # takes a second, which few runs need
 
         made: Any = {"mixup": v2.MixUp, "cutmix": v2.CutMix}[kind]
-        self._mix: Any = made(alpha=alpha, num_classes=num_classes)
+        self._mix: Any = made(alpha=float(alpha), num_classes=num_classes)
         self.seed = seed
 
     def __call__(self, batch: Batch, *, epoch: int, number: int) -> Batch:
