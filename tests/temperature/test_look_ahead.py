@@ -193,10 +193,18 @@ def test_buffers_that_each_pass_moves_are_put_back() -> None:
     assert same(before, network.state_dict())
 
 
-def test_a_part_has_as_many_images_as_it_may(bench: Bench) -> None:
-    for at_once in (48, 100, 128, 130):
-        parts = LookAhead(bench.student, bench.probe, bench.probe_target, at_once=at_once)._parts
-        assert {len(target) for _, target in parts} == {min(at_once, 128)}
+@pytest.mark.parametrize("at_once", [48, 96, 100, 127, 128, 130])
+def test_every_held_out_image_has_its_turn_though_classes_stand_together(
+    bench: Bench, at_once: int
+) -> None:
+    row = torch.arange(128)  # as many classes, in order
+    parts = LookAhead(bench.student, bench.probe, row, at_once=at_once)._parts
+    sizes = [len(target) for _, target in parts]
+    assert max(sizes) <= min(at_once, 128)
+    assert max(sizes) - min(sizes) <= 1
+    assert torch.equal(torch.cat([target for _, target in parts]).sort().values, row)
+    for image, target in parts:
+        assert torch.equal(image, bench.probe[target])
 
 
 def test_the_soft_error_is_that_of_the_best_wrong_class() -> None:

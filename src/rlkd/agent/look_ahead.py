@@ -165,7 +165,7 @@ class LookAhead:
         image: of the images that are held out of training, on the student's device.
         target: their classes.
         held_out: what the loss is, see `held_out_loss`.
-        at_once: how many of the images a look-ahead takes.
+        at_once: how many of the images a look-ahead takes at most; the parts are alike in size.
 
     Raises:
         UserError: for a value out of range, or a student whose logits do not follow short steps.
@@ -185,11 +185,9 @@ class LookAhead:
         check_student(student)
         self.student = student
         self.held_out: HeldOut = held_out
-        # Evenly spaced rows: those of a class may stand together.
-        parts = max(len(target) // at_once, 1)
-        self._parts = [
-            (image[part::parts][:at_once], target[part::parts][:at_once]) for part in range(parts)
-        ]
+        # Evenly spaced rows, for those of a class may stand together; all of them, in turns.
+        parts = -(-len(target) // at_once)
+        self._parts = [(image[part::parts], target[part::parts]) for part in range(parts)]
 
     def __call__(
         self, image: Float[Tensor, "batch c h w"], *, turn: int
