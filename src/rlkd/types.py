@@ -60,6 +60,9 @@ class Temperatures:
     keeps gradients of one size."""
     one: "Temperatures | None" = None
     """Stands for temperature 1 where a source rescales the logits themselves; None means 1."""
+    chosen: Float[Tensor, " batch"] | None = None
+    """The student's before it was multiplied by what a source makes of the logits: what a run
+    records. None means `student`."""
 
     @property
     def factor(self) -> Float[Tensor, " batch"]:
@@ -91,6 +94,7 @@ class Temperatures:
             self.teacher[:rows],
             None if self.weight is None else self.weight[:rows],
             None if self.one is None else self.one.first(rows),
+            None if self.chosen is None else self.chosen[:rows],
         )
 
     @classmethod

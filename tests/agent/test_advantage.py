@@ -19,6 +19,16 @@ def test_returns_without_discount_are_the_rest_of_the_sum() -> None:
     assert discounted_sum(torch.tensor([[1.0, 2.0, 4.0]]), 1.0).tolist() == [[7.0, 6.0, 4.0]]
 
 
+@pytest.mark.parametrize("steps", [255, 256, 257, 700])
+@pytest.mark.parametrize("discount", [0.99, 1.0])
+def test_returns_of_many_steps_are_those_of_a_recursion(steps: int, discount: float) -> None:
+    values = torch.randn(2, steps, dtype=torch.float64)
+    expected, after = torch.zeros_like(values), torch.zeros(2, dtype=torch.float64)
+    for step in reversed(range(steps)):
+        after = expected[:, step] = values[:, step] + discount * after
+    torch.testing.assert_close(discounted_sum(values, discount), expected)
+
+
 def test_returns_of_the_bandit_are_the_rewards() -> None:
     rewards = torch.randn(3, 5)
     assert torch.equal(discounted_sum(rewards, 0.0), rewards)

@@ -29,7 +29,7 @@ def ask(agent: TemperatureAgent, batch: int = 0, *, rows: int = 8) -> Tensor:
 
 def test_both_networks_get_the_same_temperatures_within_bounds() -> None:
     seen = logits_of(0, rows=500)
-    given = make_agent(initial_std=3.0)(seen.student, seen.teacher, seen.target)
+    given = make_agent(initial_std=2.5)(seen.student, seen.teacher, seen.target)
     assert isinstance(given, Temperatures)
     assert given.student is given.teacher
     assert given.student.shape == (500,)
@@ -167,12 +167,15 @@ def test_torchs_own_random_numbers_leave_the_agent_alone() -> None:
 )
 def test_autocast_around_the_agent_changes_nothing(source: str, calibration: str) -> None:
     options: dict[str, Any] = {"reward_source": source, "calibration": calibration}
-    plain, cast = make_agent(**options), make_agent(**options)
+    options |= {"evidence": False, "probe_interval": 1, "update_interval": 1}
+    plain, cast, idle = (make_agent(**options) for _ in range(3))
     expected = drive(plain, range(5))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = drive(cast, range(5))
     assert all(map(torch.equal, expected, found))
     assert same(weights(plain), weights(cast))
+    moved = [name for name, each in weights(plain).items() if not each.equal(weights(idle)[name])]
+    assert any(name.startswith("learner.actor") for name in moved)
 
 
 def test_half_precision_logits_are_taken() -> None:

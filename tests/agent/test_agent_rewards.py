@@ -167,7 +167,9 @@ def test_rows_not_learnt_from_have_no_influence_on_the_weights(
             probe_interval=1,
             calibration=calibration,
             state_updater=updater,
+            evidence=False,
         )
+        before = agent.learner.actor.network[0].weight.clone()
         for batch in range(5):
             seen = logits_of(batch)
             student, teacher = seen.student.clone(), seen.teacher.clone()
@@ -176,6 +178,7 @@ def test_rows_not_learnt_from_have_no_influence_on_the_weights(
             agent(student, teacher, seen.target, learn_from=chosen)
             measure(agent, batch * 5 % 8)
         assert agent.updates == 2
+        assert not torch.equal(agent.learner.actor.network[0].weight, before)
         return {name: each.detach() for name, each in agent.named_parameters()}
 
     plain, disturbed = learnt(0.0), learnt(0.9)

@@ -243,7 +243,7 @@ def test_units_of_the_reward_do_not_matter() -> None:
         ({"max_temperature": 0.0}, "max_temperature=0.0: give a number above 0"),
         ({"base_temperature": 10.0}, "base_temperature=10.0: give a number from 0.05 to below 10"),
         ({"base_temperature": -1.0}, "base_temperature=-1.0: give a number from 0.05 to below 10"),
-        ({"initial_std": 0.0}, "initial_std=0.0: give a number above 0"),
+        ({"initial_std": 0.2}, "initial_std=0.2: give a number from 0.3 to 2.71828"),
         ({"calibration": "magic"}, "calibration=magic: choose one of additive, recurrent, none"),
         ({"discount": 1.5}, "discount=1.5: give a number from 0 to 1"),
         ({"gae_lambda": -0.1}, "gae_lambda=-0.1: give a number from 0 to 1"),

@@ -64,7 +64,7 @@ IMPOSSIBLE = {
     "temperature.max_temperature=-1": "max_temperature=-1: give a number above 0",
     "temperature.max_temperature=abc": "^rlkd: temperature.max_temperature='abc': give",
     "temperature.base_temperature=11": "base_temperature=11: give a number from 0.05 to below 10",
-    "temperature.initial_std=0": "initial_std=0: give a number above 0",
+    "temperature.initial_std=0": "initial_std=0: give a number from 0.3",
     "temperature.calibration=lstm": "calibration=lstm: choose one of additive, recurrent, none",
     "temperature.reward_source=test": "reward source=test: choose one of next_batch, same_batch",
     "temperature.metric=f1": "reward metric=f1: choose one of accuracy, loss",

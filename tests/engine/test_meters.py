@@ -9,6 +9,7 @@ import torch
 from rlkd.engine.meters import EpochMeters
 from rlkd.reporting import write_metrics
 from rlkd.temperature import RandomTemperature
+from rlkd.temperature.over import over
 from rlkd.temperature.recorded import QUANTILES, quantile_column
 from rlkd.types import Temperatures
 
@@ -35,6 +36,15 @@ def test_the_terms_of_the_loss_are_means_over_instances_and_add_up_to_it() -> No
     assert row["train/loss"] == row["train/loss_ce"] + row["train/loss_kd"]
     meters.reset()
     assert meters.read()["train/loss_kd"] == 0
+
+
+def test_what_is_recorded_is_what_was_chosen() -> None:
+    meters, logits = EpochMeters(), 3.0 * torch.randn(4, 10)
+    given = over("standardised", logits, torch.arange(4), torch.full((4, 1), 2.0), logits)
+    assert (given.student > 4.0).all()
+    meters.add_temperatures(given.first(2), None)
+    row = meters.read()
+    assert (row["temperature/mean"], row["temperature/p99"]) == (2.0, 2.0)
 
 
 def test_a_mixed_target_counts_by_its_likeliest_class() -> None:

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from tests.reference.squashed_gaussian import cumulative, quantile
 from torch import Tensor
 
 from rlkd.errors import UserError
-from rlkd.temperature import RandomTemperature, RecordedMean
+from rlkd.temperature import LogitStandardisation, RandomTemperature, RecordedMean
 from rlkd.temperature.recorded import QUANTILES, quantile_column
 
 ROWS = 20000
@@ -136,3 +137,25 @@ def test_the_recorded_mean_is_one_temperature_an_epoch(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text("epoch,loss\n1,0.5\n")
     with pytest.raises(UserError, match=r"records no temperatures \(temperature/mean \.\.\.\)"):
         RecordedMean(like=str(tmp_path))
+
+
+def test_the_recorded_mean_over_standardised_logits_is_that_of_the_source(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("epoch,temperature/mean\n1,3.0\n")
+    (tmp_path / "config.yaml").write_text("temperature: {over: standardised}\n")
+    student, teacher = torch.randn(2, 5, 7)
+    given = RecordedMean(like=str(tmp_path), over="standardised")(student, teacher, TARGET[:5])
+    expected = LogitStandardisation(base_temperature=3.0)(student, teacher, TARGET[:5])
+    assert torch.allclose(given.student, expected.student)
+    assert torch.allclose(given.teacher, expected.teacher)
+    assert torch.allclose(given.factor, expected.factor)
+
+
+@pytest.mark.parametrize("source", [RecordedMean, RandomTemperature])
+def test_a_run_over_other_logits_is_not_followed(source: Any, tmp_path: Path) -> None:
+    names = ["temperature/mean", *map(quantile_column, QUANTILES)]
+    numbers = ",".join("4" for _ in names)
+    (tmp_path / "metrics.csv").write_text(f"epoch,{','.join(names)}\n1,{numbers}\n")
+    (tmp_path / "config.yaml").write_text("temperature: {over: normkd}\n")
+    with pytest.raises(UserError, match=r"over normkd logits.* give temperature.over=normkd"):
+        source(like=str(tmp_path))
+    source(like=str(tmp_path), over="normkd")

@@ -8,10 +8,14 @@ from torch import Tensor, nn
 
 from rlkd import arguments
 from rlkd.agent.state import STATE_SIZE
-from rlkd.temperature.bounded_gaussian import BoundedGaussian, check_policy, raw_from_temperature
+from rlkd.temperature.bounded_gaussian import (
+    STD_RANGE,
+    BoundedGaussian,
+    check_policy,
+    raw_from_temperature,
+)
 
-_LOG_STD_RANGE = (math.log(0.3), 1.0)
-"""A policy surer than this would vary its actions too little to learn from a batch's reward."""
+_LOG_STD_RANGE = math.log(STD_RANGE[0]), math.log(STD_RANGE[1])
 
 
 def _trunk(features: int, hidden: int) -> list[nn.Module]:
@@ -26,8 +30,8 @@ class Actor(nn.Module):
     Args:
         base_temperature: T of the mean action before anything is learnt, in [0.05, T_max).
         max_temperature: T_max; temperatures lie in [0.05, T_max).
-        initial_std: standard deviation of u before anything is learnt. Larger explores more
-            widely; 0.5 spreads T over about 2 to 6.5 (5 % to 95 %) around 4.
+        initial_std: standard deviation of u before anything is learnt, 0.3 to e. Larger explores
+            more widely; 0.5 spreads T over about 2.3 to 6.0 (5 % to 95 %) around 4.
         hidden: width of both hidden layers.
         features: of a state.
 

@@ -4,20 +4,31 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+_AT_ONCE = 256
+"""Steps whose sums are one product of matrices."""
+
 
 def discounted_sum(
     values: Float[Tensor, "trajectory step"], discount: float
 ) -> Float[Tensor, "trajectory step"]:
     """Return sum_{j >= i} discount^(j - i) * values[j] for every step i.
 
-    Steps beyond a trajectory's end must hold 0.
+    Steps beyond a trajectory's end must hold 0. Memory grows with the number of steps, not with its
+    square.
     """
     if discount == 0:
         return values
-    step = torch.arange(values.shape[1], device=values.device)
+    step = torch.arange(min(values.shape[1], _AT_ONCE), device=values.device)
     lag = step[:, None] - step[None, :]  # (from, to): how far `from` lies after `to`
-    weight = torch.where(lag >= 0, discount ** lag.clamp_min(0).to(values.dtype), 0.0)
-    return values @ weight.to(values)
+    weight = torch.where(lag >= 0, discount ** lag.clamp_min(0).to(values.dtype), 0.0).to(values)
+    blocks, after = list[Tensor](), torch.zeros_like(values[:, 0])
+    for block in reversed(values.split(_AT_ONCE, dim=1)):
+        length = block.shape[1]
+        ahead = discount ** (length - step[:length]).to(values.dtype)
+        found = block @ weight[:length, :length] + after[:, None] * ahead
+        blocks.append(found)
+        after = found[:, 0]
+    return torch.cat(blocks[::-1], dim=1)
 
 
 def generalised_advantage(

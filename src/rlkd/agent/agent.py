@@ -132,19 +132,17 @@ class TemperatureAgent(TemperatureSource):
         if (two_actions or shuffled) and self._looking is None:
             name = "two_actions" if two_actions else "shuffled"
             raise UserError(f"{name}=true is for reward_source=look_ahead alone")
-        self.base_temperature = base_temperature
+        self.base_temperature, self.shuffled = base_temperature, shuffled
         self.over: Over = over
         self.max_instances, self.update_interval = max_instances, update_interval
         self.warmup_epochs, self.gate_epochs = warmup_epochs, gate_epochs
-        self.epoch, self._rate = 1, 0.5
-        self._window = Window()
-        self._passes, self._passed = 1, 0
+        self.epoch, self._rate, self._reminded = 1, 0.5, False
+        self._window, self._passes, self._passed = Window(), 1, 0
         self._unpaid: Window | None = None
         self._tally: Tensor | None = None
         self._closed: list[Trajectory] = []
         self._figures: dict[str, Tensor] = {}
         self._bad_rows = torch.zeros((), dtype=torch.int64)
-        self._reminded, self.shuffled = False, shuffled
         self._last_temperature: Tensor | None = None
         self._random = RandomStream(seed)
 
@@ -154,9 +152,11 @@ class TemperatureAgent(TemperatureSource):
         return self.training and self.epoch > self.warmup_epochs
 
     def first_update(self, steps_per_epoch: int) -> int:
-        """Return the step of a run at which the agent first learns, at the latest."""
-        windows = self.reward.updates_per_window * self.update_interval + 1  # once before them
-        return self.warmup_epochs * steps_per_epoch + (1 if self._looking is not None else windows)
+        """Return the step of a run at which the policy first moves, at the latest."""
+        looks, windows = self._looking, self.reward.updates_per_window * self.update_interval
+        updates = 1 if self.learner.evidence is None else 2  # the first has none to agree with
+        steps = updates * windows if looks is None else (updates - 1) * looks.interval
+        return self.warmup_epochs * steps_per_epoch + steps + 1
 
     @property
     def observation_due(self) -> bool:

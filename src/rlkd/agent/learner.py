@@ -38,7 +38,7 @@ class Learner(nn.Module):
     Args:
         base_temperature: where T starts, in [0.05, max_temperature).
         max_temperature: T_max, above 0.05.
-        initial_std: standard deviation of u before anything is learnt, above 0.
+        initial_std: standard deviation of u before anything is learnt, 0.3 to e.
         hidden: width of the actor's and the critic's layers.
         calibration: the corrector: `additive`, `recurrent` (the paper's) or `none`, which
             spreads each reward evenly over its instances.

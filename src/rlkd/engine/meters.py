@@ -81,8 +81,9 @@ class EpochMeters(nn.Module):
     def add_temperatures(
         self, temperatures: Temperatures, state: Float[Tensor, "batch 3"] | None
     ) -> None:
-        """Count a batch's student temperatures; and by confidence, where states are given."""
-        temperature = temperatures.student
+        """Count the temperatures that were chosen; and by confidence, where states are given."""
+        chosen = temperatures.chosen
+        temperature = temperatures.student if chosen is None else chosen
         exact = temperature.double()
         self.totals[4:] += torch.stack((exact.sum(), exact.square().sum()))
         bins = temperature.bfloat16().view(torch.int16).long() - _FIRST

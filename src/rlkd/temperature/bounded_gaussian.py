@@ -11,6 +11,8 @@ from torch.nn import functional as F
 from rlkd import arguments
 from rlkd.temperature.source import TEMPERATURE_FLOOR
 
+STD_RANGE = (0.3, math.e)
+"""Of u. A policy surer than this would vary its actions too little to learn from a reward."""
 _LEAST_LEVEL = 1e-6
 """Of a quantile; the normal distribution's are infinite at 0 and 1."""
 _HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
@@ -25,12 +27,13 @@ def check_policy(base_temperature: float, max_temperature: float, initial_std: f
     """Refuse numbers that a policy cannot start from.
 
     Raises:
-        UserError: unless 0.05 <= base_temperature < max_temperature and initial_std is above 0.
+        UserError: unless 0.05 <= base_temperature < max_temperature and initial_std is one that a
+            policy can have, see `STD_RANGE`.
     """
     least = TEMPERATURE_FLOOR
     arguments.number("max_temperature", max_temperature, above=least)
     arguments.number("base_temperature", base_temperature, least=least, below=max_temperature)
-    arguments.number("initial_std", initial_std, above=0)
+    arguments.number("initial_std", initial_std, least=STD_RANGE[0], most=STD_RANGE[1])
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,4 +61,5 @@ def over(
         found.teacher.clamp_min(TEMPERATURE_FLOOR),
         found.weight,
         found.one,
+        chosen=student,
     )

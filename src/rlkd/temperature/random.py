@@ -20,14 +20,15 @@ from rlkd.types import Temperatures
 class RandomTemperature(EpochSource):
     """Draws every temperature at random, instance by instance, and learns nothing.
 
-    Any gain of an agent over this control comes from *which* instance gets which temperature; a
-    gain of this control over the constant comes from chance itself.
+    With `like`, a gain of that agent over this control comes from *which* instance gets which
+    temperature. Without, the distribution is the one that an agent starts from, and a gain over it
+    may come from a better level as well. A gain of this control over the constant is chance's.
 
     Args:
         base_temperature: centre of the distribution, and the temperature of the warm-up, in
             [0.05, T_max).
         max_temperature: T_max, above 0.05.
-        initial_std: standard deviation of u, where T = T_max * sigmoid(u).
+        initial_std: standard deviation of u, where T = T_max * sigmoid(u); 0.3 to e.
         warmup_epochs: epochs of constant temperature, as many as the agent's.
         like: run folder of an agent: the distribution is then, epoch by epoch, the one that this
             agent's temperatures had, linear between its recorded quantiles.
@@ -57,7 +58,7 @@ class RandomTemperature(EpochSource):
         self.mean, self.std = raw_from_temperature(base_temperature, max_temperature), initial_std
         self.warmup_epochs = warmup_epochs
         columns = [quantile_column(level) for level in QUANTILES]
-        self.recorded = None if like is None else recorded(Path(like), columns)
+        self.recorded = None if like is None else recorded(Path(like), columns, over)
         self.over: Over = over
         self._random = RandomStream(seed)
 
