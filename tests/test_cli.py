@@ -1,5 +1,7 @@
 """The command line: help, exit codes, and one line for what the user can fix."""
 
+import errno
+import os
 import re
 import shlex
 import subprocess
@@ -82,6 +84,20 @@ def test_a_bug_is_told_from_what_the_user_can_mend(
     told = capsys.readouterr().err
     assert "ZeroDivisionError" in told
     assert "this is a bug" in told
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.ENAMETOOLONG])
+def test_a_path_that_may_not_be_used_is_no_bug(
+    code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code), "/theirs/run")
+
+    monkeypatch.setattr("rlkd.commands.verbs.show", broken)
+    why = os.strerror(code)
+    assert main(["show"]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert told == [f"rlkd: /theirs/run: {why}; give another path, or make it accessible"]
 
 
 def test_ctrl_c_outside_of_training_ends_with_130(

@@ -1,12 +1,15 @@
 """Only regular files are read: a FIFO would wait for ever, a device might never end."""
 
+import io
 import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from rlkd import regular_files
 from rlkd.regular_files import open_regular, read_regular
 
 
@@ -77,3 +80,20 @@ def test_a_file_of_holes_is_refused_before_it_fills_memory(tmp_path: Path) -> No
         file.truncate(2**42)
     with pytest.raises(OSError, match=r"it has 4,398,046,511,104 bytes, above 1,000"):
         read_regular(tmp_path / "a.png", 1000)
+
+
+def test_all_of_a_file_is_read_though_one_read_gives_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Short(io.FileIO):
+        """As beyond 2 GiB, or on some network file systems."""
+
+        def read(self, size: int | None = -1, /) -> bytes:
+            return super().read(min(size or 0, 3))
+
+        def readinto(self, buffer: Any, /) -> int:
+            return super().readinto(memoryview(buffer)[:3])
+
+    (tmp_path / "a").write_bytes(bytes(range(100)))
+    monkeypatch.setattr(regular_files, "open_regular", Short)
+    assert read_regular(tmp_path / "a", 100) == bytes(range(100))

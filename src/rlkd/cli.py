@@ -1,5 +1,6 @@
 """The command line: `rlkd VERB [key=value ...]`."""
 
+import errno
 import io
 import os
 import signal
@@ -35,6 +36,8 @@ _CODES = (
     "SIGUSR1."
 )
 _JSON = "Print the outcome alone, as one object of JSON in a line; progress goes to standard error."
+_NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
+"""What keeps a path from being used, and is for the user to change."""
 _COMPLETION = "_RLKD_COMPLETE"
 """The variable by which a shell asks for completions, as click spells it."""
 
@@ -196,6 +199,8 @@ def _code_and_line(error: BaseException) -> tuple[int, str]:
     if isinstance(error, OSError) and error.errno in FULL:
         where = "" if error.filename is None else f"{error.filename}: "
         return 2, f"{where}{error.strerror}; free some space and run the same command again"
+    if isinstance(error, OSError) and error.errno in _NOT_OURS and error.filename is not None:
+        return 2, f"{error.filename}: {error.strerror}; give another path, or make it accessible"
     return 1, "this is a bug; please report it with the lines above"
 
 

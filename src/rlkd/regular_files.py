@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import io
 import os
 import stat
 from io import FileIO
@@ -51,7 +52,8 @@ def read_regular(path: str | Path, most: int) -> bytes:
         if size > most:
             fault = f"it has {size:,} bytes, above {most:,}"
             raise OSError(errno.EFBIG, fault, str(path))
-        return file.read(size)
+        with io.BufferedReader(file) as whole:  # one read of a file itself stops at 2 GiB
+            return whole.read(size)
 
 
 def file_sha256(path: Path) -> str:

@@ -38,6 +38,12 @@ def test_its_arms_train_on_the_same_images_and_its_last_lines_say_what_was_found
     assert lines[-1] == f"the pictures: {tmp_path / 'report.html'}"
 
 
+def test_one_seed_for_all_runs_is_refused_before_any(refuse: Refuse, tmp_path: Path) -> None:
+    told = refuse("demo", "seed=5", f"output={tmp_path / 'demo'}")
+    assert told == "rlkd: seed=5: the demonstration takes several, seeds=5"
+    assert not (tmp_path / "demo").exists()
+
+
 @pytest.mark.parametrize("seeds", ["", "a,b", "1,1", "-1", "0.5"])
 def test_seeds_that_are_none_are_refused(refuse: Refuse, seeds: str) -> None:
     told = refuse("demo", f"seeds={seeds}")

@@ -162,3 +162,30 @@ def test_a_network_that_cannot_be_traced_stays_as_it_is(image: Tensor) -> None:
 
     network = Branching().eval()
     assert folded(network) is network
+
+
+@pytest.mark.parametrize("kind", ["a block twice", "two norms", "weights read too"])
+def test_a_layer_that_is_used_in_two_places_is_folded_in_none(kind: str, image: Tensor) -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            channels = image.shape[1]
+            self.convolution = nn.Conv2d(channels, channels, 3, padding=1)
+            self.norms = nn.ModuleList(nn.BatchNorm2d(channels) for _ in range(2))
+
+        def forward(self, image: Tensor) -> Tensor:
+            if kind == "weights read too":
+                return self.norms[0](self.convolution(image)) * self.convolution.weight.mean()
+            for number in range(2):
+                norm = self.norms[number if kind == "two norms" else 0]
+                image = norm(self.convolution(image)).relu()
+            return image
+
+    torch.manual_seed(0)
+    network = Tied().eval()
+    for norm in network.norms:
+        assert isinstance(norm, nn.BatchNorm2d)
+        norm.running_mean = torch.randn(image.shape[1])
+        norm.running_var = torch.rand(image.shape[1]) + 0.5
+    with torch.no_grad():
+        torch.testing.assert_close(folded(network)(image), network(image))

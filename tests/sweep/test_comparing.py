@@ -214,3 +214,17 @@ def test_several_values_without_multirun_say_what_they_are_for(
 ) -> None:
     told = refuse("distill", *grid(teacher_file, tmp_path / "out", "seed=0,1"))
     assert_told(told, "seed=0,1: several values are for `rlkd compare`, or for --multirun")
+
+
+@pytest.mark.parametrize("swept", ["seed=0,0", "student.checkpoint=choice(a/b.pth,a_b.pth)"])
+def test_runs_that_would_have_one_folder_are_refused(swept: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="two runs would have one folder, "):
+        planning.plan([swept, "temperature=constant", f"output={tmp_path}"])
+
+
+def test_a_name_too_long_for_a_folder_ends_in_its_hash(tmp_path: Path) -> None:
+    names = [planning.named_run(tmp_path, {"a": f"{'ü' * 150}{end}"}, 0).name for end in "xy"]
+    assert names[0] != names[1]
+    assert all(len(name.encode()) <= 200 for name in names)
+    (tmp_path / f"{names[0]}.log").touch()
+    assert planning.named_run(tmp_path, {"a": "x"}, 0).name == "a=x,seed=0"

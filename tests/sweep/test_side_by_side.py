@@ -7,16 +7,21 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
+from multiprocessing import Pipe
 from pathlib import Path
 
 import pytest
+import torch
+from omegaconf import OmegaConf
 from rich.console import Console
 from tests.support.job_runs import grid
 from tests.support.refusal import Refuse
 from tests.support.runs import silent, tiny_config
 
 from rlkd.commands.compare import compare, multirun
-from rlkd.errors import UserError
+from rlkd.errors import UserError, notice
+from rlkd.sweep import nursery
 from rlkd.sweep import side_by_side as sides
 from rlkd.sweep.nursery import Tried
 from rlkd.sweep.plan import Planned
@@ -254,10 +259,49 @@ def test_the_table_counts_runs_and_says_what_is_left(
     assert re.search(r"left\s+200", shown)
     # 2.5 runs in a minute (two ended, 0.5 of the third; the fourth was first seen at 0.25), and
     # 2.24 are left.
-    assert "0:00:53 left" in shown
+    assert "0:00:54 left" in shown
 
 
 def test_several_seeds_run_side_by_side_by_multirun_too(teacher_file: Path, tmp_path: Path) -> None:
     given = grid(teacher_file, tmp_path / "out", "temperature=constant", "seed=0,1", "jobs=2")
     multirun(given, console=silent())
     assert len(list((tmp_path / "out").glob("*/result.json"))) == 2
+
+
+def test_processes_that_load_images_take_processors_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sides, "cores", lambda: 10)
+    runs = planned(tmp_path, 20)
+    for each in runs:
+        OmegaConf.update(each.config, "data.workers", 4, force_add=True)
+    assert sides._count(runs, range(20), None, []) == 2
+
+
+def test_gpu_memory_that_is_short_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sides, "_free_memory", lambda: 100 * 2**30)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (8 * 2**30, 80 * 2**30))
+    tried = [Tried(memory=2**30, device_memory=int(1.4 * 2**30))]
+    told = r"a run needs 2\.00 GiB of GPU memory, and of 8\.00 GiB .* 3 have room"
+    with pytest.raises(UserError, match=told):
+        sides._count(planned(tmp_path, 9), range(9), 9, tried)
+
+
+def test_a_signal_that_comes_after_the_last_run_is_passed_over() -> None:
+    here, there = Pipe()
+    for each in (signal.SIGINT, ("try", [0], 1)):
+        here.send(each)
+    assert nursery._asked(there) == ("try", [0], 1)
+
+
+def test_notices_that_are_passed_on_are_short() -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for number in range(20):
+            notice(f"{number}" * 9999)
+            notice(f"{number}" * 9999)
+        warnings.warn("of a library", RuntimeWarning, stacklevel=1)
+    said = nursery._said(caught)
+    assert len(said) == 8
+    assert sum(map(len, said)) < 2**15
+    assert nursery._said(caught[-1:]) == ()

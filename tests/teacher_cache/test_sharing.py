@@ -6,6 +6,7 @@ import hashlib
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from subprocess import PIPE, Popen
 
@@ -14,6 +15,7 @@ import torch
 from tests.teacher_cache.test_stored import Counting, epoch, made_images, opened
 from torch import Tensor
 
+from rlkd.teacher_cache import store
 from rlkd.teacher_cache import stored as stored_module
 
 
@@ -62,3 +64,16 @@ def test_rows_are_computed_where_no_lock_is_to_be_had(
     for one, other in zip(given, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-2)
         assert one.any(dim=1).all()
+
+
+def test_a_store_that_another_process_has_just_made_is_no_foreign_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = Path.iterdir
+
+    def made_meanwhile(self: Path) -> Iterator[Path]:
+        (tmp_path / store.IDENTITY).write_text("{}")
+        return listed(self)
+
+    monkeypatch.setattr(Path, "iterdir", made_meanwhile)
+    store._require_own(tmp_path)

@@ -58,6 +58,8 @@ def demo(overrides: list[str], console: Console) -> dict[str, Any]:
     """
     seeds = _seeds([each for each in overrides if each.startswith(_SEEDS)] or ["seeds=0,1,2"])
     runs = [each for each in overrides if not each.startswith(_SEEDS)]
+    if one := next((each for each in runs if each.startswith("seed=")), None):
+        raise UserError(f"{one}: the demonstration takes several, seeds={one[5:]}")
     own, others = own_words(runs, ("output",))
     output = Path(own.get("output", "runs/demo"))
     silent = Console(file=io.StringIO())

@@ -8,6 +8,8 @@ from rlkd.engine.module import StudentModule
 from rlkd.errors import UserError
 
 _BACKEND = "inductor"
+_MOST_GRAPHS = 1024
+"""Of a run; torch's own limit is 8."""
 
 
 def compiled(
@@ -32,6 +34,12 @@ def compiled(
         return module
     mode = "default" if options.compile is True else options.compile
     _require_compiler(options.device)
+    from torch._dynamo import config as dynamo  # takes a second, which few runs need
+
+    # Past these limits, which all networks of a process share, what is new would not be compiled.
+    torch.compiler.reset()
+    for limit in ("recompile_limit", "accumulated_recompile_limit"):
+        setattr(dynamo, limit, max(getattr(dynamo, limit), _MOST_GRAPHS))
     for network in (module.student, module.teacher if teacher else None):
         if network is not None:
             network.compile(backend=_BACKEND, mode=mode, dynamic=False)

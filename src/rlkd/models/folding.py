@@ -1,6 +1,7 @@
 """A frozen network that computes the same in fewer operations."""
 
 import operator
+from collections import Counter
 from typing import Any
 
 import torch
@@ -26,9 +27,12 @@ def folded(network: nn.Module) -> nn.Module:
     Hooks on its modules may no longer fire.
 
     Args:
-        network: in evaluation mode; returned as it is where it cannot be traced.
+        network: in evaluation mode; returned as it is where it cannot be traced, or where a batch
+            norm follows one of several calls of a layer: it would be folded into all of them.
     """
     try:
+        if _norms_a_tied_layer(network):
+            return network
         made = optimization.fuse(network)
         assert isinstance(made, fx.GraphModule)
         if _JOINED is not None and _JOINED_SUM is not None:
@@ -36,6 +40,21 @@ def folded(network: nn.Module) -> nn.Module:
     except Exception:  # a network's own code may raise anything when it is traced
         return network
     return keep_hooks(made, network)
+
+
+def _norms_a_tied_layer(network: nn.Module) -> bool:
+    """Return whether a batch norm follows one of several uses of a layer's weights."""
+    traced = fx.symbolic_trace(network)
+    nodes: Any = traced.graph.nodes
+    uses = Counter(str(node.target) for node in nodes if node.op == "call_module")
+    uses.update(str(node.target).rpartition(".")[0] for node in nodes if node.op == "get_attr")
+    before = (
+        node.args[0]
+        for node in nodes
+        if node.op == "call_module"
+        and isinstance(traced.get_submodule(str(node.target)), nn.modules.batchnorm._BatchNorm)  # pyright: ignore[reportPrivateUsage]
+    )
+    return any(isinstance(each, fx.Node) and uses[str(each.target)] > 1 for each in before)
 
 
 class JoinedConvolution(nn.Module):

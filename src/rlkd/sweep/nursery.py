@@ -42,6 +42,8 @@ _TIMED = 3
 """Steps by which the time of a run is estimated."""
 _LONGEST = 4000
 """Characters of a failure that are passed on."""
+_MOST_SAID = 8
+"""Notices that are."""
 _fork = multiprocessing.get_context("fork")
 _PAIR = struct.Struct("dd")
 """Of a run: the share that is done, and images a second."""
@@ -92,6 +94,8 @@ class Nursery:
     def __init__(self, runs: Runs) -> None:
         self.runs = runs
         count = len(runs.settings)
+        self._loaded: dict[int, Sequence[warnings.WarningMessage]] = {}
+        """Warnings that the loading of a run's data gave."""
         self._progress = mmap.mmap(-1, max(count, 1) * _PAIR.size)  # shared with what is forked
 
     def tried(
@@ -108,7 +112,9 @@ class Nursery:
 
         def ended(number: int, outcome: Any) -> None:
             # Whatever a network of somebody's own does to its process is for the run to report.
-            found[number] = outcome if isinstance(outcome, Tried) else Tried()
+            tried = outcome if isinstance(outcome, Tried) else Tried()
+            said = _said(self._loaded.get(number, ()))
+            found[number] = replace(tried, notices=(*said, *tried.notices))
 
         self._side_by_side(numbers, at_once, self._try, ended, looked)
         return found
@@ -147,8 +153,10 @@ class Nursery:
         while waiting or running:
             while waiting and len(running) < at_once and not passed_on:
                 number = waiting.popleft()
-                with suppress(Exception):  # which the run itself meets, and reports
-                    load(self._config(number))
+                with suppress(Exception), warnings.catch_warnings(record=True) as caught:
+                    warnings.simplefilter("always", Notice)
+                    self._loaded[number] = caught
+                    load(self._config(number))  # the run itself meets what it raises, and reports
                 here, there = _fork.Pipe(duplex=False)
                 process = _fork.Process(target=self._be, args=(work, number, there))
                 # Until it has handlers of its own, signals wait.
@@ -210,9 +218,8 @@ class Nursery:
             try:
                 tried = _step(self._config(number))
             except UserError as error:
-                return Tried(fault=str(error))
-        said = (str(each.message) for each in caught if issubclass(each.category, Notice))
-        return replace(tried, notices=tuple(dict.fromkeys(said)))
+                return Tried(fault=str(error)[:_LONGEST])
+        return replace(tried, notices=_said(caught))
 
     def _train(self, number: int) -> Any:
         self.runs.logs.mkdir(parents=True, exist_ok=True)
@@ -262,6 +269,19 @@ def _step(config: DictConfig) -> Tried:
     grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     on_device = torch.cuda.max_memory_reserved() if options.device.type == "cuda" else 0
     return Tried(memory=grown, device_memory=on_device, seconds=seconds)
+
+
+def _said(caught: Sequence[warnings.WarningMessage]) -> tuple[str, ...]:
+    """Return the notices among warnings, each once, no longer than a pipe holds with many."""
+    said = [str(each.message)[:_LONGEST] for each in caught if issubclass(each.category, Notice)]
+    return tuple(dict.fromkeys(said))[:_MOST_SAID]
+
+
+def _asked(door: Connection) -> Any:
+    """Return the next thing to do; a signal that comes when nothing runs any more stops nothing."""
+    while isinstance(heard := door.recv(), int):
+        pass
+    return heard
 
 
 def _outcome(process: BaseProcess, door: Connection) -> Any:
@@ -314,7 +334,7 @@ def main() -> None:
     with loaded_once():
         try:
             while True:
-                deed, numbers, at_once = door.recv()
+                deed, numbers, at_once = _asked(door)
                 if deed == "try":
                     door.send(("tried", nursery.tried(numbers, at_once, looked)))
                 else:

@@ -1,5 +1,6 @@
 """The runs of a sweep: every combination of the values given, and how each is started."""
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,6 +24,9 @@ from rlkd.engine.trackers import require_installed
 from rlkd.engine.tuning import recall, tune
 from rlkd.errors import UserError
 from rlkd.reporting.escaping import say
+
+_LONGEST_NAME = 200
+"""Bytes of the name of a run's folder; file systems take 255, those of its log included."""
 
 
 @dataclass(frozen=True)
@@ -125,11 +129,22 @@ def plan(overrides: Iterable[str]) -> list[Planned]:
         labels = {key.lstrip("+"): value for key, value in chosen.items()}
         take_place(config, folder, labels, seed)
         planned.append(Planned(labels, config))
+    _require_folders_apart(planned)
     if "probe.size" not in swept:
         largest = max(probe_options(each.config.probe).size for each in planned)
         for each in planned:
             each.config.probe.size = largest
     return planned
+
+
+def _require_folders_apart(planned: Sequence[Planned]) -> None:
+    held: dict[str, Planned] = {}
+    for each in planned:
+        if held.setdefault(str(each.config.output), each) is not each:
+            raise UserError(
+                f"two runs would have one folder, {each.path.name}: give each value once, and "
+                "files names that differ in more than /"
+            )
 
 
 def take_place(config: DictConfig, folder: Path, labels: Mapping[str, str], seed: object) -> None:
@@ -140,9 +155,14 @@ def take_place(config: DictConfig, folder: Path, labels: Mapping[str, str], seed
 
 
 def named_run(folder: Path, labels: Mapping[str, str], seed: object) -> Path:
-    """Return the folder of a run of a sweep."""
+    """Return the folder of a run of a sweep; a name too long for a file ends in its hash."""
     words = [f"{key}={value}" for key, value in (*labels.items(), ("seed", seed))]
-    return folder / ",".join(each.replace("/", "_") for each in words)
+    name = ",".join(each.replace("/", "_") for each in words)
+    encoded = name.encode()
+    if len(encoded) > _LONGEST_NAME:
+        cut = encoded[: _LONGEST_NAME - 20].decode(errors="ignore")
+        name = f"{cut},{hashlib.sha256(encoded).hexdigest()[:12]}"
+    return folder / name
 
 
 def tune_alike(planned: Sequence[Planned], *, threads: int | None, console: Console) -> None:

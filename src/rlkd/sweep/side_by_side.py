@@ -199,22 +199,25 @@ def _count(
         UserError: if more were asked for than there is memory for.
     """
     need = max((each.memory for each in tried), default=0)
-    fit, free = MOST_JOBS, _free_memory()
-    if need and free:
-        fit = max(int(_SPARE * free / need), 1)
-    on_device = max((each.device_memory for each in tried), default=0)
-    if on_device:
-        available = torch.cuda.mem_get_info()[0]
-        fit = min(fit, max(int(_SPARE * available / (on_device + _ON_DEVICE * 2**30)), 1))
+    rooms: list[tuple[int, str, float, float]] = []
+    if need and (free := _free_memory()):
+        rooms.append((int(_SPARE * free / need), "", need, free))
+    if on_device := max((each.device_memory for each in tried), default=0):
+        available, whole = torch.cuda.mem_get_info()[0], on_device + _ON_DEVICE * 2**30
+        rooms.append((int(_SPARE * available / whole), "GPU ", whole, available))
+    room, of, needs, there = min(rooms, default=(MOST_JOBS, "", 0, 0))
+    fit = max(room, 1)
     if jobs is not None:
         if jobs > fit and len(left) > fit:
             raise UserError(
-                f"jobs={jobs}: a run needs {need / 2**30:.2f} GiB of memory, and of "
-                f"{free / 2**30:.2f} GiB that are free {fit} have room: give jobs={fit}, or auto"
+                f"jobs={jobs}: a run needs {needs / 2**30:.2f} GiB of {of}memory, and of "
+                f"{there / 2**30:.2f} GiB that are free {fit} have room: give jobs={fit}, or auto"
             )
         return min(jobs, len(left))
-    threads = build.trainer_options(planned[left[0]].config).threads or 1
-    return max(min(cores() // threads, len(left), fit), 1)
+    config = planned[left[0]].config
+    busy = build.trainer_options(config).threads or 1
+    busy += int(config.data.get("workers") or config.task.get("workers") or 0)
+    return max(min(cores() // busy, len(left), fit), 1)
 
 
 def _time(

@@ -219,6 +219,8 @@ def _require_own(folder: Path) -> None:
         raise UserError(f"teacher.cache={folder} is no folder: give one that is new or empty")
     for each in folder.iterdir() if folder.is_dir() else ():
         if each.name != LOCK and not is_unfinished(each):
+            if (folder / IDENTITY).is_file():  # another process has just made it
+                return
             raise UserError(
                 f"teacher.cache={folder} holds files that are no store's, such as {each.name}: "
                 "give a folder that is new or empty"

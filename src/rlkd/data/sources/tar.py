@@ -59,11 +59,15 @@ class _Index:
 class _Opened:
     """A file that is closed once nobody reads from it."""
 
+    descriptor = -1
+    """Of one that could not be opened."""
+
     def __init__(self, file: Path) -> None:
         self.descriptor = os.open(file, os.O_RDONLY)
 
     def __del__(self) -> None:
-        os.close(self.descriptor)
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
 
 
 class TarSource:
