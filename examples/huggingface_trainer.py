@@ -24,6 +24,7 @@ class DistillationTrainer(Trainer):
     def __init__(self, *args: Any, teacher: Any, agent: rlkd.TemperatureAgent, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.teacher, self.agent = teacher.eval().to(self.args.device), agent.to(self.args.device)
+        self.agent.share_update(self.args.gradient_accumulation_steps)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None

@@ -167,6 +167,10 @@ def _check_shape(role: str, logits: Any) -> None:
 
 def _check_target(target: Any, logits: Tensor, ignored: bool) -> None:
     rows, classes = logits.shape
+    if not isinstance(target, Tensor):
+        raise InputError(
+            f"the targets are a {type(target).__name__}: give a tensor, torch.as_tensor(targets)"
+        )
     shape = tuple(target.shape)
     if shape == (rows,) and target.dtype == torch.int64:
         _check_indices(target, classes, ignored)

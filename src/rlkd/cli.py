@@ -19,7 +19,7 @@ from click.shell_completion import shell_complete
 
 from rlkd.atomic import FULL
 from rlkd.commands import VERBS, WITH_JSON
-from rlkd.errors import Notice, UserError, did_you_mean
+from rlkd.errors import Notice, RunsFailedError, UserError, did_you_mean
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -129,6 +129,8 @@ def _run(home: str, words: Sequence[str], json: bool = False) -> None:
         words: what it is given.
         json: whether its outcome is for a program; then nothing else goes to standard output.
     """
+    if "--json" in words:  # which click takes where there is such an option
+        raise UserError(f"there is no --json here: it is for {', '.join(WITH_JSON)}")
     module, _, name = home.partition(":")
     with _leaving_at_once():
         function = getattr(import_module(module), name)  # with everything that takes seconds
@@ -137,11 +139,17 @@ def _run(home: str, words: Sequence[str], json: bool = False) -> None:
         from rlkd import distributed
     with _noticing(Console(stderr=True)):
         reports = distributed.is_rank_zero()
-        outcome = function(list(words), console=Console(quiet=not reports, stderr=json))
+        failed: RunsFailedError | None = None
+        try:
+            outcome = function(list(words), console=Console(quiet=not reports, stderr=json))
+        except RunsFailedError as error:
+            outcome, failed = error.outcome, error
     if json and reports:
         from rlkd.reporting.results.files import json_line
 
         print(json_line(outcome), flush=True)
+    if failed is not None:
+        raise failed
 
 
 def _report(error: BaseException, *, debug: bool) -> int:

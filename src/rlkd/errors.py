@@ -4,6 +4,7 @@ import operator
 import warnings
 from collections.abc import Iterable
 from itertools import takewhile
+from typing import Any
 
 
 class UserError(Exception):
@@ -23,6 +24,19 @@ class InputError(UserError, ValueError):
 
 class DivergenceError(UserError):
     """The training loss became NaN or infinite."""
+
+
+class RunsFailedError(UserError):
+    """Some of several runs failed.
+
+    Args:
+        message: how many, and the first with what.
+        outcome: what the others came to.
+    """
+
+    def __init__(self, message: str, outcome: Any) -> None:
+        super().__init__(message)
+        self.outcome = outcome
 
 
 class Notice(UserWarning):

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import DictConfig
 from tests.support.runs import SOURCES, TINY, tiny
 
 from rlkd.cli import main
 from rlkd.commands import VERBS, WITH_JSON
+from rlkd.errors import UserError
+from rlkd.sweep import plan as planning
 
 pytestmark = pytest.mark.usefixtures("plainly")
 
@@ -101,10 +104,34 @@ def test_what_fails_leaves_standard_output_empty(
 @pytest.mark.parametrize("verb", [each for each in VERBS if each not in (*WITH_JSON, "validate")])
 def test_verbs_that_have_none_say_so(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([verb, "--json"]) == 2
-    assert len(capsys.readouterr().err.splitlines()) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"rlkd: there is no --json here: it is for {', '.join(WITH_JSON)}"
 
 
 @pytest.mark.parametrize("verb", WITH_JSON)
 def test_help_names_it_where_it_is(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([verb, "--help"]) == 0
     assert "--json" in capsys.readouterr().out
+
+
+def test_a_comparison_of_which_runs_failed_says_what_the_others_came_to(
+    teacher_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    train = planning.run
+
+    def failing(config: DictConfig, **options: Any) -> Any:
+        if config.temperature._target_.endswith("RandomTemperature"):
+            raise UserError("a reason")
+        return train(config, **options)
+
+    monkeypatch.setattr(planning, "run", failing)
+    kept = [each for each in tiny(teacher_file, tmp_path / "out") if "temperature" not in each]
+    words = [*kept, "trainer.epochs=1", "temperature=constant,random"]
+    assert main(["compare", *words, "--json"]) == 2
+    shown, said = capsys.readouterr()
+    assert "1 of 2 runs failed, the first with: a reason" in said
+    rows = {row["temperature"]: row for row in json.loads(shown)["combinations"]}
+    assert (rows["constant"]["n"], rows["random"]["n"]) == (1, 0)

@@ -102,6 +102,10 @@ def test_an_impossible_value_is_refused_by_its_name(
 UNKNOWN = {
     "trainer.epoch=3": "no setting trainer.epoch: did you mean trainer.epochs",
     "chosn=3": "no setting chosn: see them all",
+    "epochs=3": r"no setting epochs: did you mean trainer\.epochs\? ",
+    "lr=0.1": r"no setting lr: did you mean optimizer\.lr\? ",
+    "trainer.max_epochs=3": r"no setting trainer\.max_epochs: did you mean trainer\.epochs\? ",
+    "optimizer.learning_rate=1": r"no setting .*: did you mean optimizer\.lr\? ",
     "method._targt_=3": r"no setting method._targt_: (did you mean method\.terms\? )?see them all",
     "trainr.epochs=3": "no setting trainr.epochs: did you mean trainer.epochs",
     "temperature.temprature=3": "did you mean temperature.temperature",

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rlkd.errors import UserError
+from rlkd.checks import check_logits
+from rlkd.errors import InputError, UserError
 from rlkd.losses import LossInputs, Objective, Term, cross_entropy, kd
 from rlkd.types import Temperatures
 
@@ -80,6 +81,30 @@ def test_a_loss_with_weights_is_trained_along(inputs: LossInputs) -> None:
     torch.testing.assert_close(total, 3 * inputs.student_logits.square().mean())
 
 
+def test_what_a_look_ahead_asks_of_a_loss_leaves_its_parameters_with_the_optimiser(
+    inputs: LossInputs,
+) -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(
+            self, student_logits: Tensor, teacher_logits: Tensor, temperature: Temperatures
+        ) -> Tensor:
+            return self.scale * kd(student_logits, teacher_logits, temperature)
+
+    own = Scaled()
+    objective = Objective({"own": Term(own)})
+    objective.prepare(inputs)
+    optimiser = torch.optim.SGD(objective.parameters(), lr=0.5)
+    objective.tempered(inputs)
+    total, _ = objective(inputs)
+    total.backward()
+    optimiser.step()
+    assert own.scale.item() == pytest.approx(1 - 0.5 * total.item(), rel=1e-5)
+
+
 def test_a_loss_that_asks_for_what_training_has_not_is_refused_by_name() -> None:
     with pytest.raises(UserError, match=r"loss odd asks for '_'"):
         Objective({"odd": Term(two)})
@@ -117,3 +142,8 @@ def test_a_head_that_alone_would_learn_does_not_make_up_for_the_student(inputs: 
 
     with pytest.raises(UserError, match=r"^loss own: nothing reaches the student"):
         Objective({"own": Term(Detached())}).prepare(inputs)
+
+
+def test_targets_that_are_no_tensor_are_refused_with_what_makes_them_one() -> None:
+    with pytest.raises(InputError, match=r"targets are a list: give a tensor, torch\.as_tensor"):
+        check_logits(torch.zeros(2, 3), None, [0, 1])

@@ -129,9 +129,9 @@ class TemperatureAgent(TemperatureSource):
         looking = Looking(held_out, probe_interval, group_size, equal_steps=equal_steps)
         self._looking = looking if self.reward.looks_ahead else None
         self.held_out = held_out if self.reward.looks_ahead else None
-        if (two_actions or shuffled) and self._looking is None:
-            name = "two_actions" if two_actions else "shuffled"
-            raise UserError(f"{name}=true is for reward_source=look_ahead alone")
+        for name, given in (("two_actions", two_actions), ("shuffled", shuffled)):
+            if given and self._looking is None:
+                raise UserError(f"{name}=true is for reward_source=look_ahead alone")
         self.base_temperature, self.shuffled = base_temperature, shuffled
         self.over: Over = over
         self.max_instances, self.update_interval = max_instances, update_interval

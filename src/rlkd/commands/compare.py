@@ -21,7 +21,7 @@ from rlkd.engine.lock import locked
 from rlkd.engine.run_folder import RunFolder
 from rlkd.engine.shared_data import loaded_once
 from rlkd.engine.trackers import tracking
-from rlkd.errors import UserError
+from rlkd.errors import RunsFailedError, UserError
 from rlkd.reporting import Result
 from rlkd.reporting.escaping import printable, say
 from rlkd.reporting.pages import comparison_table, write_comparison
@@ -73,7 +73,8 @@ def compare(overrides: Iterable[str], *, console: Console) -> Comparison:
 
     Raises:
         UserError: if nothing is swept, or a combination does not compose or does not fit its
-            networks and data, before any is trained; or, with the table written, if runs failed.
+            networks and data, before any is trained.
+        RunsFailedError: with the table written, and the comparison as its outcome, if runs failed.
         Interrupted: after Ctrl-C; the same call goes on.
     """
     require_one_process()
@@ -110,7 +111,7 @@ def compare(overrides: Iterable[str], *, console: Console) -> Comparison:
             tracker.compare(comparison)
     console.print(comparison_table(comparison, title=title))
     say(console, f"everything is in {folder}")
-    _require_no([cell.failure for cell in cells])
+    _require_no([cell.failure for cell in cells], comparison)
     return comparison
 
 
@@ -142,16 +143,19 @@ def multirun(overrides: Iterable[str], *, console: Console) -> dict[str, Any]:
         _tune(planned, launcher, jobs, console)
         outcomes = [failure for _, failure in _outcomes(planned, launcher, jobs, console)]
     say(console, f"everything is in {folder}")
-    _require_no(outcomes)
-    results = [(each.path, Result.read(RunFolder(each.path).result)) for each in planned]
-    runs = [{"output": str(path), "result": result} for path, result in results]
-    return {"output": str(folder), "runs": runs}
+    done = [each.path for each in planned if RunFolder(each.path).complete]
+    runs = [{"output": str(path), "result": Result.read(RunFolder(path).result)} for path in done]
+    outcome: dict[str, Any] = {"output": str(folder), "runs": runs}
+    _require_no(outcomes, outcome)
+    return outcome
 
 
-def _require_no(failures: Sequence[str | None]) -> None:
+def _require_no(failures: Sequence[str | None], outcome: object) -> None:
     found = [each for each in failures if each is not None]
     if found:
-        raise UserError(f"{len(found)} of {len(failures)} runs failed, the first with: {found[0]}")
+        raise RunsFailedError(
+            f"{len(found)} of {len(failures)} runs failed, the first with: {found[0]}", outcome
+        )
 
 
 def _outcomes(

@@ -12,9 +12,10 @@ from rlkd.commands.summary import print_summary
 from rlkd.config.compose import GROUPS, LAUNCHER, as_yaml, configure, options
 from rlkd.engine import run
 from rlkd.engine.run_folder import RunFolder
-from rlkd.errors import UserError
+from rlkd.errors import RunsFailedError, UserError
 from rlkd.reporting.escaping import say
 from rlkd.reporting.pages import comparison_rows
+from rlkd.reporting.statistics.comparison import Comparison
 from rlkd.sweep.study import STUDY
 
 
@@ -41,7 +42,14 @@ def compare(overrides: list[str], console: Console) -> dict[str, Any]:
     Returns:
         The folder, and the rows of compare.csv and of runs.csv.
     """
-    comparison = comparing.compare(overrides, console=console)
+    try:
+        return _of_comparison(comparing.compare(overrides, console=console))
+    except RunsFailedError as error:
+        error.outcome = _of_comparison(error.outcome)
+        raise
+
+
+def _of_comparison(comparison: Comparison) -> dict[str, Any]:
     folder = Path(comparison.cells[0].folder or "").parent
     return {"output": str(folder)} | comparison_rows(comparison)
 

@@ -30,6 +30,14 @@ def asks_for_store(cache: object) -> bool:
 
 
 _NAMES = tuple(f"{role}.name" for role in NETWORKS)
+_ELSEWHERE = {
+    **dict.fromkeys(("max_epochs", "num_epochs"), "trainer.epochs"),
+    **dict.fromkeys(("device", "devices"), "trainer.accelerator"),
+    **dict.fromkeys(("learning_rate", "lr"), "optimizer.lr"),
+    **dict.fromkeys(("path", "dir", "data_dir"), "data.root"),
+    "num_workers": "data.workers",
+}
+"""What other programs call some settings."""
 _ANYTHING = Parameter("anything", Parameter.VAR_KEYWORD)
 OF_A_PART = ("_target_", "_partial_")
 """What a node says of how it is made; everything else is a value."""
@@ -204,8 +212,13 @@ def _hint(config: DictConfig, key: str) -> str:
     sections = (accumulate(each.split("."), "{}.{}".format) for each in _keys(config))
     known = {*chain.from_iterable(sections), *(f"{above}.{name}" for name in parameters or ())}
     internal = {"chosen", *OF_A_PART}
-    given = (each for each in known if internal.isdisjoint(each.split(".")))
-    return f"{did_you_mean(key, given)}see them all with `rlkd show`"
+    given = [each for each in sorted(known) if internal.isdisjoint(each.split("."))]
+    name = key.rpartition(".")[2]
+    alike = [each for each in given if each.rpartition(".")[2] == name]
+    alike.sort(key=lambda each: not each.startswith("trainer."))
+    meant = alike or [each for each in given if each == _ELSEWHERE.get(name)]
+    hint = f"did you mean {meant[0]}? " if meant else did_you_mean(key, given)
+    return f"{hint}see them all with `rlkd show`"
 
 
 def _section(config: DictConfig, key: str) -> DictConfig | None:

@@ -1,7 +1,7 @@
 """Whole runs: what the command line calls."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,7 @@ from rlkd.engine.run_folder import RunFolder, config_sha256
 from rlkd.engine.task import Prepared
 from rlkd.engine.trackers import Tracker, require_installed, tracking
 from rlkd.engine.tuning import recall, tune
+from rlkd.errors import UserError
 from rlkd.models import Teacher
 from rlkd.regular_files import file_sha256
 from rlkd.reporting import (
@@ -66,6 +67,8 @@ def distill(overrides: Iterable[str] = (), *, console: Console | None = None) ->
         UserError: for what the user can fix.
         Interrupted: after Ctrl-C, SIGTERM or SIGUSR1, with the path of the checkpoint.
     """
+    if isinstance(overrides, str | Mapping):
+        raise UserError('give settings as a list of texts, such as ["method=kd", "seed=1"]')
     return run(configure(overrides), console=console or Console())
 
 

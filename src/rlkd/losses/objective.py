@@ -171,12 +171,26 @@ class Objective(nn.Module):
         """
         values: list[Tensor] = []
         for name in self.know:
-            held = copy.deepcopy(self.losses[name]) if name in self.losses else None
-            with torch.random.fork_rng(devices=[]):
+            with self._aside(name, inputs):
                 values.append(self._weight(self.terms[name]) * self._value(name, inputs))
-            if held is not None:
-                self.losses[name] = held
         return torch.stack(values).sum()
+
+    @contextmanager
+    def _aside(self, name: str, inputs: LossInputs) -> Generator[None]:
+        """Call a copy of a loss, and leave random numbers where they are.
+
+        The loss itself comes back: its parameters are those that an optimiser has.
+        """
+        device = inputs.student_logits.device
+        own = self.losses[name] if name in self.losses else None  # noqa: SIM401, it has no get
+        if own is not None:
+            self.losses[name] = copy.deepcopy(own)
+        try:
+            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+                yield
+        finally:
+            if own is not None:
+                self.losses[name] = own
 
     def _weight(self, term: Term) -> float:
         share = min(self.epoch / term.warmup_epochs, 1.0) if term.warmup_epochs else 1.0
@@ -197,13 +211,8 @@ class Objective(nn.Module):
         return sum(values[1:], start=values[0])
 
     def _rehearse(self, name: str, example: LossInputs) -> Tensor:
-        held = copy.deepcopy(self.losses[name]) if name in self.losses else None
-        with torch.random.fork_rng(devices=[]), _naming(name):
-            try:
-                value: Any = self._value(name, example)
-            finally:
-                if held is not None:
-                    self.losses[name] = held
+        with self._aside(name, example), _naming(name):
+            value: Any = self._value(name, example)
         if not isinstance(value, Tensor) or value.dim() != 0:
             shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise UserError(

@@ -151,7 +151,8 @@ def temperature(arms: Arms) -> Picture:
 
     caption = (
         "Quantiles of T over the instances of an epoch, each averaged over the seeds; a fan that "
-        "stays narrow means that the instances were treated alike."
+        "stays narrow means that the instances were treated alike. T divides the student's logits; "
+        "with temperature.over, it multiplies what that makes of them."
     )
     size = plotting.half_size(len(fans), 250.0, 300.0)
     return Picture(title, plotting.svg(title, size, draw), caption)
@@ -159,7 +160,7 @@ def temperature(arms: Arms) -> Picture:
 
 def policy(arms: Arms) -> Picture:
     """Plot the mean temperature over the confidences of teacher and student."""
-    title = "The policy: temperature over confidence"
+    title = "Mean temperature over confidence"
     maps = {label: each for label, runs in arms.items() if (each := _pooled(label, runs))}
     values = {label: _values(each) for label, each in maps.items()}
     known = {label: each for label, each in maps.items() if values[label]}
@@ -176,7 +177,8 @@ def policy(arms: Arms) -> Picture:
             plotting.heat(axes, each, colour, label)
 
     caption = (
-        "Mean T of the instances in each bin, pooled over the seeds by number of instances; "
+        "Mean T of the instances in each bin, pooled over the seeds by number of instances; where "
+        "T is drawn at random, differences between bins are chance; "
         "hatched bins held none, and a bin that held few says little (point at it for the number)."
     )
     size = (600.0, 460.0) if len(known) == 1 else plotting.half_size(len(known), 360.0)

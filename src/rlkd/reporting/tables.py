@@ -139,7 +139,7 @@ def caption(comparison: Comparison) -> str:
         "the best; the test split selects nothing. Mean and sample standard deviation (sd) over n "
         f"seeds, {_seeds(comparison)}.{_images(comparison)}"
     )
-    speed = "Images/s: median over the seeds of the images trained on in a second"
+    speed = "Images/s: median over the seeds, of steps alone, without loading and evaluations"
     if len(comparison.rows) == 1:
         return f"{figures} {speed}."
     return (

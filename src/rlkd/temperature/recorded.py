@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxtyping import Bool, Float, Int
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from rlkd import arguments
@@ -60,6 +59,8 @@ def recorded(folder: Path, columns: Sequence[str], over: Over) -> list[list[floa
 
 def _over_of(config: Path) -> str:
     """Return what the temperatures of a run multiply; of one without settings, `plain`."""
+    from omegaconf import OmegaConf  # a loop of one's own needs none
+
     if not config.is_file():
         return "plain"
     held = OmegaConf.to_container(OmegaConf.create(read_text(config, "remove the run")))

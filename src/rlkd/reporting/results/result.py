@@ -53,7 +53,7 @@ class Result:
     seed: int
     """The seed of every random choice in the run."""
     images_per_second: float
-    """Training images a second, over the run."""
+    """Training images a second of steps, over the run; loading and evaluations are left out."""
     wall_seconds: float
     """Duration, seconds."""
     hardware: str

@@ -2,7 +2,11 @@ for (const head of document.querySelectorAll("thead th")) {
   const [row, body] = [head.parentNode, head.closest("table").tBodies[0]];
   const column = [...row.children].indexOf(head);
   const text = (line) => line.cells[column].textContent.trim();
-  const number = (line) => parseFloat(text(line).replaceAll(",", ""));
+  const number = (line) => {
+    const shown = text(line).replaceAll(",", "").replace(/^</, "");
+    const time = /^\d+:\d\d:\d\d$/.test(shown);
+    return time ? shown.split(":").reduce((sum, each) => 60 * sum + +each, 0) : parseFloat(shown);
+  };
   const sort = () => {
     const sign = head.ariaSort === "ascending" ? -1 : 1;
     for (const each of row.children) each.removeAttribute("aria-sort");
