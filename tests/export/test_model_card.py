@@ -118,6 +118,21 @@ def test_a_card_says_what_the_run_says(run: RunFolder, tmp_path: Path) -> None:
         "mean [0.3058], std [0.3759]",
     ):
         assert told in text, text
+    assert "moving average" not in text
+
+
+def test_the_settings_are_the_runs_and_not_the_exports(tmp_path: Path) -> None:
+    run = classifier_run(
+        *(tmp_path / "run", "trainer.ema=0.99", "trainer.batch_size=12"),
+        *("trainer.precision=bf16-mixed", "method=alone"),
+    )
+    for given in ([], ["trainer.precision=32-true", "trainer.batch_size=7", "trainer.ema=0.5"]):
+        path = tmp_path / "out" / "student.safetensors"
+        export(f"run={run.path}", *given, "format=safetensors", f"to={path}")
+        text = (path.parent / "README.md").read_text()
+        assert "- Batch: 12\n" in text
+        assert "- Precision: bf16-mixed\n" in text
+        assert "- Weights: a moving average of the student, decay 0.99\n" in text
 
 
 @pytest.mark.long

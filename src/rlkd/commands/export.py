@@ -9,6 +9,7 @@ from rich.console import Console
 from torch import Tensor
 
 from rlkd.atomic import whole
+from rlkd.config.settings import trust, trusted_by
 from rlkd.engine import build
 from rlkd.engine.finished_run import configured, own_words
 from rlkd.engine.lock import locked
@@ -107,8 +108,10 @@ def _training(config: DictConfig, run: str | None) -> Training | None:
     folder = RunFolder(Path(run))
     if config.student.checkpoint != str(folder.student):
         return None
+    settings = folder.settings  # those of `config` may be the export's own
+    trust(settings, trusted_by(config), held_by=str(folder.config))
     result = Result.read(folder.result) if folder.result.is_file() else None
-    return Training(config, result)
+    return Training(settings, result)
 
 
 def _fingerprint(config: DictConfig) -> str | None:
