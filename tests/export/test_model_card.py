@@ -220,7 +220,7 @@ def card_of(config: DictConfig, result: Result | None, class_names: Sequence[str
         "task": "classification",
         "architecture": "convnet_tiny",
         "class_names": class_names,
-        "images": {"train on": 1200, "test on": 50},
+        "images": {"test on": 1250},
         "input": {"shape": ["batch", 3, 32, 32], "values": "float32"},
         "output": "logits",
         "sha256": "0",
@@ -248,8 +248,8 @@ def test_images_are_imagenets_by_their_classes_and_not_by_their_layout(run: RunF
             assert "imagenet" not in text
             assert "Use it on images like those it was trained on:" in text
             assert (
-                "- Data: images of one's own (2 classes), 1,200 images to train on, 50 images to "
-                "test on, limited to 48 training images\n"
+                "- Data: images of one's own (2 classes); images: 32 trained on, 0 held out, 16 "
+                "to validate on, 1,250 to test on; limited to 48 training images\n"
             ) in text
 
 

@@ -107,7 +107,7 @@ def card(files: Mapping[str, Facts], training: Training | None) -> str:
         scores=None if result is None else _scores(result),
         config=config,
         result=result,
-        data=", ".join([data, *([] if config is None else _sizes(facts, config))]),
+        data="; ".join([data, *([] if training is None else _sizes(facts, training))]),
         teacher=teacher,
         method=None if config is None else f"{config.chosen.method}: {_terms(config)}",
         versions=", ".join(f"{name} {each}" for name, each in result.versions.items())
@@ -170,10 +170,12 @@ def _scores(result: Result) -> str:
     return to_markdown(Cells(header, cells), left=("",))
 
 
-def _sizes(facts: Facts, config: DictConfig) -> list[str]:
-    images: Mapping[str, int] = facts.get("images", {})
-    sizes = [f"{count:,} images to {use}" for use, count in images.items()]
-    if (limit := config.data.get("limit")) is not None:
+def _sizes(facts: Facts, training: Training) -> list[str]:
+    counts = [] if training.result is None else [training.result.images.words]
+    if (tested := facts.get("images", {}).get("test on")) is not None:
+        counts.append(f"{tested:,} to test on")
+    sizes = [f"images: {', '.join(counts)}"] if counts else []
+    if (limit := training.config.data.get("limit")) is not None:
         sizes.append(f"limited to {limit:,} training images")
     return sizes
 
