@@ -17,6 +17,11 @@ import yaml
 from omegaconf import DictConfig
 from tests.support.run_folders import DIGITS, classifier_run, detector_run
 from tests.support.runs import silent, tiny
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection._utils import overwrite_eps
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.ops import FrozenBatchNorm2d
 
 from rlkd import models
 from rlkd.cli import main
@@ -45,6 +50,25 @@ AFTER = "\nanswers.append(torch.as_tensor(logits).detach())\n"
 
 def export(*words: str | Path) -> None:
     assert main(["export", *map(str, words)]) == 0
+
+
+class Tied(nn.Module):
+    """A classifier with two names for one tensor."""
+
+    def __init__(self, num_classes: int, in_channels: int) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Linear(64 * in_channels, 64) for _ in range(2))
+        self.second.weight = self.first.weight
+        self.classifier = nn.Linear(64, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.second(self.first(x.flatten(1)).relu()))
+
+
+def loading(path: Path) -> str:
+    """The lines of a file's card, for anywhere."""
+    (lines,) = blocks((path.parent / "README.md").read_text())
+    return lines.replace(f"'{path.name}'", f"'{path}'")
 
 
 def blocks(card: str) -> list[str]:
@@ -212,6 +236,36 @@ def test_weights_of_a_packaged_network_and_of_a_detector_load_by_their_lines(
     # this run left no result: nothing is told of how well it does
     assert "## Results" not in text
     assert "model-index" not in text
+
+
+def test_a_detector_in_the_form_of_cocos_loads_by_its_line(tmp_path: Path) -> None:
+    name = "torchvision:fasterrcnn_resnet50_fpn"
+    given = (f"student={name}", "task.student_pretrained=coco", "task.detector.min_size=64")
+    run = detector_run(tmp_path / "run", *given)
+    own = FasterRCNN(resnet_fpn_backbone(backbone_name="resnet50", weights=None), num_classes=6)
+    overwrite_eps(own, 0.0)  # as torchvision does for its weights for COCO
+    own.roi_heads.box_predictor.cls_score.weight.data *= 40
+    models.save_weights(own, run.student)
+    path = tmp_path / "out" / "model.safetensors"
+    export(f"run={run.path}", "format=safetensors", f"to={path}")
+    held: dict[str, Any] = {}
+    exec(loading(path), held)
+    norms = [each for each in held["student"].modules() if "BatchNorm" in type(each).__name__]
+    assert {(type(each), each.eps) for each in norms} == {(FrozenBatchNorm2d, 0.0)}
+
+
+def test_a_network_with_tied_weights_loads_by_its_line(tmp_path: Path) -> None:
+    network = Tied(10, 1)
+    models.save_weights(network, tmp_path / "tied.safetensors")
+    words = ("trust=tests", "student=tests.export.test_model_card:Tied")
+    given = (*DIGITS, *words, f"student.checkpoint='{tmp_path / 'tied.safetensors'}'")
+    path = tmp_path / "out" / "student.safetensors"
+    export(*given, "format=safetensors", f"to={path}")
+    held: dict[str, Any] = {}
+    exec(loading(path), held)
+    student = held["student"]
+    assert student.second.weight is student.first.weight
+    assert torch.equal(student.first.weight, network.first.weight)
 
 
 def card_of(config: DictConfig, result: Result | None, class_names: Sequence[str]) -> str:
