@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from omegaconf import DictConfig
+from tests.support.refusal import Refuse, assert_told
 from tests.support.run_folders import DIGITS, classifier_run, detector_run
 from tests.support.runs import silent, tiny
 from torch import Tensor, nn
@@ -354,3 +355,16 @@ def test_somebody_elses_readme_and_other_students_are_left_alone(tmp_path: Path)
     text = (folder / "model_card.md").read_text()
     assert "second.safetensors" in text
     assert "first.safetensors" not in text
+
+
+def test_a_model_card_of_ones_own_is_never_overwritten(tmp_path: Path, refuse: Refuse) -> None:
+    run = classifier_run(tmp_path / "run")
+    folder = tmp_path / "out"
+    folder.mkdir()
+    own = {"README.md": "my own words", "model_card.md": "more of them"}
+    for name, text in own.items():
+        (folder / name).write_text(text)
+    words = ("format=safetensors", f"to={folder / 'student.safetensors'}")
+    told = refuse("export", f"run={run.path}", *words)
+    assert_told(told, r"README\.md and model_card\.md are no cards of rlkd's")
+    assert {each.name: each.read_text() for each in folder.iterdir()} == own

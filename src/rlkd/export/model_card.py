@@ -22,6 +22,8 @@ from rlkd.reporting.tables import Cells, to_markdown
 from rlkd.text_files import read_json, read_text, write_text
 
 _MARK = "<!-- written by rlkd export -->"
+_NAMES = ("README.md", "model_card.md")
+"""Of a card, the second where the first is somebody else's."""
 _TASKS = {"classification": "image-classification", "detection": "object-detection"}
 _DOES = {"classification": "names the class of an image", "detection": "finds objects in images"}
 _METRICS = {"top1": "accuracy", "top5": "accuracy", "ap": "map"}
@@ -46,7 +48,7 @@ class Training:
 
 
 def write_card(folder: Path, files: Mapping[str, Facts], training: Training | None) -> Path:
-    """Write the card beside the files: README.md, or model_card.md if that is somebody else's.
+    """Write the card beside the files.
 
     Args:
         folder: of the files.
@@ -54,13 +56,27 @@ def write_card(folder: Path, files: Mapping[str, Facts], training: Training | No
         training: None where it is not known how the student came about.
 
     Returns:
-        The path of the card.
+        The path of the card, see `card_path`.
     """
-    path = folder / "README.md"
-    if path.exists() and not _is_card(path):
-        path = folder / "model_card.md"
+    path = card_path(folder)
     write_text(path, card(files, training))
     return path
+
+
+def card_path(folder: Path) -> Path:
+    """Return where a card goes in a folder: README.md, or model_card.md if that is no card.
+
+    Raises:
+        UserError: if neither is there for it.
+    """
+    paths = [folder / name for name in _NAMES]
+    for path in paths:
+        if not path.exists() or _is_card(path):
+            return path
+    raise UserError(
+        f"{folder}: {' and '.join(_NAMES)} are no cards of rlkd's, and would be overwritten: "
+        "rename one, or give to=FILE in another folder"
+    )
 
 
 def exported_beside(path: Path, student: str | None) -> dict[str, Facts]:
