@@ -141,6 +141,7 @@ def test_a_card_says_what_the_run_says(run: RunFolder, tmp_path: Path) -> None:
         f"torch {result.versions['torch']}",
         "10 classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9.",
         "mean [0.3058], std [0.3759]",
+        "`class_names` is in `student.safetensors.json`.\n",
     ):
         assert told in text, text
     assert "moving average" not in text

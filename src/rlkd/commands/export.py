@@ -67,7 +67,7 @@ def _export(
     training: Training | None,
     console: Console,
 ) -> float:
-    card_path(path.parent)
+    card_path(path.parent)  # refuses before anything is written
     ready = build.task(config).exportable(config, options)
     if name not in ready.formats:
         raise UserError(

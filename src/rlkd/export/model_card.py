@@ -74,7 +74,7 @@ def card_path(folder: Path) -> Path:
         if not path.exists() or _is_card(path):
             return path
     raise UserError(
-        f"{folder}: {' and '.join(_NAMES)} are no cards of rlkd's, and would be overwritten: "
+        f"{folder}: {' and '.join(_NAMES)} are no cards of rlkd's, so they are kept: "
         "rename one, or give to=FILE in another folder"
     )
 
@@ -202,7 +202,7 @@ def _input(facts: Facts) -> str:
     words = f"{' x '.join(map(str, given['shape']))}, {given['values']}"
     if "mean" in given:
         words += f"; mean {given['mean']}, std {given['std']}"
-    return f"{words}. Given back: {facts['output']}, which is in the JSON beside each file."
+    return f"{words}. Given back: {facts['output']}."
 
 
 def _public(facts: Facts, training: Training | None) -> str | None:
