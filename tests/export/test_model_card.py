@@ -295,7 +295,7 @@ def test_images_are_imagenets_by_their_classes_and_not_by_their_layout(run: RunF
         ] == {
             "type": "imagenet",
             "name": "imagenet",
-            "split": "test",
+            "split": "validation",
         }
         for names in (["cat", "dog"], WNIDS[:2]):
             text = card_of(config, result, names)
@@ -307,6 +307,32 @@ def test_images_are_imagenets_by_their_classes_and_not_by_their_layout(run: RunF
                 "- Data: images of one's own (2 classes); images: 32 trained on, 0 held out, 16 "
                 "to validate on, 1,250 to test on; limited to 48 training images\n"
             ) in text
+
+
+@pytest.mark.parametrize(
+    ("data", "split"),
+    [
+        ("cifar10", "test"),
+        ("cifar100", "test"),
+        ("digits", "test"),
+        ("shapes", None),
+        ("my_patients", None),
+    ],
+)
+def test_public_data_alone_are_named_with_their_split(
+    data: str, split: str | None, run: RunFolder
+) -> None:
+    config = configure(DIGITS)
+    config.chosen.data = data
+    text = card_of(config, Result.read(run.result), ["0", "1"])
+    front = yaml.safe_load(text.split("---\n")[1])
+    assert (f"trained on {data}\n" in text) == (data != "my_patients")
+    if split is None:
+        assert "model-index" not in front
+        assert "my_patients" not in text
+    else:
+        (scored,) = front["model-index"][0]["results"]
+        assert scored["dataset"] == {"type": data, "name": data, "split": split}
 
 
 def test_a_teacher_that_taught_nothing_is_not_told(run: RunFolder) -> None:

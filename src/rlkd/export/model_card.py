@@ -28,6 +28,12 @@ _TASKS = {"classification": "image-classification", "detection": "object-detecti
 _DOES = {"classification": "names the class of an image", "detection": "finds objects in images"}
 _METRICS = {"top1": "accuracy", "top5": "accuracy", "ap": "map"}
 """Hugging Face's names, where they have one."""
+_SPLITS: Mapping[str, str | None] = {
+    **dict.fromkeys(("cifar10", "cifar100", "digits"), "test"),
+    **dict.fromkeys(("imagenet", "coco"), "validation"),
+    "shapes": None,
+}
+"""Public data sets, and the split that a student is tested on; None for generated images."""
 _LAYOUTS = ("imagenet", "folder", "parquet", "webdataset")
 """Layouts that hold ImageNet, or images of one's own."""
 _REQUIRED = {"task", "architecture", "format", "class_names", "input", "output", "sha256"}
@@ -160,14 +166,15 @@ def _front_matter(facts: Facts, training: Training | None) -> dict[str, Any]:
         "tags": [task, *(["knowledge-distillation"] if _teacher(training) else []), "rlkd"],
     }
     data = _public(facts, training)
-    if data is None or training is None or training.result is None:
+    split = None if data is None else _SPLITS[data]
+    if split is None or training is None or training.result is None:
         return front
     metrics = [
         {"type": _METRICS.get(column, column), "name": column, "value": value}
         for column, value in training.result.test.figures().items()
         if math.isfinite(value)
     ]
-    dataset = {"type": data, "name": data, "split": "test"}
+    dataset = {"type": data, "name": data, "split": split}
     results = [{"task": {"type": task}, "dataset": dataset, "metrics": metrics}]
     front["model-index"] = [{"name": architecture, "results": results}]
     return front
@@ -206,7 +213,7 @@ def _input(facts: Facts) -> str:
 
 
 def _public(facts: Facts, training: Training | None) -> str | None:
-    """Return the name of the data set; None for images of one's own, in any layout."""
+    """Return the name of a data set of `_SPLITS`; None for images of one's own, in any layout."""
     if training is None:
         return None
     data = str(training.config.chosen.data)
@@ -214,7 +221,7 @@ def _public(facts: Facts, training: Training | None) -> str | None:
         return "imagenet" if tuple(facts["class_names"]) == WNIDS else None
     if data == "coco":
         return data if _COCO_IDS <= {*facts["category_ids"]} <= {*range(91)} else None
-    return data
+    return data if data in _SPLITS else None
 
 
 def _teacher(training: Training | None) -> str | None:
