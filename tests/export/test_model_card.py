@@ -246,7 +246,7 @@ def test_a_detector_in_the_form_of_cocos_loads_by_its_line(tmp_path: Path) -> No
     run = detector_run(tmp_path / "run", *given)
     own = FasterRCNN(resnet_fpn_backbone(backbone_name="resnet50", weights=None), num_classes=6)
     overwrite_eps(own, 0.0)  # as torchvision does for its weights for COCO
-    own.roi_heads.box_predictor.cls_score.weight.data *= 40
+    own.get_parameter("roi_heads.box_predictor.cls_score.weight").data *= 40
     models.save_weights(own, run.student)
     path = tmp_path / "out" / "model.safetensors"
     export(f"run={run.path}", "format=safetensors", f"to={path}")
