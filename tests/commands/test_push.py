@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,8 @@ def test_a_folder_holds_what_would_be_published_and_nothing_else(tmp_path: Path)
         assert torch.equal(weights[name], value)
     card = (out / "README.md").read_text()
     assert "`model.safetensors`" in card
+    assert "`class_names` is in `config.json`.\n" in card
+    assert set(re.findall(r"[\w.]+\.json", card)) == {"config.json"}  # what is named is there
     for each in out.iterdir():
         assert str(tmp_path).encode() not in each.read_bytes()
 

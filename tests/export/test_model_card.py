@@ -15,8 +15,14 @@ import pytest
 import torch
 import yaml
 from omegaconf import DictConfig
+from tests.support.refusal import Refuse, assert_told
 from tests.support.run_folders import DIGITS, classifier_run, detector_run
 from tests.support.runs import silent, tiny
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection._utils import overwrite_eps
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.ops import FrozenBatchNorm2d
 
 from rlkd import models
 from rlkd.cli import main
@@ -45,6 +51,25 @@ AFTER = "\nanswers.append(torch.as_tensor(logits).detach())\n"
 
 def export(*words: str | Path) -> None:
     assert main(["export", *map(str, words)]) == 0
+
+
+class Tied(nn.Module):
+    """A classifier with two names for one tensor."""
+
+    def __init__(self, num_classes: int, in_channels: int) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Linear(64 * in_channels, 64) for _ in range(2))
+        self.second.weight = self.first.weight
+        self.classifier = nn.Linear(64, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.second(self.first(x.flatten(1)).relu()))
+
+
+def loading(path: Path) -> str:
+    """The lines of a file's card, for anywhere."""
+    (lines,) = blocks((path.parent / "README.md").read_text())
+    return lines.replace(f"'{path.name}'", f"'{path}'")
 
 
 def blocks(card: str) -> list[str]:
@@ -116,8 +141,24 @@ def test_a_card_says_what_the_run_says(run: RunFolder, tmp_path: Path) -> None:
         f"torch {result.versions['torch']}",
         "10 classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9.",
         "mean [0.3058], std [0.3759]",
+        "`class_names` is in `student.safetensors.json`.\n",
     ):
         assert told in text, text
+    assert "moving average" not in text
+
+
+def test_the_settings_are_the_runs_and_not_the_exports(tmp_path: Path) -> None:
+    run = classifier_run(
+        *(tmp_path / "run", "trainer.ema=0.99", "trainer.batch_size=12"),
+        *("trainer.precision=bf16-mixed", "method=alone"),
+    )
+    for given in ([], ["trainer.precision=32-true", "trainer.batch_size=7", "trainer.ema=0.5"]):
+        path = tmp_path / "out" / "student.safetensors"
+        export(f"run={run.path}", *given, "format=safetensors", f"to={path}")
+        text = (path.parent / "README.md").read_text()
+        assert "- Batch: 12\n" in text
+        assert "- Precision: bf16-mixed\n" in text
+        assert "- Weights: a moving average of the student, decay 0.99\n" in text
 
 
 @pytest.mark.long
@@ -199,13 +240,43 @@ def test_weights_of_a_packaged_network_and_of_a_detector_load_by_their_lines(
     assert "model-index" not in text
 
 
+def test_a_detector_in_the_form_of_cocos_loads_by_its_line(tmp_path: Path) -> None:
+    name = "torchvision:fasterrcnn_resnet50_fpn"
+    given = (f"student={name}", "task.student_pretrained=coco", "task.detector.min_size=64")
+    run = detector_run(tmp_path / "run", *given)
+    own = FasterRCNN(resnet_fpn_backbone(backbone_name="resnet50", weights=None), num_classes=6)
+    overwrite_eps(own, 0.0)  # as torchvision does for its weights for COCO
+    own.get_parameter("roi_heads.box_predictor.cls_score.weight").data *= 40
+    models.save_weights(own, run.student)
+    path = tmp_path / "out" / "model.safetensors"
+    export(f"run={run.path}", "format=safetensors", f"to={path}")
+    held: dict[str, Any] = {}
+    exec(loading(path), held)
+    norms = [each for each in held["student"].modules() if "BatchNorm" in type(each).__name__]
+    assert {(type(each), each.eps) for each in norms} == {(FrozenBatchNorm2d, 0.0)}
+
+
+def test_a_network_with_tied_weights_loads_by_its_line(tmp_path: Path) -> None:
+    network = Tied(10, 1)
+    models.save_weights(network, tmp_path / "tied.safetensors")
+    words = ("trust=tests", "student=tests.export.test_model_card:Tied")
+    given = (*DIGITS, *words, f"student.checkpoint='{tmp_path / 'tied.safetensors'}'")
+    path = tmp_path / "out" / "student.safetensors"
+    export(*given, "format=safetensors", f"to={path}")
+    held: dict[str, Any] = {}
+    exec(loading(path), held)
+    student = held["student"]
+    assert student.second.weight is student.first.weight
+    assert torch.equal(student.first.weight, network.first.weight)
+
+
 def card_of(config: DictConfig, result: Result | None, class_names: Sequence[str]) -> str:
     facts = {
         "format": "safetensors",
         "task": "classification",
         "architecture": "convnet_tiny",
         "class_names": class_names,
-        "images": {"train on": 1200, "test on": 50},
+        "images": {"test on": 1250},
         "input": {"shape": ["batch", 3, 32, 32], "values": "float32"},
         "output": "logits",
         "sha256": "0",
@@ -224,7 +295,7 @@ def test_images_are_imagenets_by_their_classes_and_not_by_their_layout(run: RunF
         ] == {
             "type": "imagenet",
             "name": "imagenet",
-            "split": "test",
+            "split": "validation",
         }
         for names in (["cat", "dog"], WNIDS[:2]):
             text = card_of(config, result, names)
@@ -233,9 +304,35 @@ def test_images_are_imagenets_by_their_classes_and_not_by_their_layout(run: RunF
             assert "imagenet" not in text
             assert "Use it on images like those it was trained on:" in text
             assert (
-                "- Data: images of one's own (2 classes), 1,200 images to train on, 50 images to "
-                "test on, limited to 48 training images\n"
+                "- Data: images of one's own (2 classes); images: 32 trained on, 0 held out, 16 "
+                "to validate on, 1,250 to test on; limited to 48 training images\n"
             ) in text
+
+
+@pytest.mark.parametrize(
+    ("data", "split"),
+    [
+        ("cifar10", "test"),
+        ("cifar100", "test"),
+        ("digits", "test"),
+        ("shapes", None),
+        ("my_patients", None),
+    ],
+)
+def test_public_data_alone_are_named_with_their_split(
+    data: str, split: str | None, run: RunFolder
+) -> None:
+    config = configure(DIGITS)
+    config.chosen.data = data
+    text = card_of(config, Result.read(run.result), ["0", "1"])
+    front = yaml.safe_load(text.split("---\n")[1])
+    assert (f"trained on {data}\n" in text) == (data != "my_patients")
+    if split is None:
+        assert "model-index" not in front
+        assert "my_patients" not in text
+    else:
+        (scored,) = front["model-index"][0]["results"]
+        assert scored["dataset"] == {"type": data, "name": data, "split": split}
 
 
 def test_a_teacher_that_taught_nothing_is_not_told(run: RunFolder) -> None:
@@ -285,3 +382,16 @@ def test_somebody_elses_readme_and_other_students_are_left_alone(tmp_path: Path)
     text = (folder / "model_card.md").read_text()
     assert "second.safetensors" in text
     assert "first.safetensors" not in text
+
+
+def test_a_model_card_of_ones_own_is_never_overwritten(tmp_path: Path, refuse: Refuse) -> None:
+    run = classifier_run(tmp_path / "run")
+    folder = tmp_path / "out"
+    folder.mkdir()
+    own = {"README.md": "my own words", "model_card.md": "more of them"}
+    for name, text in own.items():
+        (folder / name).write_text(text)
+    words = ("format=safetensors", f"to={folder / 'student.safetensors'}")
+    told = refuse("export", f"run={run.path}", *words)
+    assert_told(told, r"README\.md and model_card\.md are no cards of rlkd's")
+    assert {each.name: each.read_text() for each in folder.iterdir()} == own

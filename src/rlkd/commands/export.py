@@ -9,6 +9,7 @@ from rich.console import Console
 from torch import Tensor
 
 from rlkd.atomic import whole
+from rlkd.config.settings import trust, trusted_by
 from rlkd.engine import build
 from rlkd.engine.finished_run import configured, own_words
 from rlkd.engine.lock import locked
@@ -16,7 +17,7 @@ from rlkd.engine.run_folder import RunFolder
 from rlkd.engine.task import Answer, Exportable
 from rlkd.errors import UserError
 from rlkd.export.formats import SUFFIXES
-from rlkd.export.model_card import Training, exported_beside, write_card
+from rlkd.export.model_card import Training, card_path, exported_beside, write_card
 from rlkd.regular_files import file_sha256
 from rlkd.reporting import Result, versions
 from rlkd.reporting.escaping import say
@@ -32,7 +33,7 @@ def export(overrides: Iterable[str] = (), *, console: Console | None = None) -> 
     """Write a student to a file, having seen that the file answers as the student does.
 
     Beside it goes `FILE.json`, which says what the file takes and gives, and a card of the student
-    and all its files there: see `write_card`. An older file of the same name is replaced only by
+    and all its files there: see `card_path`. An older file of the same name is replaced only by
     one that agrees.
 
     Args:
@@ -66,6 +67,7 @@ def _export(
     training: Training | None,
     console: Console,
 ) -> float:
+    card_path(path.parent)  # refuses before anything is written
     ready = build.task(config).exportable(config, options)
     if name not in ready.formats:
         raise UserError(
@@ -107,8 +109,10 @@ def _training(config: DictConfig, run: str | None) -> Training | None:
     folder = RunFolder(Path(run))
     if config.student.checkpoint != str(folder.student):
         return None
+    settings = folder.settings  # those of `config` may be the export's own
+    trust(settings, trusted_by(config), held_by=str(folder.config))
     result = Result.read(folder.result) if folder.result.is_file() else None
-    return Training(config, result)
+    return Training(settings, result)
 
 
 def _fingerprint(config: DictConfig) -> str | None:

@@ -19,7 +19,7 @@ from rlkd.errors import UserError
 from rlkd.models import hub
 from rlkd.regular_files import file_sha256
 from rlkd.reporting.escaping import say
-from rlkd.text_files import read_json, write_text
+from rlkd.text_files import read_json, read_text, write_text
 
 _CARD = "README.md"
 FILES = (hub.WEIGHTS, hub.CONFIG, _CARD, hub.SUMS)
@@ -72,6 +72,9 @@ def _describe(folder: Path) -> None:
     path = folder / f"{hub.WEIGHTS}.json"
     facts: dict[str, Any] = read_json(path, "try again")
     path.unlink()
+    card = folder / _CARD
+    text = read_text(card, "try again").replace(f"`{path.name}`", f"`{hub.CONFIG}`")
+    write_text(card, text)
     config: dict[str, Any] = {"library_name": hub.LIBRARY}
     config |= {key: facts[key] for key in _KEPT if key in facts}
     config["num_classes"] = len(facts["class_names"])

@@ -22,10 +22,18 @@ from rlkd.reporting.tables import Cells, to_markdown
 from rlkd.text_files import read_json, read_text, write_text
 
 _MARK = "<!-- written by rlkd export -->"
+_NAMES = ("README.md", "model_card.md")
+"""Of a card, the second where the first is somebody else's."""
 _TASKS = {"classification": "image-classification", "detection": "object-detection"}
 _DOES = {"classification": "names the class of an image", "detection": "finds objects in images"}
 _METRICS = {"top1": "accuracy", "top5": "accuracy", "ap": "map"}
 """Hugging Face's names, where they have one."""
+_SPLITS: Mapping[str, str | None] = {
+    **dict.fromkeys(("cifar10", "cifar100", "digits"), "test"),
+    **dict.fromkeys(("imagenet", "coco"), "validation"),
+    "shapes": None,
+}
+"""Public data sets, and the split that a student is tested on; None for generated images."""
 _LAYOUTS = ("imagenet", "folder", "parquet", "webdataset")
 """Layouts that hold ImageNet, or images of one's own."""
 _REQUIRED = {"task", "architecture", "format", "class_names", "input", "output", "sha256"}
@@ -46,7 +54,7 @@ class Training:
 
 
 def write_card(folder: Path, files: Mapping[str, Facts], training: Training | None) -> Path:
-    """Write the card beside the files: README.md, or model_card.md if that is somebody else's.
+    """Write the card beside the files.
 
     Args:
         folder: of the files.
@@ -54,13 +62,27 @@ def write_card(folder: Path, files: Mapping[str, Facts], training: Training | No
         training: None where it is not known how the student came about.
 
     Returns:
-        The path of the card.
+        The path of the card, see `card_path`.
     """
-    path = folder / "README.md"
-    if path.exists() and not _is_card(path):
-        path = folder / "model_card.md"
+    path = card_path(folder)
     write_text(path, card(files, training))
     return path
+
+
+def card_path(folder: Path) -> Path:
+    """Return where a card goes in a folder: README.md, or model_card.md if that is no card.
+
+    Raises:
+        UserError: if neither is there for it.
+    """
+    paths = [folder / name for name in _NAMES]
+    for path in paths:
+        if not path.exists() or _is_card(path):
+            return path
+    raise UserError(
+        f"{folder}: {' and '.join(_NAMES)} are no cards of rlkd's, so they are kept: "
+        "rename one, or give to=FILE in another folder"
+    )
 
 
 def exported_beside(path: Path, student: str | None) -> dict[str, Facts]:
@@ -107,7 +129,7 @@ def card(files: Mapping[str, Facts], training: Training | None) -> str:
         scores=None if result is None else _scores(result),
         config=config,
         result=result,
-        data=", ".join([data, *([] if config is None else _sizes(facts, config))]),
+        data="; ".join([data, *([] if training is None else _sizes(facts, training))]),
         teacher=teacher,
         method=None if config is None else f"{config.chosen.method}: {_terms(config)}",
         versions=", ".join(f"{name} {each}" for name, each in result.versions.items())
@@ -144,14 +166,15 @@ def _front_matter(facts: Facts, training: Training | None) -> dict[str, Any]:
         "tags": [task, *(["knowledge-distillation"] if _teacher(training) else []), "rlkd"],
     }
     data = _public(facts, training)
-    if data is None or training is None or training.result is None:
+    split = None if data is None else _SPLITS[data]
+    if split is None or training is None or training.result is None:
         return front
     metrics = [
         {"type": _METRICS.get(column, column), "name": column, "value": value}
         for column, value in training.result.test.figures().items()
         if math.isfinite(value)
     ]
-    dataset = {"type": data, "name": data, "split": "test"}
+    dataset = {"type": data, "name": data, "split": split}
     results = [{"task": {"type": task}, "dataset": dataset, "metrics": metrics}]
     front["model-index"] = [{"name": architecture, "results": results}]
     return front
@@ -170,10 +193,12 @@ def _scores(result: Result) -> str:
     return to_markdown(Cells(header, cells), left=("",))
 
 
-def _sizes(facts: Facts, config: DictConfig) -> list[str]:
-    images: Mapping[str, int] = facts.get("images", {})
-    sizes = [f"{count:,} images to {use}" for use, count in images.items()]
-    if (limit := config.data.get("limit")) is not None:
+def _sizes(facts: Facts, training: Training) -> list[str]:
+    counts = [] if training.result is None else [training.result.images.words]
+    if (tested := facts.get("images", {}).get("test on")) is not None:
+        counts.append(f"{tested:,} to test on")
+    sizes = [f"images: {', '.join(counts)}"] if counts else []
+    if (limit := training.config.data.get("limit")) is not None:
         sizes.append(f"limited to {limit:,} training images")
     return sizes
 
@@ -184,11 +209,11 @@ def _input(facts: Facts) -> str:
     words = f"{' x '.join(map(str, given['shape']))}, {given['values']}"
     if "mean" in given:
         words += f"; mean {given['mean']}, std {given['std']}"
-    return f"{words}. Given back: {facts['output']}, which is in the JSON beside each file."
+    return f"{words}. Given back: {facts['output']}."
 
 
 def _public(facts: Facts, training: Training | None) -> str | None:
-    """Return the name of the data set; None for images of one's own, in any layout."""
+    """Return the name of a data set of `_SPLITS`; None for images of one's own, in any layout."""
     if training is None:
         return None
     data = str(training.config.chosen.data)
@@ -196,7 +221,7 @@ def _public(facts: Facts, training: Training | None) -> str | None:
         return "imagenet" if tuple(facts["class_names"]) == WNIDS else None
     if data == "coco":
         return data if _COCO_IDS <= {*facts["category_ids"]} <= {*range(91)} else None
-    return data
+    return data if data in _SPLITS else None
 
 
 def _teacher(training: Training | None) -> str | None:

@@ -52,7 +52,7 @@ def exportable_classifier(
             "architecture": name,
             "class_names": list(dataset.class_names),
             **_called(dataset.class_names),
-            "images": {"train on": len(dataset.train), "test on": len(dataset.test)},
+            "images": {"test on": len(dataset.test)},
             "input": {
                 "shape": ["batch", channels, height, width],
                 "values": f"float32: {colours} pixels in [0, 1], of each channel minus mean, "

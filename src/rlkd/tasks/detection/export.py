@@ -25,7 +25,7 @@ def exportable_detector(
 
     Args:
         name: of the network.
-        options: that it is built with.
+        options: that it is built with where a file's weights are loaded.
         make: builds it; with a file's weights, or where there is none with those configured.
         images: the test set.
     """

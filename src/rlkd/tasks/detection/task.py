@@ -187,7 +187,8 @@ class Detection(DetectionOptions):
         def make(path: Path | None) -> nn.Module:
             return self.network(with_weights(config.student, path), "student", images, trains=False)
 
-        return exportable_detector(config.student.name, self.detector_options, make, images)
+        form = {**self.detector_options, **REPLACED[self.student_pretrained]}
+        return exportable_detector(config.student.name, form, make, images)
 
     def network(
         self, node: DictConfig, role: str, images: CocoSet, *, trains: bool = True
