@@ -125,7 +125,8 @@ def named_taps(
 
     A network's own `taps`, as the packaged ones have, come first. Otherwise the network is called
     once, in evaluation mode: a stage is the last map of its resolution, as long as maps shrink, and
-    the embedding is what goes into the last linear layer. Left out are modules that are called more
+    the embedding is what goes into the last linear layer. The first of them is the stem where it is
+    that of one layer, such as a ReLU, and all later ones are of modules that hold others. Left out are modules that are called more
     than once, maps that the network changes in place afterwards, and modules that give no maps of
     channels first, as attention does. A lone map of patches, which attention starts from, is no
     stage.
@@ -178,5 +179,7 @@ def named_taps(
             by_size[size] = path
     # One map, and rows of tokens or maps of channels last: the one is that of the patches.
     stages = [] if tokens and len(by_size) == 1 else list(by_size.values())
-    named = {f"stage{number}": path for number, path in enumerate(stages, start=1)}
+    first, *later = [any(module_at(network, path).children()) for path in stages] or [True]
+    named = {"stem": stages.pop(0)} if later and all(later) and not first else {}
+    named |= {f"stage{number}": path for number, path in enumerate(stages, start=1)}
     return named | ({EMBEDDING: linear[-1] + INPUT} if linear else {})
