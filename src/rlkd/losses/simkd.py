@@ -54,6 +54,7 @@ class SimKD(nn.Module):
                 f"has {out} channels: give layers the teacher's map whose mean goes into the "
                 "classifier"
             )
+        arguments.count("factor", factor, most=out)
         pooled = teacher_feature.float().mean(dim=(2, 3))
         away = torch.dist(pooled, teacher_embedding.float())
         if away > _ROUNDING * teacher_embedding.float().norm():
@@ -62,7 +63,6 @@ class SimKD(nn.Module):
                 "where the network names that map, else {student: PATH, teacher: PATH} with the "
                 "teacher's map whose mean goes into the classifier"
             )
-        arguments.count("factor", factor, most=out)
         sizes = zip(student_feature.shape[2:], teacher_feature.shape[2:], strict=True)
         height, width = (min(pair) for pair in sizes)
         self.size = (height, width)
