@@ -99,6 +99,14 @@ def test_an_impossible_value_is_refused_by_its_name(
     assert_told(refuse("distill", *settings), IMPOSSIBLE[setting])
 
 
+def test_mixed_images_are_refused_by_a_loss_that_remembers_each_by_its_row(
+    refuse: Refuse, teacher_file: Path, tmp_path: Path
+) -> None:
+    given = ("temperature=constant", "method=crd", "task.mix=cutmix")
+    told = refuse("distill", *tiny(teacher_file, tmp_path / "run", *given))
+    assert_told(told, "task.mix=cutmix makes one image of two, and loss crd .* task.mix=null")
+
+
 UNKNOWN = {
     "trainer.epoch=3": "no setting trainer.epoch: did you mean trainer.epochs",
     "chosn=3": "no setting chosn: see them all",

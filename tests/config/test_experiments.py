@@ -132,7 +132,10 @@ def test_every_pair_composes_with_each_of_the_papers_methods(pair: Pair) -> None
 
 def test_reviewkd_has_the_weight_of_its_pair() -> None:
     assert weights(composed(PAIRS[0], "reviewkd"))["reviewkd"] == 0.6
-    assert weights(configure(["method=reviewkd"]))["reviewkd"] == 1
+    usual = configure(["method=reviewkd"])
+    assert weights(usual)["reviewkd"] == 1
+    term = usual.method.terms.reviewkd
+    assert (term.warmup_epochs, term.loss.max_channels) == (20, 512)
 
 
 MLKD_STANDARDISED = {"vgg13_vgg8": 6, "vgg13_mobilenetv2": 6, "resnet32x4_shufflev2": 6}
@@ -261,3 +264,6 @@ def test_imagenets_pairs_have_their_published_recipe(
     assert (term["dkd"].loss.beta, term["rld"].loss.beta) == (published[0], published[0])
     assert (term["dkd"].warmup_epochs, term["rld"].warmup_epochs) == (1, 1)
     assert (term["nkd"].loss.gamma, term["mlkd"].weight) == (1.5, 0.5)
+    review = configure([f"experiment={experiment}", "data.root=.", "method=reviewkd"]).method.terms
+    most = {"imagenet_resnet34_resnet18": 512, "imagenet_resnet50_mobilenetv1": 256}[experiment]
+    assert (review.reviewkd.warmup_epochs, review.reviewkd.loss.max_channels) == (1, most)

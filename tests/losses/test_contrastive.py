@@ -106,6 +106,21 @@ def test_the_normalizers_of_the_first_batch_stay(make: Callable[..., CRD]) -> No
     assert abs(fast - afresh) > 1e-3
 
 
+def test_a_row_that_is_not_finite_spoils_neither_the_normalizers_nor_the_banks(
+    make: Callable[..., CRD],
+) -> None:
+    crd, (student, teacher) = make(), student_and_teacher()
+    bad, before = student.clone(), crd.student_bank.rows.clone()
+    bad[1] = math.nan
+    rest = torch.tensor([0, 2, 3])
+    _, zs = slowly(crd, student[rest], teacher[rest], INDEX[rest])
+    crd(bad, teacher, INDEX)
+    torch.testing.assert_close(crd.teacher_bank.log_normalizer.exp(), zs[0])
+    assert torch.equal(crd.student_bank.rows[INDEX[1]], before[INDEX[1]])
+    assert all(bank.rows.isfinite().all() for bank in (crd.student_bank, crd.teacher_bank))
+    assert crd(student, teacher, INDEX).isfinite()
+
+
 @pytest.mark.parametrize("negatives", [1, 3, 5])
 def test_negatives_are_distinct_instances_of_other_classes(
     make: Callable[..., CRD], negatives: int

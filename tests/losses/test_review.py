@@ -155,3 +155,11 @@ def test_networks_with_different_numbers_of_maps_are_refused() -> None:
 def test_a_bound_without_a_channel_is_refused() -> None:
     with pytest.raises(UserError, match="max_channels=0"):
         ReviewKD(*features(2), max_channels=0)
+
+
+def test_a_share_of_one_image_is_refused_in_training_alone(review: ReviewKD) -> None:
+    with pytest.raises(
+        UserError, match=r"give trainer\.batch_size at least 2 images for each rank"
+    ):
+        review(*features(1))
+    assert review.eval()(*features(1)).isfinite()

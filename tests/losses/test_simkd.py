@@ -117,6 +117,14 @@ def test_a_map_that_the_teachers_classifier_does_not_read_is_refused() -> None:
         SimKD(torch.zeros(2, 3, 6, 6), torch.zeros(2, 8, 4, 4), torch.zeros(2, 9))
 
 
+def test_a_map_before_the_teachers_last_activation_is_refused() -> None:
+    feature = torch.randn(2, 8, 4, 4)
+    embedding = feature.relu().mean(dim=(2, 3))
+    with pytest.raises(UserError, match="not what its classifier reads: give layers=final"):
+        SimKD(torch.zeros(2, 3, 6, 6), feature, embedding)
+    SimKD(torch.zeros(2, 3, 6, 6), feature.relu().bfloat16(), embedding.bfloat16())
+
+
 @pytest.mark.parametrize("factor", [0, 9])
 def test_a_factor_that_leaves_no_channel_is_refused(factor: int) -> None:
     with pytest.raises(

@@ -99,7 +99,7 @@ def test_a_networks_own_names_come_first(network: Small, image: Tensor) -> None:
 def test_otherwise_a_stage_is_the_last_map_of_its_resolution(network: Small, image: Tensor) -> None:
     network.train()
     found = named_taps(network, image)
-    assert found == {"stage1": "stem", "stage2": "body", "embedding": "fc:input"}
+    assert found == {"stem": "stem", "stage1": "body", "embedding": "fc:input"}
     assert network.training
     assert network.body.training
     assert not network.stem._forward_hooks
@@ -109,9 +109,17 @@ def test_a_torchvision_network_has_its_four_stages_and_an_embedding() -> None:
     from torchvision.models import resnet18
 
     found = named_taps(resnet18(), torch.randn(1, 3, 64, 64))
-    stages = [path for name, path in found.items() if name.startswith("stage")]
-    assert stages == ["relu", "layer1", "layer2", "layer3", "layer4"]
-    assert found["embedding"] == "fc:input"
+    assert found == {
+        "stem": "relu",
+        **{f"stage{number}": f"layer{number}" for number in range(1, 5)},
+        "embedding": "fc:input",
+    }
+
+
+def test_layers_that_hold_no_others_are_stages_from_the_first(image: Tensor) -> None:
+    layers = [nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1, stride=2), nn.Conv2d(4, 4, 1, stride=2)]
+    found = named_taps(nn.Sequential(*layers), image)
+    assert found == {"stage1": "0", "stage2": "1", "stage3": "2"}
 
 
 def test_a_module_called_twice_is_no_stage_and_cannot_be_tapped(image: Tensor) -> None:

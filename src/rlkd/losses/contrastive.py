@@ -157,7 +157,7 @@ class MemoryBank(nn.Module):
         negative: Float[Tensor, "batch pool"],
         is_negative: Bool[Tensor, "batch pool"],
     ) -> Float[Tensor, ""]:
-        """Return log Z, which the first batch sets.
+        """Return log Z, which the first batch sets by those of its scores that are finite.
 
         Args:
             positive: cosines with the positives over the temperature.
@@ -168,10 +168,12 @@ class MemoryBank(nn.Module):
             return self.log_normalizer
         counted = negative.masked_fill(~is_negative, -math.inf)
         scores = torch.cat([positive, counted.flatten()])
-        count = distributed.sum_over_ranks((len(positive) + is_negative.sum()).to(scores.dtype))
+        finite = scores.isfinite()
+        scores = scores.masked_fill(~finite, -math.inf)
+        count = distributed.sum_over_ranks(finite.sum().to(scores.dtype))
         total = distributed.gather_rows(scores.logsumexp(dim=0, keepdim=True)).logsumexp(dim=0)
         first = total + (len(self.rows) / count).log()
-        kept = torch.where(self.log_normalizer.isnan(), first, self.log_normalizer)
+        kept = torch.where(self.log_normalizer.isfinite(), self.log_normalizer, first)
         if self.training:
             self.log_normalizer.copy_(kept)
             self.settled = True
@@ -187,14 +189,18 @@ class MemoryBank(nn.Module):
     ) -> None:
         """Move the rows of a batch, of all ranks, to its embeddings, along the sphere.
 
+        A row whose embedding is not finite stays.
+
         Args:
             index: the rows; as many on every rank.
             embedding: of unit length.
             momentum: the share of the old rows; in [0, 1).
         """
         index, embedding = distributed.gather_rows(index), distributed.gather_rows(embedding)
-        moved = momentum * self.rows[index] + (1 - momentum) * embedding
-        self.rows.index_copy_(0, index, F.normalize(moved, dim=1))
+        held = self.rows[index]
+        moved = F.normalize(momentum * held + (1 - momentum) * embedding, dim=1)
+        finite = moved.isfinite().all(dim=1, keepdim=True)
+        self.rows.index_copy_(0, index, torch.where(finite, moved, held))
 
 
 def _on_sphere(

@@ -39,8 +39,9 @@ class Term:
     """The weight grows from 0 over these epochs: in epoch E it is min(E / warmup_epochs, 1) of
     itself, E counted from 1."""
     layers: Any = "last"
-    """The features of a loss that asks for some: `last`, `stages` (as many as both networks
-    have, from the deepest), a name such as `stage2`, a module path, or a list of these;
+    """The features of a loss that asks for some: `last`, the deepest stage; `final`, the map whose
+    mean goes into the classifier, in networks that name it, else `last`; `stages` (as many as both
+    networks have, from the deepest), a name such as `stage2`, a module path, or a list of these;
     `{student: PATH, teacher: PATH}` where the two differ. A loss that asks for one pair is applied
     to each and summed."""
 

@@ -73,7 +73,15 @@ class ReviewKD(nn.Module):
             teacher_features: the teacher's.
             student_embedding: what goes into the student's classifier.
             teacher_embedding: what goes into the teacher's.
+
+        Raises:
+            UserError: in training for a single instance, which has no spread to normalise by.
         """
+        if self.training and len(student_embedding) < 2:
+            raise UserError(
+                "ReviewKD normalises embeddings over a batch, and a share of one image has no "
+                "spread: give trainer.batch_size at least 2 images for each rank and pass"
+            )
         student = [*student_features, student_embedding[:, :, None, None]]
         teacher = [*teacher_features, teacher_embedding[:, :, None, None]]
         losses: list[Tensor] = []

@@ -3,12 +3,16 @@
 import copy
 from collections.abc import Callable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rlkd import arguments
 from rlkd.errors import UserError
+
+_ROUNDING = 0.05
+"""How far the mean of a map may be from the embedding, relative to it: bfloat16 rounds less."""
 
 
 class SimKD(nn.Module):
@@ -27,7 +31,7 @@ class SimKD(nn.Module):
         factor: how much narrower than the teacher's map the bottleneck is; more is cheaper.
 
     Raises:
-        UserError: if the teacher's map and embedding differ in channels, or the factor leaves no
+        UserError: if the mean of the teacher's map is not its embedding, or the factor leaves no
             channel.
 
     Source: Chen et al., "Knowledge Distillation with the Reused Teacher Classifier" (CVPR 2022),
@@ -51,6 +55,14 @@ class SimKD(nn.Module):
                 "classifier"
             )
         arguments.count("factor", factor, most=out)
+        pooled = teacher_feature.float().mean(dim=(2, 3))
+        away = torch.dist(pooled, teacher_embedding.float())
+        if away > _ROUNDING * teacher_embedding.float().norm():
+            raise UserError(
+                "the mean of the teacher's map is not what its classifier reads: give layers=final "
+                "where the network names that map, else {student: PATH, teacher: PATH} with the "
+                "teacher's map whose mean goes into the classifier"
+            )
         sizes = zip(student_feature.shape[2:], teacher_feature.shape[2:], strict=True)
         height, width = (min(pair) for pair in sizes)
         self.size = (height, width)

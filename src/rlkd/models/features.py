@@ -15,6 +15,8 @@ _NO_MAPS = (nn.Linear, nn.LayerNorm, nn.Dropout, nn.Softmax, nn.Identity)
 INPUT = ":input"
 """Ends a path that means what goes into the module, not what comes out of it."""
 EMBEDDING = "embedding"
+FINAL = "final"
+"""Names the map whose mean over places is the embedding, where that is not the last stage."""
 
 
 class Taps:
@@ -125,10 +127,12 @@ def named_taps(
 
     A network's own `taps`, as the packaged ones have, come first. Otherwise the network is called
     once, in evaluation mode: a stage is the last map of its resolution, as long as maps shrink, and
-    the embedding is what goes into the last linear layer. Left out are modules that are called more
-    than once, maps that the network changes in place afterwards, and modules that give no maps of
-    channels first, as attention does. A lone map of patches, which attention starts from, is no
-    stage.
+    the embedding is what goes into the last linear layer. The first of them is the stem where it is
+    that of one layer, such as a ReLU, and all later ones are of modules that hold others.
+
+    Left out are modules that are called more than once, maps that the network changes in place
+    afterwards, and modules that give no maps of channels first, as attention does. A lone map of
+    patches, which attention starts from, is no stage.
 
     Args:
         network: any network.
@@ -178,5 +182,7 @@ def named_taps(
             by_size[size] = path
     # One map, and rows of tokens or maps of channels last: the one is that of the patches.
     stages = [] if tokens and len(by_size) == 1 else list(by_size.values())
-    named = {f"stage{number}": path for number, path in enumerate(stages, start=1)}
+    first, *later = [any(module_at(network, path).children()) for path in stages] or [True]
+    named = {"stem": stages.pop(0)} if later and all(later) and not first else {}
+    named |= {f"stage{number}": path for number, path in enumerate(stages, start=1)}
     return named | ({EMBEDDING: linear[-1] + INPUT} if linear else {})

@@ -71,7 +71,7 @@ def test_logits_are_those_of_the_public_implementation(
 def test_taps_give_the_features_of_the_public_implementation_in_order(
     name: str, called: tuple[Tensor, dict[str, Tensor]], golden: Any
 ) -> None:
-    features = called[1]
+    features = {key: each for key, each in called[1].items() if key != "final"}
     shapes = [list(feature.shape) for feature in features.values()]
     assert shapes == golden.models[name]["feature_shapes"]
     stages = [f"stage{number}" for number in range(1, len(shapes) - 1)]
@@ -85,6 +85,14 @@ def test_the_embedding_is_what_the_classifier_takes(
     classifier = model.get_submodule(model.taps["embedding"].removesuffix(":input"))
     with torch.no_grad():
         assert torch.equal(classifier(features["embedding"]), logits)
+
+
+def test_the_mean_of_the_final_map_is_the_embedding(
+    name: str, called: tuple[Tensor, dict[str, Tensor]]
+) -> None:
+    features = called[1]
+    final = features.get("final", list(features.values())[-2])
+    torch.testing.assert_close(final.mean(dim=(2, 3)), features["embedding"])
 
 
 # Where the public implementation hands a feature out before an activation.

@@ -7,6 +7,7 @@ import torch
 from tests.support.runs import Ready, as_users_call
 from torch import Tensor, nn
 
+from rlkd import models
 from rlkd.errors import UserError
 from rlkd.losses import Objective, Term, kd
 from rlkd.models import Teacher
@@ -52,6 +53,29 @@ def test_a_loss_is_rehearsed_with_mixed_targets_where_there_will_be_some(
     make(mixes=False)
     with pytest.raises(UserError, match="loss own does not fit"):
         make(mixes=True)
+
+
+def test_the_last_convolution_of_a_light_student_learns_by_what_is_pooled_in_a_wide_teacher(
+    student: nn.Module, batch: Batch
+) -> None:
+    def made(student: nn.Module, teacher: str) -> Objective:
+        objective = Objective({"gap": Term(gap, layers="final"), "last": Term(gap)})
+        network = models.create(teacher, num_classes=10)
+        prepare_forward(
+            objective,
+            student,
+            Teacher(network),
+            batch=batch,
+            train_targets=torch.arange(10),
+            num_classes=10,
+            temperature=None,
+        )
+        return objective
+
+    light = made(models.create("ShuffleV2", num_classes=10), "wrn_16_2")
+    assert light.pairs == {"gap": [("relu2", "relu")], "last": [("layer3", "block3")]}
+    none_named = made(student, "MobileNetV2")
+    assert none_named.pairs == {"gap": [("layer3", "conv2")], "last": [("layer3", "blocks.6")]}
 
 
 def test_a_source_of_the_wrong_shape_is_refused(

@@ -68,6 +68,7 @@ def gap(student_feature: Tensor, teacher_feature: Tensor) -> Tensor:
     [
         ("stages", [16, 8, 4]),
         ("last", [4]),
+        ("final", [4]),
         ("fpn1", [8]),
         (["fpn0", "last"], [16, 4]),
         ("regions", [7]),
@@ -119,7 +120,7 @@ def test_a_teacher_of_larger_images_is_imitated_too() -> None:
     "layers", ["stage2", "fpn3", [], ["fpn0", "backbone"], {"student": "a", "teacher": "b"}, None]
 )
 def test_layers_that_a_detector_does_not_have_are_refused(layers: object) -> None:
-    told = r"loss gap: layers=.*: a detector has stages, last, regions, fpn0, fpn1, fpn2$"
+    told = r"loss gap: layers=.*: a detector has stages, last, final, regions, fpn0, fpn1, fpn2$"
     with pytest.raises(UserError, match=told):
         ready(Objective({"gap": Term(gap, layers=layers)}))
 

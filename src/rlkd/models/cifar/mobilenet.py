@@ -69,6 +69,7 @@ class MobileNetV2(nn.Module):
         "stage2": "blocks.2",
         "stage3": "blocks.4",
         "stage4": "blocks.6",
+        "final": "conv2",
         "embedding": "classifier:input",
     }
 

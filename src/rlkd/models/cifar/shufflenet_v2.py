@@ -84,6 +84,7 @@ class ShuffleNetV2(nn.Module):
         "stage1": "layer1",
         "stage2": "layer2",
         "stage3": "layer3",
+        "final": "relu2",
         "embedding": "linear:input",
     }
 
@@ -104,6 +105,7 @@ class ShuffleNetV2(nn.Module):
         self.layer3 = _stage(widths[1], widths[2], units[2])
         self.conv2 = nn.Conv2d(widths[2], widths[3], 1, bias=False)
         self.bn2 = nn.BatchNorm2d(widths[3])
+        self.relu2 = nn.ReLU()
         self.linear = nn.Linear(widths[3], num_classes)
 
     def forward(
@@ -112,7 +114,7 @@ class ShuffleNetV2(nn.Module):
         """Return the logits."""
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
-        x = F.relu(self.bn2(self.conv2(x)))
+        x = self.relu2(self.bn2(self.conv2(x)))
         return self.linear(x.mean(dim=(-2, -1)))
 
 

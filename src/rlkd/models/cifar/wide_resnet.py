@@ -62,6 +62,7 @@ class WideResNet(nn.Module):
         "stage1": "block1",
         "stage2": "block2",
         "stage3": "block3",
+        "final": "relu",
         "embedding": "fc:input",
     }
 
@@ -78,6 +79,7 @@ class WideResNet(nn.Module):
         self.block2 = _layers(widths[0], widths[1], blocks, stride=2)
         self.block3 = _layers(widths[1], widths[2], blocks, stride=2)
         self.bn1 = nn.BatchNorm2d(widths[2])
+        self.relu = nn.ReLU()
         self.fc = nn.Linear(widths[2], num_classes)
         he_normal(self)
         nn.init.zeros_(self.fc.bias)
@@ -87,7 +89,7 @@ class WideResNet(nn.Module):
     ) -> Float[Tensor, "batch classes"]:
         """Return the logits."""
         x = self.block3(self.block2(self.block1(self.conv1(x))))
-        return self.fc(F.relu(self.bn1(x)).mean(dim=(-2, -1)))
+        return self.fc(self.relu(self.bn1(x)).mean(dim=(-2, -1)))
 
 
 def _layers(in_channels: int, out_channels: int, blocks: int, stride: int) -> nn.Sequential:

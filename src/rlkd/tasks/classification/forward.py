@@ -22,7 +22,7 @@ from rlkd.losses.inputs import FEATURE, FEATURES, HEAD
 from rlkd.models import Teacher
 from rlkd.models.eval_mode import evaluating
 from rlkd.models.features import EMBEDDING as EMBEDDING_TAP
-from rlkd.models.features import Taps, module_at, named_taps
+from rlkd.models.features import FINAL, Taps, module_at, named_taps
 from rlkd.models.outputs import check_logits
 from rlkd.teacher_cache.stored import StoredTeacher
 from rlkd.temperature import TemperatureSource
@@ -317,8 +317,8 @@ def _pairs(
     )
     if not listed or not fine:
         raise UserError(
-            f"loss {name}: layers={layers}: give last, stages, a module path, a list of these, or "
-            "{student: PATH, teacher: PATH}"
+            f"loss {name}: layers={layers}: give last, final, stages, a module path, a list of "
+            "these, or {student: PATH, teacher: PATH}"
         )
     if listed == ["stages"]:
         student, teacher = (_stages(named[role]) for role in ("student", "teacher"))
@@ -351,6 +351,8 @@ def _pairs(
 
 def _path(place: str, named: Mapping[str, str], network: nn.Module) -> str:
     stages = _stages(named)
+    if place == FINAL and FINAL not in named:
+        place = "last"
     if place == "last" and stages:
         return named[stages[-1]]
     if place in named:

@@ -351,6 +351,12 @@ class _Parts(TaskParts):
                 f"task.mix={self.task.mix} mixes every image, and exploration ranks them by what "
                 "the student makes of each: give exploration.enabled=false, or task.mix=null"
             )
+        by_row = [name for name, each in objective.asked.items() if "index" in each.when_called]
+        if self.mixing is not None and by_row:
+            raise UserError(
+                f"task.mix={self.task.mix} makes one image of two, and loss {', '.join(by_row)} "
+                "remembers each by its own row: give task.mix=null, or choose another method"
+            )
         upcoming = build.probe_options(self.config.probe).upcoming
         probe = None
         if not upcoming:

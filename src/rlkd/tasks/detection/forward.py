@@ -20,6 +20,7 @@ from rlkd.losses import LossInputs, Objective, Pair
 from rlkd.losses.inputs import CALLED, FEATURE, FEATURES, HEAD
 from rlkd.models import Teacher, is_two_stage
 from rlkd.models.eval_mode import frozen_statistics
+from rlkd.models.features import FINAL
 from rlkd.temperature import TemperatureSource
 from rlkd.types import IGNORED, Boxes, DetectionBatch
 
@@ -346,7 +347,7 @@ def _pairs(name: str, objective: Objective, seen: LossInputs) -> list[Pair]:
     if not asked & (FEATURE | FEATURES):
         return []
     levels = [each for each in seen.student_maps if each in seen.teacher_maps and each != POOLED]
-    named = {"stages": levels, "last": levels[-1:], POOLED: [POOLED]}
+    named = {"stages": levels, "last": levels[-1:], FINAL: levels[-1:], POOLED: [POOLED]}
     named |= {each: [each] for each in levels}
     given: Any = objective.terms[name].layers
     listed: Sequence[Any] = given if isinstance(given, list | tuple) else [given]
