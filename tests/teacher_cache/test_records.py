@@ -129,3 +129,19 @@ def test_processes_that_write_the_same_rows_at_once_leave_whole_ones(tmp_path: P
     whole = {values(1, seed=seed).tobytes() for seed in range(4)}
     assert there.all()
     assert {each.tobytes() for each in held} <= whole
+
+
+def test_rows_are_counted_in_a_copy_since_other_processes_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # numpy's own refusal: "number of non-zero array elements changed during function execution".
+    records, looked = made(tmp_path), np.flatnonzero
+
+    def of_its_own(array: NDArray[Any]) -> NDArray[Any]:
+        assert not np.shares_memory(array, records._check)
+        return looked(array)
+
+    records.write(np.array([3, 8]), values(2))
+    monkeypatch.setattr(np, "flatnonzero", of_its_own)
+    assert records.marked().tolist() == [3, 8]
+    assert [rows.tolist() for rows in records.damaged()] == [[]]

@@ -122,12 +122,12 @@ class Records:
 
     def marked(self) -> Rows:
         """Return the rows that have a check; whether it fits is not looked at."""
-        return np.flatnonzero(self._check)
+        return _marked(self._check)
 
     def damaged(self) -> Generator[Rows]:
         """Yield the rows that have a check which does not fit, a part of the file at a time."""
         for start in range(0, self.rows, _AT_ONCE):
-            rows = start + np.flatnonzero(self._check[start : start + _AT_ONCE])
+            rows = start + _marked(self._check[start : start + _AT_ONCE])
             yield rows[~self.read(rows)[1]]
 
     @contextmanager
@@ -170,6 +170,11 @@ LOGITS, CHECKS = "logits.bin", "checks.bin"
 def sizes(folder: Path, *, rows: int, columns: int, dtype: np.dtype[Any]) -> dict[Path, int]:
     """Return the bytes that each file has."""
     return {folder / LOGITS: rows * columns * dtype.itemsize, folder / CHECKS: rows * 4}
+
+
+def _marked(check: NDArray[np.uint32]) -> Rows:
+    """Return where a check is; of a copy, since other processes write meanwhile."""
+    return np.flatnonzero(check != 0)
 
 
 def _runs(rows: Rows) -> list[tuple[int, int]]:
