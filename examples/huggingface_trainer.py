@@ -24,7 +24,7 @@ class DistillationTrainer(Trainer):
     def __init__(self, *args: Any, teacher: Any, agent: rlkd.TemperatureAgent, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.teacher, self.agent = teacher.eval().to(self.args.device), agent.to(self.args.device)
-        self.agent.share_update(self.args.gradient_accumulation_steps)
+        agent.share_update(self.args.gradient_accumulation_steps)  # the calls of one step
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -61,13 +61,12 @@ def main(folder: str | Path = "student", *, epochs: int = 2) -> BertForSequenceC
     """Distil two layers into one on made-up texts; save and return the one."""
     torch.manual_seed(0)
     train, test = texts(512), texts(256)
-    options = TrainingArguments(
-        str(folder), num_train_epochs=epochs, learning_rate=3e-3, save_strategy="no"
-    )
+    some: Any = {"num_train_epochs": epochs, "learning_rate": 3e-3, "save_strategy": "no"}
+    options = TrainingArguments(str(folder), **some)
     teacher, student = bert(width=64, layers=2), bert(width=32, layers=1)
     Trainer(teacher, options, train_dataset=train).train()
     agent = rlkd.TemperatureAgent(base_temperature=4.0, update_interval=4)
-    along: dict[str, Any] = {"teacher": teacher, "agent": agent, "train_dataset": train}
+    along: Any = {"teacher": teacher, "agent": agent, "train_dataset": train}
     trainer: Any = DistillationTrainer(student, options, **along)
     trainer.train()
     right = trainer.predict(test).predictions.argmax(1) == [int(each["labels"]) for each in test]
