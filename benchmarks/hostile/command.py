@@ -88,8 +88,9 @@ def _is_figure(value: Any) -> bool:
 def check_figures(figures: dict[str, Any], where: str) -> None:
     """Refuse figures that are not finite, or fractions outside [0, 1]."""
     for name, value in figures.items():
-        if name.startswith("ap") and math.isnan(value):
-            continue  # of a size that no object has
+        # There is none without an object of a size, or with five classes or fewer.
+        if (name.startswith("ap") or name == "top5") and math.isnan(value):
+            continue
         fraction = name.startswith(("top", "ap"))
         if not math.isfinite(value) or (fraction and not 0 <= value <= 1):
             raise FailedError("nonsense", f"{where}: {name} is {value}", f"figure {name}")
