@@ -219,6 +219,17 @@ def test_a_run_that_was_killed_at_its_end_is_concluded_by_the_same_command(
     assert (first.ends, second.ends) == ([True], [False])
 
 
+@pytest.mark.usefixtures("recorder")
+def test_a_run_is_complete_without_its_metrics(teacher_file: Path, tmp_path: Path) -> None:
+    words = tiny(teacher_file, tmp_path / "run", "temperature=constant", "trainer.epochs=1")
+    result = running.distill(words, console=silent())
+    (tmp_path / "run" / "metrics.csv").unlink()
+    assert running.distill(words, console=silent()) == result
+    with pytest.warns(Notice, match="logger=wandb failed"):
+        recorded = running.distill([*words, "logger=wandb"], console=silent())
+    assert recorded == result
+
+
 def test_a_kill_between_two_epochs_of_many_repeats_none(
     recorder: type[Recorder], tmp_path: Path
 ) -> None:

@@ -41,7 +41,6 @@ from rlkd.reporting import (
     PolicyMap,
     Result,
     hardware,
-    read_metrics,
     read_run,
     versions,
     write_metrics,
@@ -256,7 +255,7 @@ def _completed(
     result = Result.read(folder.result)
     with tracking(logger_options(config), folder.path) as tracker:
         held: Any = OmegaConf.to_container(OmegaConf.create(settings))
-        tracker.complete(held, read_metrics(folder.metrics), result)
+        tracker.complete(held, result)
     return result
 
 

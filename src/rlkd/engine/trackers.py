@@ -277,21 +277,20 @@ class Tracker:
                 self._service.log_pictures(_pictures(self.folder, type(result.test)))
                 self._note(concluded=True)
 
-    def complete(
-        self, config: Mapping[str, Any], history: Iterable[Figures], result: Result
-    ) -> None:
+    def complete(self, config: Mapping[str, Any], result: Result) -> None:
         """Give the record of a run that is complete what it lacks, as after a kill at the end.
 
         Args:
             config: the settings.
-            history: the rows of metrics.csv.
             result: its figures.
         """
         with self._harmless():
             if self._notes().get(self._key, {}).get("concluded"):
                 return
         self.start(config)
-        self.follow(history)
+        with self._harmless():
+            if self._service is not None:
+                self.follow(read_run(self.folder).metrics)
         self.conclude(result)
 
     def compare(self, comparison: Comparison) -> None:

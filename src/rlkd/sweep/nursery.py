@@ -43,7 +43,7 @@ _TIMED = 3
 _LONGEST = 4000
 """Characters of a failure that are passed on."""
 _MOST_SAID = 8
-"""Notices that are."""
+"""As many notices are passed on."""
 _fork = multiprocessing.get_context("fork")
 _PAIR = struct.Struct("dd")
 """Of a run: the share that is done, and images a second."""

@@ -99,10 +99,10 @@ def side_by_side(
             for said in one.notices:
                 notice(said)
         at_once = _count(planned, left, jobs, list(tried.values()))
-        hours = _time(planned, left, tried, at_once)
+        expected = _time(planned, left, tried, at_once)
         say(
             console,
-            f"{len(left)} runs, {at_once} at a time{hours}; their logs are in {_logs(planned)}",
+            f"{len(left)} runs, {at_once} at a time{expected}; their logs are in {_logs(planned)}",
         )
         door.send(("train", left, at_once))
         yield from _watched(door, planned, left, signals, console)
@@ -215,8 +215,9 @@ def _count(
             )
         return min(jobs, len(left))
     config = planned[left[0]].config
+    workers = config.data.get("workers") or config.task.get("workers")
     busy = build.trainer_options(config).threads or 1
-    busy += int(config.data.get("workers") or config.task.get("workers") or 0)
+    busy += workers if isinstance(workers, int) else 0  # somebody's own data may have words there
     return max(min(cores() // busy, len(left), fit), 1)
 
 
