@@ -182,6 +182,16 @@ def test_a_run_too_short_for_the_agent_to_learn_says_so(
         )
 
 
+@pytest.mark.parametrize(("size", "said"), [(16, False), (32, True)])
+def test_a_probe_of_half_the_images_is_named(
+    command: Command, teacher_file: Path, tmp_path: Path, size: int, said: bool
+) -> None:
+    more = (f"probe.size={size}", "trainer.epochs=1")
+    printed = command("distill", *tiny(teacher_file, tmp_path / "run", *SOURCES["rlkd"], *more))
+    line = "the probe holds out 32 of 64 training images: lower probe.size"
+    assert (line in printed) is said
+
+
 def test_evaluate_reads_a_fraction_as_a_fraction(
     command: Command, teacher_file: Path, tmp_path: Path
 ) -> None:

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import lightning as L
 import pytest
@@ -207,7 +208,7 @@ def test_a_run_that_was_killed_at_its_end_is_concluded_by_the_same_command(
 ) -> None:
     words = tiny(teacher_file, tmp_path / "run", "temperature=constant", "logger=wandb")
     with monkeypatch.context() as patched:
-        patched.setattr(trackers.Tracker, "conclude", lambda *_: _raise(KilledError()))
+        patched.setattr(trackers.Tracker, "conclude", Mock(side_effect=KilledError))
         with pytest.raises(KilledError):
             running.distill(words, console=silent())
     assert (tmp_path / "run" / "result.json").is_file()
@@ -248,10 +249,6 @@ def test_a_kill_between_two_epochs_of_many_repeats_none(
 def _until_killed(rows: list[dict[str, int]]) -> Iterator[dict[str, int]]:
     yield from rows[:3]
     raise KeyboardInterrupt
-
-
-def _raise(error: Exception) -> None:
-    raise error
 
 
 def test_a_note_that_is_damaged_is_named_and_harms_nothing(

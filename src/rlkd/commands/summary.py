@@ -6,6 +6,7 @@ from rlkd.config.options import LOGGERS
 from rlkd.engine.run_folder import RunFolder
 from rlkd.reporting import Result
 from rlkd.reporting.pages import duration
+from rlkd.reporting.results.provenance import counted
 from rlkd.reporting.tables import Cells, print_cells
 
 
@@ -24,7 +25,7 @@ def print_summary(result: Result, folder: RunFolder, console: Console) -> None:
     }
     figures = {name: scores.summary for name, scores in scored.items() if scores is not None}
     figures["images"] = result.images.words
-    figures["training"] = f"{result.epochs:,} epochs in {duration(result.wall_seconds)}"
+    figures["training"] = f"{counted(result.epochs, 'epoch')} in {duration(result.wall_seconds)}"
     files = {
         "pictures and tables": folder.report,
         "figures of each epoch": folder.metrics,

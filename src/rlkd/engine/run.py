@@ -50,6 +50,8 @@ from rlkd.reporting.escaping import say
 
 ALONE = ("method=alone", "teacher=none", "temperature=constant")
 """The overrides that make a plain supervised run of a distillation."""
+_LARGE_PROBE = 0.4
+"""Share of the training images that a probe may take unsaid."""
 
 
 def distill(overrides: Iterable[str] = (), *, console: Console | None = None) -> Result:
@@ -160,6 +162,11 @@ def _trained(
         show(
             f"probe.size={probe.size}: as many training images are held out, and no reward is "
             "measured on them"
+        )
+    probed, kept = prepared.images.probe, prepared.images.training
+    if probed > _LARGE_PROBE * (probed + kept):
+        show(
+            f"the probe holds out {probed:,} of {probed + kept:,} training images: lower probe.size"
         )
     if probe.upcoming and (source is None or source.held_out is None):
         show("probe.source=upcoming: no temperature of this run looks ahead")
