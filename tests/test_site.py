@@ -120,8 +120,14 @@ def test_a_dead_link_would_be_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("page", [name for name in NAMES if name != "docs/adding.md"])
-def test_the_settings_of_every_command_compose(page: str) -> None:
-    for _, verb, *words in commands_in((ROOT / page).read_text(encoding="utf-8")):
+def test_the_settings_of_every_command_compose(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for written in re.findall(r"^```yaml\n(arms:.*?)^```", text, re.DOTALL | re.MULTILINE):
+        Path("arms.yaml").write_text(written)  # as the page calls it
+    for _, verb, *words in commands_in(text):
         studies = [each.partition("=")[2] for each in words if each.startswith("study=")]
         if studies:
             assert read_study(studies[0]).arms

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from rlkd.data.datasets import Dataset, parquet, webdataset
+from rlkd.data.dataset import Dataset
+from rlkd.data.datasets import parquet, webdataset
 
 from . import images
 from .command import check_result, command

@@ -39,6 +39,19 @@ class RunsFailedError(UserError):
         self.outcome = outcome
 
 
+class NoSettingError(UserError):
+    """A setting that a configuration does not have; `key` is its name.
+
+    Args:
+        key: of the setting.
+        help: what to do about it.
+    """
+
+    def __init__(self, key: str, help: str) -> None:
+        super().__init__(f"there is no setting {key}: {help}")
+        self.key = key
+
+
 class Notice(UserWarning):
     """What a user should know of although nothing failed, in one line.
 

@@ -117,7 +117,9 @@ def test_corrupt_images_are_named_together(root: Path) -> None:
         load_folder(root, image_size=8)
     named = ", ".join(f"{root}/train/cat/{row}.png" for row in (2, 3, 4))
     assert str(caught.value).startswith(f"{root}/train/cat/1.png cannot be decoded (")
-    assert str(caught.value).endswith(f": replace or remove it; nor can {named} and 1 more")
+    assert str(caught.value).endswith(
+        f": replace or remove it; nor can {named} and 1 more, or give data.unreadable=skip"
+    )
 
 
 def test_an_empty_class_is_named(root: Path) -> None:

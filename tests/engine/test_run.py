@@ -62,6 +62,7 @@ def test_a_run_leaves_its_folder_complete_and_prints_what_it_came_to(
         "images.json",
         "metrics.csv",
         "policy.json",
+        "preprocessing.json",
         "report.html",
         "result.json",
         "student.safetensors",

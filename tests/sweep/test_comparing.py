@@ -123,6 +123,21 @@ def test_nothing_runs_when_one_combination_does_not_compose(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_setting_that_one_swept_part_lacks_is_said_to_be_the_others(
+    teacher_file: Path, tmp_path: Path
+) -> None:
+    words = ("temperature=rlkd,constant", "temperature.probe_interval=4")
+    told = (
+        r"^temperature=constant has no setting temperature\.probe_interval: leave it out, or give "
+        r"it to the others alone, as arms of a study \(study=FILE\.yaml\)$"
+    )
+    with pytest.raises(UserError, match=told):
+        compare(grid(teacher_file, tmp_path / "out", *words), console=silent())
+    told = "there is no setting trainer.epoch: did you mean trainer.epochs"
+    with pytest.raises(UserError, match=told):
+        compare(grid(teacher_file, tmp_path / "out", words[0], "trainer.epoch=4"), console=silent())
+
+
 def test_each_combination_may_have_a_baseline_of_its_own(
     teacher_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

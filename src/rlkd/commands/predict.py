@@ -22,8 +22,9 @@ def predict(overrides: Iterable[str] = (), *, console: Console | None = None) ->
     Args:
         overrides: `images=FILE_OR_FOLDER`; `run=FOLDER` for the student of a run, else Hydra's with
             `student=NAME student.checkpoint=FILE` and the data it was trained on, which name the
-            classes; and where wanted `output=FOLDER` (`predictions` in the run's or in the current
-            folder), `threshold=0.5`, `skip_unreadable=true`.
+            classes; a classifier's run needs them no more. Where wanted, `output=FOLDER`
+            (`predictions` in the run's or in the current folder), `threshold=0.5`,
+            `skip_unreadable=true`.
         console: where to say what was written; None for standard output.
 
     Raises:
@@ -37,6 +38,7 @@ def predict(overrides: Iterable[str] = (), *, console: Console | None = None) ->
         output=Path(words.get("output", Path(words.get("run", "")) / _FOLDER)),
         threshold=_fraction(words),
         skip_unreadable=_truth(words, "skip_unreadable"),
+        run=Path(words["run"]) if "run" in words and not _names_data(others) else None,
     )
     config = configured(others, run=words.get("run"))
     options = build.trainer_options(config)
@@ -44,6 +46,10 @@ def predict(overrides: Iterable[str] = (), *, console: Console | None = None) ->
     console = console or Console()
     with locked(asked.output, config.lock, console):
         build.task(config).predict(config, options, asked, console)
+
+
+def _names_data(overrides: Iterable[str]) -> bool:
+    return any(each.lstrip("+~").startswith("data") for each in overrides)
 
 
 def _fraction(words: dict[str, str]) -> float | None:

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from rlkd.config.overrides import PATHS, path_value
-from rlkd.errors import UserError, did_you_mean
+from rlkd.errors import NoSettingError, UserError, did_you_mean
 from rlkd.trust import TRUST, found, require_trusted
 
 NETWORKS = {
@@ -204,7 +204,7 @@ def _remove(config: DictConfig, key: str) -> None:
 def _absent(config: DictConfig, key: str) -> UserError:
     if _taker(config, key) not in (None, _ANYTHING):
         return UserError(f"there is no setting {key} yet: give +{key}=... to add it")
-    return UserError(f"there is no setting {key}: {_hint(config, key)}")
+    return NoSettingError(key, _hint(config, key))
 
 
 def _hint(config: DictConfig, key: str) -> str:

@@ -4,7 +4,7 @@ The named data sets with all their options are the functions of `rlkd.data.datas
 """
 
 from rlkd.data.cifar import load_cifar
-from rlkd.data.datasets import Dataset, Images
+from rlkd.data.dataset import Dataset, Images
 from rlkd.data.digits import load_digits
 from rlkd.data.loaders.loader import BatchLoader
 from rlkd.data.loaders.memory import ImageSet, MemoryLoader

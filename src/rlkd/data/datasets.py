@@ -4,18 +4,15 @@ Small ones are held in memory; `imagenet`, `parquet` and `webdataset` are decode
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-
-from jaxtyping import UInt8
-from torch import Tensor
 
 from rlkd import arguments
 from rlkd.data import cifar
 from rlkd.data import digits as handwritten
+from rlkd.data.dataset import Dataset
 from rlkd.data.images import ImageReader
-from rlkd.data.loaders.memory import Flip, ImageSet, check_flip
+from rlkd.data.loaders.memory import Flip, check_flip
 from rlkd.data.loaders.normaliser import per_channel
 from rlkd.data.loaders.stream import in_memory
 from rlkd.data.loaders.stream_set import Reading, StreamSet
@@ -30,67 +27,13 @@ from rlkd.data.sources.shards import find_shards, given_names
 from rlkd.data.sources.tar import TarSource
 from rlkd.data.sources.unreadable import Unreadable
 from rlkd.data.splits import hold_out, limited
-from rlkd.data.transforms.resized_crop import Views, fitted, frame, pixel_size
+from rlkd.data.transforms.resized_crop import Views, pixel_size
 from rlkd.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _IMAGENET = {3: (IMAGENET_MEAN, IMAGENET_STD), 1: ((0.449,), (0.226,))}
 """By channels: grey has the means of the three colours."""
-
-Images = ImageSet | StreamSet
-"""Labelled images, in memory or decoded when they are needed."""
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """Images to train and to test on, and what a loader of them needs to know."""
-
-    name: str
-    train: Images
-    test: Images
-    mean: tuple[float, ...]
-    """Mean of each channel, with pixels in [0, 1]."""
-    std: tuple[float, ...]
-    """Standard deviation of each channel, in the same unit."""
-    crop_padding: int
-    """Pixels added on each side before a random crop in training; 0 for no such crop."""
-    flip: Flip
-    """Whether training mirrors images, at random or every other epoch."""
-    resize: int | None = None
-    """See `fitted`."""
-    unreadable: Unreadable | None = None
-    """Counts the images that cannot be decoded; None where all of them were decoded at once."""
-
-    @property
-    def num_classes(self) -> int:
-        """How many classes there are."""
-        return self.train.num_classes
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """What the classes are called, in the order of their indices."""
-        return self.train.class_names
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of every image as networks see it."""
-        return self.train.shape
-
-    def evaluated(
-        self, image: UInt8[Tensor, "channels height width"]
-    ) -> UInt8[Tensor, "channels high wide"]:
-        """Return what an evaluation sees of an image of any size."""
-        return fitted(image, self.shape[1:], self.resize)
-
-    @property
-    def evaluation(self) -> str:
-        """How an image comes to its size in an evaluation, in words."""
-        _, height, width = self.shape
-        if height == width:
-            return f"the shorter side resized to {self.resize or height}, the middle cut out"
-        high, wide = frame(self.shape[1:], self.resize)
-        return f"resized until it just covers {high} x {wide}, the middle cut out"
 
 
 def _normalisation(
@@ -198,6 +141,7 @@ def folder(
     limit: int | None = None,
     memory_limit_gib: float = 8.0,
     flip: Flip = True,
+    unreadable: str = "stop",
 ) -> Dataset:
     """Return images of one's own, decoded once into memory.
 
@@ -217,10 +161,11 @@ def folder(
         limit: how many training images to read, stratified, always the same; None for all.
         memory_limit_gib: the most memory that the images may take, in GiB.
         flip: as for `cifar10`; false where left and right matter.
+        unreadable: `stop` where images cannot be decoded, or `skip` them and count.
 
     Raises:
-        UserError: if a folder is missing or empty, the classes differ, an image is corrupt, an
-            option is out of its range, or the images need more memory.
+        UserError: if a folder is missing or empty, the classes differ, an image is corrupt and none
+            is to be skipped, an option is out of its range, or the images need more memory.
     """
     size, reader = pixel_size(image_size, "data.image_size"), ImageReader(channels)
     own = _normalisation(mean, std, _IMAGENET[channels])
@@ -228,9 +173,10 @@ def folder(
     arguments.number("data.memory_limit_gib", memory_limit_gib, above=0)
     arguments.count("data.limit", limit, optional=True)
     check_flip(flip)
-    views, root = Views(size, min(size)), Path(root).expanduser()
+    root, reading = Path(root).expanduser(), Reading(unreadable=Unreadable(unreadable))
     names, sources = list_splits(root / train, *_test_folder(root, test, test_fraction))
-    listed = [StreamSet.all_of(each, names, views=views, reader=reader) for each in sources]
+    how: dict[str, Any] = {"views": Views(size, min(size)), "reader": reader, "reading": reading}
+    listed = [StreamSet.all_of(each, names, **how) for each in sources]
     images, held = listed if test_fraction is None else _split(listed[0], test_fraction)
     parts = limited(images, limit), held
     count = sum(map(len, parts))
@@ -249,6 +195,7 @@ def folder(
         std=own[1],
         crop_padding=min(size) // 8,
         flip=flip,
+        unreadable=reading.unreadable,
     )
 
 

@@ -20,7 +20,7 @@ from rlkd.config.options import (
     trainer_options,
 )
 from rlkd.config.overrides import path_value
-from rlkd.data.datasets import Dataset
+from rlkd.data.dataset import Dataset
 from rlkd.engine.class_names import check_order, taught_rows
 from rlkd.engine.finished_run import refuse_new_head
 from rlkd.engine.module import Schedule, ScheduleBy

@@ -72,7 +72,7 @@ def taught_rows(given: Any, checkpoint: Path, class_names: Sequence[str]) -> lis
     """
     listed = _listed(given)
     source = _source_of(checkpoint)
-    own = _names(source, checkpoint) if source else None
+    own = names_in(source, checkpoint) if source else None
     if all(isinstance(each, int) for each in listed):
         rows: list[int] = listed
     elif own and len(listed) == len(class_names):
@@ -156,7 +156,7 @@ def _is_pushed(config: Path) -> bool:
 
 
 def _check(subject: Path, source: Path, class_names: Sequence[str], further: str = "") -> None:
-    names = _names(source, subject)
+    names = names_in(source, subject)
     if names == list(class_names):
         return
     remedy = "give the data that it was trained on"
@@ -172,8 +172,16 @@ def _check(subject: Path, source: Path, class_names: Sequence[str], further: str
     raise UserError(f"{subject} has {what} (see {source.name}): {remedy}")
 
 
-def _names(source: Path, subject: Path) -> list[str]:
-    """Return the names in the file of a run, or in the one beside an export."""
+def names_in(source: Path, subject: Path) -> list[str]:
+    """Return the class names in the file of a run, or in the one beside an export.
+
+    Args:
+        source: the file.
+        subject: the weights whose classes they are, for messages.
+
+    Raises:
+        UserError: if it names none.
+    """
     remedy = "fix or remove it"
     held = read_object(source, remedy) if source.name == FILE else read_json(source, remedy)
     names = held.get("class_names") if isinstance(held, dict) else None

@@ -4,7 +4,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from rlkd.data.datasets import Dataset
+from rlkd.data.dataset import Dataset
 from rlkd.data.loaders.normaliser import per_channel
 from rlkd.data.transforms.resized_crop import pixel_size
 

@@ -31,7 +31,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from rlkd.config.compose import unresolved
 from rlkd.config.settings import OF_A_PART, trusted_by
-from rlkd.data.datasets import Dataset
+from rlkd.data.dataset import Dataset
 from rlkd.data.detection.coco import DetectionSets
 from rlkd.engine.task import Task
 from rlkd.errors import InputError, UserError, one_line

@@ -81,6 +81,8 @@ class Asked:
     """The lowest score or probability that is reported, in [0, 1]; None for the task's own."""
     skip_unreadable: bool = False
     """Leave out and count the files that cannot be decoded."""
+    run: Path | None = None
+    """Folder of the run that was trained on the data; None where those are named themselves."""
 
 
 Answer = Callable[[Float[Tensor, "..."]], Sequence[Tensor]]

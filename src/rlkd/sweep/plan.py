@@ -22,7 +22,7 @@ from rlkd.engine.run_folder import RunFolder
 from rlkd.engine.signals import Interrupted
 from rlkd.engine.trackers import require_installed
 from rlkd.engine.tuning import recall, tune
-from rlkd.errors import UserError
+from rlkd.errors import NoSettingError, UserError
 from rlkd.reporting.escaping import say
 
 _LONGEST_NAME = 200
@@ -123,9 +123,8 @@ def plan(overrides: Iterable[str]) -> list[Planned]:
     planned: list[Planned] = []
     for seed, *values in product(seeds, *swept.values()):
         chosen = dict(zip(swept, values, strict=True))
-        config = configure(
-            [*single, *(f"{key}={each}" for key, each in chosen.items()), f"seed={seed}"]
-        )
+        words = [f"{key}={each}" for key, each in chosen.items()]
+        config = _combination([*single, *words, f"seed={seed}"], chosen)
         labels = {key.lstrip("+"): value for key, value in chosen.items()}
         take_place(config, folder, labels, seed)
         planned.append(Planned(labels, config))
@@ -135,6 +134,20 @@ def plan(overrides: Iterable[str]) -> list[Planned]:
         for each in planned:
             each.config.probe.size = largest
     return planned
+
+
+def _combination(overrides: Sequence[str], chosen: Mapping[str, str]) -> DictConfig:
+    """Compose one combination; of a setting that not all values of a swept part have, say so."""
+    try:
+        return configure(overrides)
+    except NoSettingError as error:
+        part = error.key.partition(".")[0]
+        if part not in chosen:
+            raise
+        raise UserError(
+            f"{part}={chosen[part]} has no setting {error.key}: leave it out, or give it to the "
+            "others alone, as arms of a study (study=FILE.yaml)"
+        ) from None
 
 
 def _require_folders_apart(planned: Sequence[Planned]) -> None:

@@ -23,6 +23,7 @@ from rlkd.engine import build
 from rlkd.engine import run as running
 from rlkd.engine.run_folder import RunFolder
 from rlkd.errors import UserError
+from rlkd.reporting import Result
 from rlkd.tasks.classification.data import (
     Sets,
     example_batch,
@@ -167,10 +168,55 @@ def test_skipped_images_are_counted_and_named_in_the_runs_folder(
     told = json.loads((run.path / "unreadable.json").read_text())
     assert told["count"] == 2
     assert {Path(each).name for each in told["places"]} == {"04.png", "05.png"}
+    assert Result.read(run.result).images.training == 23
     assert main(["evaluate", f"run={run.path}"]) == 0
     said = capsys.readouterr().out
     assert "on 23 test images" in said
     assert_told(said, r"1 image that cannot be decoded was skipped .*val/c/05\.png")
+
+
+def test_a_folder_in_memory_does_without_what_cannot_be_decoded(
+    tmp_path: Path, teacher: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = write_folder(tmp_path / "data")
+    (root / "train/b/04.png").write_bytes(b"rubbish")
+    (root / "val/c/05.png").write_bytes(b"")
+    words = [f"teacher.checkpoint='{teacher}'", f"output='{tmp_path / 'run'}'"]
+    given = [each for each in streaming("folder", root, *words) if "resize" not in each]
+    given.remove("data.workers=0")
+    assert main(["distill", *given]) == 2
+    assert_told(capsys.readouterr().err, r"train/b/04\.png cannot be .*data\.unreadable=skip$")
+    assert main(["distill", *given, "data.unreadable=skip"]) == 0
+    run = RunFolder(tmp_path / "run")
+    told = read_object(run.path / "unreadable.json", "")
+    assert {Path(each).name for each in told["places"]} == {"04.png", "05.png"}
+    assert Result.read(run.result).images.training == 23
+
+
+def test_a_runs_student_predicts_without_the_images_that_it_was_trained_on(
+    tmp_path: Path, teacher: Path, refuse: Refuse
+) -> None:
+    root = write_folder(tmp_path / "data")
+    run = distilled("imagenet", root, teacher, tmp_path / "run")
+    words = ("predict", f"run={run.path}", f"images={root / 'val'}")
+    away = ("data.mean=[0.4,0.4,0.4]", f"output={tmp_path / 'other'}")
+    found: list[str] = []
+    for kept in (True, False):  # once more as where a run left no description of its images
+        if not kept:
+            (run.path / "preprocessing.json").rename(tmp_path / "kept.json")
+        assert main([*words, f"output={tmp_path / str(kept)}"]) == 0
+        found.append((tmp_path / str(kept) / "predictions.json").read_text())
+    assert found[0] == found[1]
+    (tmp_path / "kept.json").rename(run.path / "preprocessing.json")
+    images = (root / "val").rename(tmp_path / "images")
+    (root / "train").rename(tmp_path / "gone")
+    words = (*words[:2], f"images={images}")
+    assert main([*words, f"output={tmp_path / 'without'}"]) == 0
+    assert (tmp_path / "without" / "predictions.json").read_text() == found[0]
+    assert_told(refuse(*words, *away), "data/train: put the images into")
+    (run.path / "preprocessing.json").write_text('{"format": 1, "shape": [3, 16]}')
+    told = refuse(*words, f"output={tmp_path / 'broken'}")
+    assert_told(told, r"preprocessing\.json describes no images .*remove it, and give the data")
 
 
 def test_skipped_images_are_written_at_each_scoring_and_taken_up_by_what_resumes(

@@ -11,7 +11,7 @@ from torch import nn
 
 from rlkd import models
 from rlkd.cli import main
-from rlkd.data.datasets import Dataset
+from rlkd.data.dataset import Dataset
 from rlkd.engine import build
 from rlkd.engine.class_names import taught_rows
 from rlkd.engine.run_folder import RunFolder

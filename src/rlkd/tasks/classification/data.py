@@ -20,7 +20,7 @@ from rlkd.data import (
     hold_out,
     in_memory,
 )
-from rlkd.data.datasets import Dataset
+from rlkd.data.dataset import Dataset
 from rlkd.data.fingerprint import fingerprint
 from rlkd.data.loaders.batch_plan import ALONE, leaves_one
 from rlkd.distributed import Rank

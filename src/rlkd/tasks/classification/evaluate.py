@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from rlkd import distributed
 from rlkd.config.options import TrainerOptions
 from rlkd.data import Images
-from rlkd.data.datasets import Dataset
+from rlkd.data.dataset import Dataset
 from rlkd.errors import UserError
 from rlkd.models.eval_mode import evaluating
 from rlkd.reporting import Scores

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rlkd.config.options import TrainerOptions
 from rlkd.data import first_readable
-from rlkd.data.datasets import Dataset
+from rlkd.data.dataset import Dataset
 from rlkd.data.imagenet_names import readable
 from rlkd.engine.task import Answer, Exportable
 from rlkd.export.formats import Onnx, Safetensors, TorchExport

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rlkd.config.options import TrainerOptions
 from rlkd.data import ImageSet
-from rlkd.data.datasets import Dataset
+from rlkd.data.dataset import Dataset
 from rlkd.data.imagenet_names import readable
 from rlkd.engine.task import Asked
 from rlkd.errors import UserError

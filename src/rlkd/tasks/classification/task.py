@@ -13,7 +13,7 @@ from torch import nn
 from rlkd import arguments, distributed, models
 from rlkd.config.settings import asks_for_store, trusted_by
 from rlkd.data import BatchLoader
-from rlkd.data.datasets import Dataset
+from rlkd.data.dataset import Dataset
 from rlkd.data.transforms.mixing import Mix, Mixing
 from rlkd.engine import build
 from rlkd.engine.assembly import TaskParts, assemble
@@ -53,6 +53,7 @@ from rlkd.tasks.classification.evaluate import score
 from rlkd.tasks.classification.export import exportable_classifier
 from rlkd.tasks.classification.forward import Labels, Upcoming, prepare_forward
 from rlkd.tasks.classification.predict import predict_classes
+from rlkd.tasks.classification.preprocessing import keep_preprocessing, kept_preprocessing
 from rlkd.tasks.classification.stored import stored_for
 from rlkd.teacher_cache.stored import StoredTeacher
 from rlkd.temperature import TemperatureSource
@@ -188,7 +189,8 @@ class Classification:
     ) -> None:
         """Write the likeliest classes of somebody's images."""
         require_student(config)
-        dataset = load_dataset(config)
+        kept = None if asked.run is None else kept_preprocessing(RunFolder(asked.run))
+        dataset = kept or load_dataset(config)
         student = build.network(config.student, "student", dataset)
         predict_classes(student, dataset, options, asked, console)
 
@@ -231,8 +233,8 @@ class PreparedClassification(Prepared):
             sha256=data_sha256(sets.dataset),
             class_names=sets.dataset.class_names,
         )
-        self.dataset, self.options, self.folder = sets.dataset, options, folder
-        self.stored = stored
+        self.dataset, self.train, self.options = sets.dataset, sets.train, options
+        self.folder, self.stored = folder, stored
 
     def score(self, network: nn.Module, name: str) -> AnyScores:
         """Score a network on a held-out set."""
@@ -257,15 +259,20 @@ class PreparedClassification(Prepared):
         return scores
 
     def scores(self) -> dict[str, AnyScores]:
-        """Score the student on each held-out set, and write which images cannot be decoded."""
+        """Score the student on each held-out set, and write which images cannot be decoded.
+
+        Those are not counted as trained on any more.
+        """
         scored = super().scores()
         share_unreadable(self.dataset)
+        self.images = replace(self.images, training=count_readable(self.train, self.dataset))
         distributed.on_rank_zero(lambda: self.leave(self.folder))
         return scored
 
     def enter(self, folder: RunFolder) -> None:
-        """Write the class order, and take up which images an earlier start could not decode."""
+        """Write what a prediction needs, and take up which images could not be decoded earlier."""
         super().enter(folder)
+        keep_preprocessing(folder, self.dataset)
         take_up_unreadable(folder, self.dataset)
 
     def leave(self, folder: RunFolder) -> None:
