@@ -1,6 +1,7 @@
 """Jobs of a SLURM cluster, by what its programs are given and say."""
 
 import io
+import json
 import os
 import pickle
 import sys
@@ -15,6 +16,7 @@ from tests.support.job_runs import grid, launcher
 from tests.support.refusal import Refuse, assert_told
 from tests.support.runs import silent
 
+from rlkd.engine.signals import Interrupted
 from rlkd.errors import UserError
 from rlkd.sweep import submitit_jobs as jobs
 from rlkd.sweep.plan import plan
@@ -174,6 +176,21 @@ def test_what_sbatch_refuses_is_told_in_its_words(
         list(jobs.in_jobs(planned, chosen, tmp_path / "jobs", silent()))
     assert_told(str(refused.value), "^launcher.cluster=slurm .*: Invalid account; correct launcher")
     assert capsys.readouterr().err == ""
+
+
+def test_a_job_that_was_submitted_as_ctrl_c_came_is_remembered(
+    teacher_file: Path, tmp_path: Path, programs: Programs
+) -> None:
+    programs(
+        srun="",
+        sbatch="import os, signal\nos.kill(os.getppid(), signal.SIGINT)\n"
+        "print('Submitted batch job 24')",
+    )
+    planned, folder = plan(grid(teacher_file, tmp_path / "out", "seed=0")), tmp_path / "jobs"
+    with pytest.raises(Interrupted, match="the same command waits for jobs 24 again"):
+        list(jobs.in_jobs(planned, launcher("launcher=submitit_slurm"), folder, silent()))
+    kept = {"format": 1, "jobs": {"24": [planned[0].path.name]}}
+    assert json.loads((folder / "jobs.json").read_text()) == kept
 
 
 class Planted:

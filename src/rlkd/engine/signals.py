@@ -31,6 +31,22 @@ class Interrupted(Exception):  # noqa: N818  an order, not an error
         """What a shell says of a process that the signal ended: 130, 143, 138."""
 
 
+@contextmanager
+def interrupts_held_back() -> Generator[None]:
+    """Let a block end before Ctrl-C is answered; in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if came:
+            signal.raise_signal(signal.SIGINT)
+
+
 class StopSignals:
     """Notes the first signal that asks to stop; a second one stops at once, but for SIGUSR1.
 

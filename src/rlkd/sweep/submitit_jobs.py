@@ -22,7 +22,7 @@ from rlkd.config.compose import as_yaml
 from rlkd.config.settings import trust, trusted_by
 from rlkd.engine.run_folder import RunFolder
 from rlkd.engine.shared_data import loaded_once
-from rlkd.engine.signals import Interrupted
+from rlkd.engine.signals import Interrupted, interrupts_held_back
 from rlkd.errors import UserError, one_line
 from rlkd.regular_files import open_regular
 from rlkd.reporting.escaping import say, say_trace
@@ -165,8 +165,9 @@ def in_jobs(
             if count > 0:
                 next_ones = [waiting.popleft() for _ in range(count)]
                 gpus = _free_gpus(options, [each.gpus for each in running], count)
-                running += _submitted(executor, planned, next_ones, options, gpus)
-                _remember([*others, *running], folder)
+                with interrupts_held_back():  # a job that is submitted is remembered
+                    running += _submitted(executor, planned, next_ones, options, gpus)
+                    _remember([*others, *running], folder)
             ended = [each for each in running if each.job.done()]
             running = [each for each in running if each not in ended]
             for each in ended:
