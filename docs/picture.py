@@ -1,35 +1,37 @@
-"""Draws the README's picture from benchmarks/results: `python docs/picture.py`.
+"""Draws the README's picture from the runs of docs/study.md: `python docs/picture.py`.
 
-A dot for each seed, a mean with its 95 % interval for each arm, as differences to a constant
-temperature of the same seed.
+A dot for each seed, a mean with its 95 % interval for each contrast that is tested over ten seeds.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from rlkd.reporting import Result
 from rlkd.reporting.plotting import INK, PALETTE, SOFT, svg
 from rlkd.reporting.statistics.paired_test import PairedDifference, paired_difference
 
 HERE = Path(__file__).parent
-RESULTS = HERE.parent / "benchmarks" / "results"
+RUNS = HERE.parent / "benchmarks" / "results" / "cifar100_small"
 PICTURE = HERE / "static" / "seeds.svg"
-TITLE = "Test top-1 against a constant temperature, percentage points, seed by seed"
+TITLE = "Differences of test top-1 in percentage points, seed by seed"
+SEEDS = range(10)
 ROWS = (
-    ("demo.json", "student alone", "constant T", "student alone"),
-    ("demo.json", "random T", "constant T", "random T"),
-    ("demo.json", "RLKD", "constant T", "the agent"),
-    ("demo_looking.json", "rlkd_looking", "constant", "the agent, paid by a look-ahead"),
+    ("rlkd_paper", "constant_4", "agent, the paper's reward, less constant T = 4"),
+    ("rlkd", "constant_4", "agent, held-out reward, less constant T = 4"),
+    ("look_ahead", "constant_4", "agent, look-ahead reward, less constant T = 4"),
+    ("look_ahead", "look_ahead_shuffled", "of it: which instance gets which temperature"),
+    ("look_ahead_shuffled", "look_ahead_mean", "of it: that temperatures vary"),
+    ("look_ahead_mean", "constant_4", "of it: level and schedule"),
 )
-"""File, arm, its baseline, and what the picture calls it."""
+"""Arm, its baseline, and what the picture calls the contrast."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """An arm of the picture."""
+    """A contrast of the picture."""
 
     name: str
     gaps: list[float]
@@ -48,14 +50,17 @@ class Row:
         return f"{mean} ({low} to {high})"
 
 
-def read(file: str, arm: str, baseline: str, name: str) -> Row:
-    """Read an arm of a file of results."""
-    top1 = json.loads((RESULTS / file).read_text(encoding="utf-8"))["top1"]
-    seeds = [seed for seed in top1[baseline] if seed in top1[arm]]
-    values, base = ([top1[each][seed] for seed in seeds] for each in (arm, baseline))
+def read(arm: str, baseline: str, name: str) -> Row:
+    """Read a contrast."""
+    values, base = (
+        [
+            Result.read(RUNS / f"arm={each},seed={seed}" / "result.json").test.headline
+            for seed in SEEDS
+        ]
+        for each in (arm, baseline)
+    )
     gaps = [100 * (value - zero) for value, zero in zip(values, base, strict=True)]
-    label = f"{name}, {len(seeds)} seeds"
-    return Row(label, gaps, paired_difference(values, base, list(map(int, seeds))))
+    return Row(name, gaps, paired_difference(values, base, list(SEEDS)))
 
 
 def draw(axes: Axes, rows: list[Row]) -> None:
@@ -78,7 +83,7 @@ def draw(axes: Axes, rows: list[Row]) -> None:
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_yticks([])
     axes.grid(visible=True, axis="x")
-    axes.set_xlabel("percentage points; 0 is the constant temperature with the same seed")
+    axes.set_xlabel(f"percentage points; dots are {len(SEEDS)} seeds, lines 95 % intervals")
 
 
 def main() -> None:
@@ -88,7 +93,7 @@ def main() -> None:
     def fill(figure: Figure) -> None:
         draw(figure.subplots(), rows)
 
-    PICTURE.write_text(svg(TITLE, (720.0, 300.0), fill), encoding="utf-8")
+    PICTURE.write_text(svg(TITLE, (720.0, 420.0), fill), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from rlkd.errors import InputError
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -114,7 +116,13 @@ IGNORED = -100
 
 
 def class_index(
-    target: Int[Tensor, " batch"] | Float[Tensor, "batch classes"],
+    target: Int[Tensor, " batch"] | Float[Tensor, "batch classes"] | None,
 ) -> Int[Tensor, " batch"]:
-    """Return the class of each row: the target itself, or the likeliest class of a mixed one."""
+    """Return the class of each row: the target itself, or the likeliest class of a mixed one.
+
+    Raises:
+        InputError: if there are no targets.
+    """
+    if target is None:
+        raise InputError("no targets: give class indices, int64 of shape (batch,)")
     return target if target.dim() == 1 else target.argmax(dim=1)

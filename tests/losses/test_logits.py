@@ -219,6 +219,8 @@ def test_cross_entropy_with_a_distribution_is_the_mean_over_it() -> None:
 def test_the_class_of_a_mixed_target_is_its_likeliest() -> None:
     assert class_index(torch.tensor([[0.3, 0.7], [1.0, 0.0]])).tolist() == [1, 0]
     assert class_index(torch.tensor([1, 0])).tolist() == [1, 0]
+    with pytest.raises(InputError, match="no targets: give class indices"):
+        class_index(None)
 
 
 def test_cross_entropy_keeps_the_precision_of_float64() -> None:

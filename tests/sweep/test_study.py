@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from rlkd.engine.run_folder import RunFolder
 from rlkd.errors import UserError
 from rlkd.reporting import read_metrics
 from rlkd.reporting.statistics.comparison import compare_cells
+from rlkd.sweep import nursery
 from rlkd.sweep.nursery import Tried
 from rlkd.sweep.side_by_side import _time
 from rlkd.sweep.study import plan_study, read_study
@@ -182,8 +184,30 @@ def test_the_time_of_runs_are_those_of_their_steps() -> None:
     _, runs = plan_study(["study=cifar100_choose", "seed=100,101"])
     tried = {number: Tried(seconds=3600.0) for number in range(10)}
     assert _time(runs, range(20), tried, 2) == ", some 10:00:00 of steps"
+    some = {number: Tried(seconds=3600.0 * (1 + number)) for number in (0, 2)}
+    assert _time(runs, range(4), some, 2) == ", some 4:00:00 of steps"  # 1 + 2 + 3 + 2 hours
     assert _time(runs, [0], tried | {0: Tried(seconds=0.2)}, 2) == ", some 0:00:01 of steps"
     assert _time(runs, [0, 1], tried | {0: Tried()}, 2) == ""
+
+
+def test_a_run_begins_while_the_one_that_another_follows_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["followed", "follower", "other"]
+    settings = [f"output: '{tmp_path / name}'" for name in names]
+    made = nursery.Nursery(nursery.Runs(settings, (), [], tmp_path, names, [None, 0, None]))
+    began: list[str] = []
+    monkeypatch.setattr(nursery, "load", lambda config: began.append(Path(config.output).name))
+    ended: dict[int, object] = {}
+
+    def work(number: int) -> object:
+        time.sleep(1.0 if number == 0 else 0.0)
+        return made._train(number) if number == 1 else None
+
+    made._side_by_side([0, 1, 2], 2, work, ended.__setitem__, lambda: None)
+    assert began == ["followed", "other", "follower"]
+    assert list(ended) == [2, 0, 1]
+    assert ended[1] == "followed, which it follows, has not ended"  # it left no result
 
 
 @pytest.mark.long

@@ -174,8 +174,11 @@ def _outcomes(
         )
     for each in planned:
         RunFolder(each.path).require_same(as_yaml(each.config))
-    for numbers in _waves(planned):
-        for number in list(numbers):
+    waves = _waves(planned)
+    if jobs is not None:  # one run may begin while the one that another follows goes on
+        waves = [[number for wave in waves for number in wave]]
+    for numbers in waves:
+        for number in list(numbers) if jobs is None else ():
             follows = planned[number].follows
             if follows is not None and not RunFolder(follows).result.is_file():
                 numbers.remove(number)

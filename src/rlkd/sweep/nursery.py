@@ -14,7 +14,6 @@ import struct
 import sys
 import time
 import warnings
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -31,6 +30,7 @@ from rlkd.config.settings import trust
 from rlkd.engine import build
 from rlkd.engine.callbacks.progress import Clock
 from rlkd.engine.module import StudentModule
+from rlkd.engine.run_folder import RunFolder
 from rlkd.engine.shared_data import load, loaded_once
 from rlkd.engine.signals import STOPPING, Interrupted
 from rlkd.errors import Notice, UserError
@@ -65,6 +65,8 @@ class Runs:
     """A folder of a file for each run, of what it prints."""
     names: list[str]
     """Of the runs."""
+    follows: list[int | None]
+    """The number of the run that each reads, and so waits for."""
 
 
 @dataclass(frozen=True)
@@ -148,11 +150,15 @@ class Nursery:
         ended: Callable[[int, Any], None],
         looked: Callable[[], int | None],
     ) -> None:
-        waiting, running = deque(numbers), dict[int, tuple[BaseProcess, Connection]]()
+        waiting, running = list(numbers), dict[int, tuple[BaseProcess, Connection]]()
         passed_on = set[int]()
         while waiting or running:
-            while waiting and len(running) < at_once and not passed_on:
-                number = waiting.popleft()
+            while len(running) < at_once and not passed_on:
+                going_on = {*waiting, *running}
+                free = (each for each in waiting if self.runs.follows[each] not in going_on)
+                if (number := next(free, None)) is None:
+                    break
+                waiting.remove(number)
                 with suppress(Exception), warnings.catch_warnings(record=True) as caught:
                     warnings.simplefilter("always", Notice)
                     self._loaded[number] = caught
@@ -211,6 +217,9 @@ class Nursery:
         trust(config, self.runs.trusted, held_by="a run that was planned")
         return config
 
+    def _folder(self, number: int) -> RunFolder:
+        return RunFolder(Path(self._config(number).output))
+
     def _try(self, number: int) -> Tried:
         self._print_to(os.devnull)
         with warnings.catch_warnings(record=True) as caught:
@@ -222,6 +231,9 @@ class Nursery:
         return replace(tried, notices=_said(caught))
 
     def _train(self, number: int) -> Any:
+        follows = self.runs.follows[number]
+        if follows is not None and not self._folder(follows).result.is_file():
+            return f"{self.runs.names[follows]}, which it follows, has not ended"
         self.runs.logs.mkdir(parents=True, exist_ok=True)
         self._print_to(self.runs.logs / f"{self.runs.names[number]}.log")
 

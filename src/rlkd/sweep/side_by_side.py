@@ -2,6 +2,7 @@
 
 import math
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -60,7 +61,8 @@ def side_by_side(
 ) -> Iterator[tuple[int, str | None]]:
     """Do runs side by side, and yield the number of each that ends, and why it failed.
 
-    Each has one thread, or `trainer.threads`: how many run at once makes no difference to any.
+    Each has one thread, or `trainer.threads`: how many run at once makes no difference to any. They
+    begin in order, but for those that follow a run which has not ended.
 
     Args:
         planned: the runs.
@@ -81,6 +83,8 @@ def side_by_side(
             left.append(number)
     if not left:
         return
+    unread = {planned[number].path for number in left}
+    first = [each for each in first if each.follows not in unread]
     signals = StopSignals(lambda: "the same command goes on")
     with signals.listening(), _nursery(planned) as door:
         numbers = [planned.index(each) for each in first]
@@ -176,10 +180,12 @@ def _nursery(planned: Sequence[Planned]) -> Generator[Any]:
     there.close()
     settings = [as_yaml(each.config) for each in planned]
     names = [each.path.name for each in planned]
+    number = {each.path: place for place, each in enumerate(planned)}
+    follows = [None if each.follows is None else number.get(each.follows) for each in planned]
     trusted = tuple(trusted_by(planned[0].config))
     try:
         with suppress(ConnectionError):  # whoever listens next finds it gone
-            here.send(Runs(settings, trusted, list(sys.path), _logs(planned), names))
+            here.send(Runs(settings, trusted, list(sys.path), _logs(planned), names, follows))
         yield here
     finally:
         here.close()  # on which it stops what is still running
@@ -224,11 +230,15 @@ def _count(
 def _time(
     planned: Sequence[Planned], left: Sequence[int], tried: Mapping[int, Tried], at_once: int
 ) -> str:
-    """Return how long the runs take, h:mm:ss, by the steps that were tried; empty if not known."""
-    by_labels = {tuple(planned[number].labels.items()): one for number, one in tried.items()}
-    seconds = [by_labels[tuple(planned[number].labels.items())].seconds for number in left]
-    if not all(seconds):
+    """Return how long the runs take, h:mm:ss, by the steps that were tried; empty if not known.
+
+    Those that could not be tried yet, since they follow others, take as long as these on average.
+    """
+    known = {tuple(planned[number].labels.items()): one.seconds for number, one in tried.items()}
+    if not known or not all(known.values()):
         return ""
+    mean = statistics.fmean(known.values())
+    seconds = [known.get(tuple(planned[number].labels.items()), mean) for number in left]
     total = max(sum(seconds) / at_once, *seconds)
     return f", some {duration(math.ceil(total))} of steps"
 
