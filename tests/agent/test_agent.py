@@ -267,5 +267,20 @@ def test_impossible_values_are_refused(options: dict[str, Any], message: str) ->
 
 
 def test_an_unknown_option_is_refused() -> None:
-    with pytest.raises(TypeError, match="clipping"):
+    with pytest.raises(
+        TypeError, match=r"^TemperatureAgent\(\) .* 'clipping'; did you mean clip\b"
+    ):
         make_agent(clipping=0.2)
+    with pytest.raises(TypeError, match=r"'temperature'; did you mean .*\bbase_temperature\b"):
+        make_agent(temperature=2.0)
+    with pytest.raises(TypeError, match=r"argument 'qqqqqq'$"):
+        make_agent(qqqqqq=1)
+
+
+def test_epochs_and_passes_count_from_one() -> None:
+    agent = make_agent()
+    for wrong in (0, -1, 1.5):
+        with pytest.raises(UserError, match=f"epoch={wrong}: give a whole number of at least 1"):
+            agent.start_epoch(wrong)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(UserError, match="passes=0: give a whole number of at least 1"):
+        agent.share_update(0)

@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,11 @@ def test_a_limit_keeps_shares_and_is_applied_before_decoding(root: Path) -> None
     assert torch.equal(load_folder(root, image_size=8, limit=5)[0].image, train.image)
 
 
+def test_a_root_that_is_not_there_is_named_before_what_is_to_be_tested_on(root: Path) -> None:
+    with pytest.raises(UserError, match=r"no folder .*/absent/train: put .*or fix data\.root"):
+        load_folder(root / "absent", image_size=8)
+
+
 def test_a_corrupt_image_is_named(root: Path) -> None:
     file = root / "train/dog/7.png"
     file.write_bytes(file.read_bytes()[:60])
@@ -115,11 +121,10 @@ def test_corrupt_images_are_named_together(root: Path) -> None:
         (root / f"train/cat/{row}.png").write_bytes(b"")
     with pytest.raises(UserError) as caught:
         load_folder(root, image_size=8)
-    named = ", ".join(f"{root}/train/cat/{row}.png" for row in (2, 3, 4))
-    assert str(caught.value).startswith(f"{root}/train/cat/1.png cannot be decoded (")
-    assert str(caught.value).endswith(
-        f": replace or remove it; nor can {named} and 1 more, or give data.unreadable=skip"
-    )
+    reason = r"\(it is none of JPEG, [^)]*\)"
+    named = ", ".join(rf"{root}/train/cat/{row}\.png {reason}" for row in (1, 2, 3))
+    told = f"5 image files cannot be decoded: {named} and 2 more; replace or remove them, or give "
+    assert re.fullmatch(f"{told}data.unreadable=skip", str(caught.value))
 
 
 def test_an_empty_class_is_named(root: Path) -> None:

@@ -167,7 +167,7 @@ def test_a_run_too_short_for_the_agent_to_learn_says_so(
     command: Command, teacher_file: Path, tmp_path: Path, more: tuple[str, ...], first: int | None
 ) -> None:
     printed = command("distill", *tiny(teacher_file, tmp_path / "run", *SOURCES["rlkd"], *more))
-    said = [line for line in printed if "learns nothing" in line]
+    said = [line for line in printed if "the policy does not move" in line]
     rows = read_metrics(tmp_path / "run" / "metrics.csv")
     went = [row["agent/evidence"] for row in rows if "agent/evidence" in row]
     if AT_ONCE[0] in more:
@@ -179,7 +179,7 @@ def test_a_run_too_short_for_the_agent_to_learn_says_so(
         assert said == []
     else:
         assert said[0].startswith(
-            f"the agent learns nothing in a run of 9 steps: it would first do so at step {first};"
+            f"the policy does not move in a run of 9 steps: it would first do so at step {first};"
         )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rlkd import arguments, distributed
 from rlkd.agent.gathering import Seen, nothing_scored, of_all_ranks
-from rlkd.agent.learner import Calibration, Learner, dtype_kept
+from rlkd.agent.learner import Calibration, Learner, check_options, dtype_kept
 from rlkd.agent.look_ahead import Looking
 from rlkd.agent.noise import draw_field
 from rlkd.agent.restoring import check_agent
@@ -103,6 +103,7 @@ class TemperatureAgent(TemperatureSource):
         **learner_options: Any,
     ) -> None:
         super().__init__()
+        check_options(type(self), learner_options)
         arguments.count("update_interval", update_interval)
         arguments.count("max_instances", max_instances, optional=True)
         arguments.count("warmup_epochs", warmup_epochs, least=0)
@@ -183,6 +184,7 @@ class TemperatureAgent(TemperatureSource):
 
     def start_epoch(self, epoch: int) -> None:
         """Start an epoch, counted from 1, for warm-up and gate."""
+        super().start_epoch(epoch)
         self.epoch = epoch
         self._passed = 0  # a step that an epoch's end cut short is not gone on with
 
@@ -197,6 +199,7 @@ class TemperatureAgent(TemperatureSource):
             UserError: for several where the reward is measured on the batch again, of which by
                 then only the last pass is held.
         """
+        arguments.count("passes", passes)
         if passes > 1 and self.reward.source == "same_batch":
             raise UserError(
                 "temperature.reward_source=same_batch measures a batch again, and of the "
@@ -386,9 +389,8 @@ class TemperatureAgent(TemperatureSource):
         rows, field = self.state_of.by_action(state), self._window.noise_field
         policy, raw_action = self.learner.explore(rows, generator, field=field)
         if self.shuffled:
-            raw_action = raw_action[
-                torch.randperm(len(rows), generator=generator, device=rows.device)
-            ]
+            order = torch.randperm(len(rows), generator=generator, device=rows.device)
+            raw_action = raw_action[order]
         if not self._overdue and self._looking is None:
             kept = kept_rows(len(state), self._window.batches, self._passes, self.max_instances)
             self._window.add(state[kept], raw_action[kept, 0], learn_from[kept])
@@ -402,8 +404,7 @@ class TemperatureAgent(TemperatureSource):
     ) -> None:
         """Learn from what temperatures that the policy might draw would bring, where it is due."""
         assert self._looking is not None
-        gain_of = self._looking.next(self._passes)
-        if gain_of is None:
+        if (gain_of := self._looking.next(self._passes)) is None:
             return
         self._window = Window()  # the temperatures that follow share another field of noise
         generator, rows = self._random.on(state.device), self.state_of.by_action(state)
@@ -443,8 +444,7 @@ class TemperatureAgent(TemperatureSource):
         if trajectory is not None:
             self._closed.append(trajectory)
         if len(self._closed) >= self.update_interval:
-            rollout = Rollout.stack(self._closed)
-            self._closed = []
+            rollout, self._closed = Rollout.stack(self._closed), []
             with torch.enable_grad():
                 self._figures = self.learner.learn(rollout, self._random.on(rollout.mask.device))
             self.updates += 1

@@ -1,7 +1,8 @@
 """The agent without logits: states in, temperatures out, and what it learns from rewards."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from inspect import signature
 from typing import Any, Literal, get_args
 
 import torch
@@ -20,7 +21,7 @@ from rlkd.agent.recurrent import RecurrentCorrector
 from rlkd.agent.restoring import restore_optimizer
 from rlkd.agent.rollout import Rollout
 from rlkd.agent.state import STATE_SIZE
-from rlkd.errors import UserError
+from rlkd.errors import UserError, nearest
 from rlkd.temperature.bounded_gaussian import BoundedGaussian
 
 Calibration = Literal["additive", "recurrent", "none"]
@@ -309,6 +310,21 @@ class Learner(nn.Module):
         if self.updater is not None:
             optimizers["updater"] = self.updater.optimizer
         return optimizers
+
+
+def check_options(owner: type, options: Iterable[str]) -> None:
+    """Refuse arguments of a class that it would pass on to a `Learner`, which has none such.
+
+    Raises:
+        TypeError: naming the first, and what is like it.
+    """
+    parameters = signature(Learner).parameters
+    known = [*signature(owner).parameters, *parameters]
+    for each in options:
+        if each not in parameters:
+            near = " or ".join(nearest(each, known))
+            hint = f"; did you mean {near}?" if near else ""
+            raise TypeError(f"{owner.__name__}() got an unexpected keyword argument {each!r}{hint}")
 
 
 def dtype_kept(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

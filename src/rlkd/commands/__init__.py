@@ -70,7 +70,7 @@ rlkd evaluate data=cifar100 data.root=DIR teacher=resnet56 teacher.checkpoint=FI
 images=PATH        an image or a folder of images
 run=DIR            the student of a run; or student=NAME student.checkpoint=FILE
 output=DIR         the folder of the predictions; predictions in the run's or the current one
-threshold=0.5      the lowest score of what is predicted
+threshold=0.5      the lowest score, or probability of a class, that is reported
 skip_unreadable=true   leave out images that cannot be decoded
 
 rlkd predict run=runs/mine images=photos

@@ -16,7 +16,7 @@ from rlkd.data.loaders.memory import Flip, check_flip
 from rlkd.data.loaders.normaliser import per_channel
 from rlkd.data.loaders.stream import in_memory
 from rlkd.data.loaders.stream_set import Reading, StreamSet
-from rlkd.data.sources.folder import Source, list_splits
+from rlkd.data.sources.folder import Source, class_folders, list_splits
 from rlkd.data.sources.parquet import (
     IMAGE_COLUMNS,
     LABEL_COLUMNS,
@@ -174,6 +174,7 @@ def folder(
     arguments.count("data.limit", limit, optional=True)
     check_flip(flip)
     root, reading = Path(root).expanduser(), Reading(unreadable=Unreadable(unreadable))
+    class_folders(root / train)  # which is named before what is to be tested on
     names, sources = list_splits(root / train, *_test_folder(root, test, test_fraction))
     how: dict[str, Any] = {"views": Views(size, min(size)), "reader": reader, "reading": reading}
     listed = [StreamSet.all_of(each, names, **how) for each in sources]

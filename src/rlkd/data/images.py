@@ -55,7 +55,16 @@ _saying = threading.Lock()
 
 
 class UndecodableError(UserError):
-    """An image file of which nothing can be made; the message names it and says why."""
+    """An image file of which nothing can be made; the message names it and says why.
+
+    Args:
+        message: all of it; the only argument that torch gives to one from another process.
+        words: where the image is, and the reason alone.
+    """
+
+    def __init__(self, message: str, words: str = "") -> None:
+        super().__init__(message)
+        self.words = words
 
 
 class ImageReader:
@@ -100,9 +109,9 @@ class ImageReader:
             if pixels is None:
                 pixels = self._any(encoded, place)
         except Exception as error:  # Pillow's decoders raise a dozen unrelated types
-            raise UndecodableError(
-                f"{place} cannot be decoded ({_reason(error)}): replace or remove it"
-            ) from error
+            reason = _reason(error)
+            message = f"{place} cannot be decoded ({reason}): replace or remove it"
+            raise UndecodableError(message, f"{place} ({reason})") from error
         return pixels
 
     def _fast(self, encoded: bytes) -> UInt8[Tensor, "channels height width"] | None:

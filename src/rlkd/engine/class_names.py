@@ -169,7 +169,7 @@ def _check(subject: Path, source: Path, class_names: Sequence[str], further: str
         if (set(names) == set(WNIDS)) != (set(class_names) == set(WNIDS)):
             remedy += ", or name the classes of both by data.class_names=imagenet"
     remedy += f", or {further}" if further else ""
-    raise UserError(f"{subject} has {what} (see {source.name}): {remedy}")
+    raise UserError(f"{subject} has {what} (see {source}): {remedy}")
 
 
 def names_in(source: Path, subject: Path) -> list[str]:

@@ -50,7 +50,7 @@ from rlkd.reporting.escaping import say
 
 ALONE = ("method=alone", "teacher=none", "temperature=constant")
 """The overrides that make a plain supervised run of a distillation."""
-_LARGE_PROBE = 0.4
+_LARGE_PROBE = 0.25
 """Share of the training images that a probe may take unsaid."""
 
 
@@ -174,9 +174,9 @@ def _trained(
     first, steps = source and source.first_update(epoch), epoch * options.epochs
     if first is not None and first > steps:
         show(
-            f"the agent learns nothing in a run of {steps} steps: it would first do so at step "
-            f"{first}; give more epochs, or a lower temperature.update_interval or "
-            "temperature.probe_interval"
+            f"the policy does not move in a run of {steps} steps: it would first do so at step "
+            f"{first}; give more epochs, a smaller trainer.batch_size, or a lower "
+            "temperature.update_interval or temperature.probe_interval"
         )
     held: Any = OmegaConf.to_container(OmegaConf.create(settings))
     tracker.start(held)

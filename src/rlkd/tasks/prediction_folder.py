@@ -14,6 +14,7 @@ from torch import Tensor
 from rlkd.atomic import remove_unfinished, whole
 from rlkd.data.images import ImageReader, UndecodableError, image_bytes
 from rlkd.data.sources.listing import ENDINGS, list_images, require_text
+from rlkd.data.sources.unreadable import first_few
 from rlkd.engine.lock import LOCK
 from rlkd.errors import UserError
 from rlkd.reporting.results.provenance import counted
@@ -63,9 +64,26 @@ def _real(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def left_out_words(unreadable: int, others: Sequence[str]) -> str:
-    """Say what was left out, as the end of a line; empty where nothing was."""
-    words = f", {counted(unreadable, 'file')} that cannot be decoded left out" if unreadable else ""
+def left_out_words(
+    files: Sequence[Path],
+    root: Path,
+    predictions: Sequence[Mapping[str, Any]],
+    others: Sequence[str],
+) -> str:
+    """Say what was left out, as the end of a line; empty where nothing was.
+
+    Args:
+        files: the images that were asked about.
+        root: the folder that the predictions name them from.
+        predictions: what was said of those that could be decoded.
+        others: the files that are no images by their names.
+    """
+    said = {each["file"] for each in predictions}
+    lost = [name for each in files if (name := each.relative_to(root).as_posix()) not in said]
+    words = ""
+    if lost:
+        named = first_few(lost)
+        words = f", {counted(len(lost), 'file')} that cannot be decoded left out ({named})"
     if others:
         words += f", {counted(len(others), 'file')} without an image's ending left out"
     return words
@@ -93,16 +111,23 @@ def claim(output: Path, *, keys: Collection[str]) -> None:
         raise UserError(
             f"{output} holds files that are no predictions: name a new or empty output folder"
         )
-    write_results(output, [])
+    write_results(output, [], complete=False)
 
 
-def write_results(output: Path, predictions: Sequence[Mapping[str, Any]]) -> None:
+def write_results(
+    output: Path, predictions: Sequence[Mapping[str, Any]], *, complete: bool = True
+) -> None:
     """Write `predictions.json`: what was said of each image, in the order of the paths.
+
+    Args:
+        output: the folder.
+        predictions: what was said.
+        complete: whether that is of all images; not where a prediction has only begun.
 
     Raises:
         UserError: if it cannot be written.
     """
-    write_object(output / RESULTS, {"predictions": predictions})
+    write_object(output / RESULTS, {"complete": complete, "predictions": predictions})
 
 
 def _is_prediction(marker: Path, keys: Collection[str]) -> bool:

@@ -22,6 +22,7 @@ class EpochSource(TemperatureSource):
 
     def start_epoch(self, epoch: int) -> None:
         """Start an epoch, counted from 1."""
+        super().start_epoch(epoch)
         self.epoch = epoch
 
     def get_extra_state(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from rlkd import arguments
 from rlkd.temperature.look_ahead import GainOf, HeldOut
 from rlkd.types import Temperatures
 
@@ -92,13 +93,18 @@ class TemperatureSource(nn.Module):
         return ()
 
     def start_epoch(self, epoch: int) -> None:
-        """Start an epoch, counted from 1."""
+        """Start an epoch, counted from 1.
+
+        Raises:
+            InputError: for any other number.
+        """
+        arguments.count("epoch", epoch)
 
     def start_step(self, learning_rate: float) -> None:
         """Start a batch, whose update is made at a learning rate."""
 
     def first_update(self, steps_per_epoch: int) -> int | None:
-        """Return the step of a run, from 1, at which the source first learns; None for never."""
+        """Return the step of a run, from 1, before which nothing is learnt; None for never."""
 
     def share_update(self, passes: int) -> None:
         """Set how many calls share one update: above 1 where gradients accumulate.

@@ -1,6 +1,7 @@
 """`rlkd predict`: what a run's student, or a checkpoint's, says of somebody's images."""
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -237,8 +238,12 @@ def test_unreadable_images_are_named_or_left_out(
     words = (f"run={run.path}", f"images={images}")
     assert predict(*words) == 2
     assert_told(capsys.readouterr().err, r"05\.png cannot be decoded.*skip_unreadable=true")
+    begun = {"format": 1, "complete": False, "predictions": []}
+    assert json.loads((run.path / "predictions" / "predictions.json").read_text()) == begun
     assert predict(*words, "skip_unreadable=true") == 0
-    assert "11 images, 1 file that cannot be decoded left out" in capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
+    assert "11 images, 1 file that cannot be decoded left out (05.png)" in said
+    assert read_object(run.path / "predictions" / "predictions.json", "")["complete"] is True
     assert len(answers(run.path / "predictions")) == 11
 
 

@@ -190,7 +190,7 @@ def test_unreadable_files_are_counted_where_they_may_be_left_out(
         Fixed([]), folder, tmp_path / "out", skip_unreadable=True, console=Console(file=said)
     )
     assert [each["file"] for each in made] == ["a.JPG", "inner/c.bmp"]
-    assert "1 file that cannot be decoded left out" in said.getvalue()
+    assert "1 file that cannot be decoded left out (" in said.getvalue()
     with pytest.raises(UserError, match="none of the 1 images"):
         predict(Fixed([]), folder / "b.png", tmp_path / "out", skip_unreadable=True)
 

@@ -170,8 +170,13 @@ def in_memory(images: StreamSet) -> ImageSet:
     if errors:
         places = [images.place(row) for row in sorted(errors)]
         if not unreadable.skips:
-            more = f"; nor can {first_few(places[1:])}" if len(places) > 1 else ""
-            raise UserError(f"{errors[min(errors)]}{more}{unreadable.remedy}")
+            if len(errors) == 1:
+                raise UserError(f"{errors[min(errors)]}{unreadable.remedy}")
+            named = first_few([errors[row].words for row in sorted(errors)])
+            raise UserError(
+                f"{len(errors)} image files cannot be decoded: {named}; replace or remove them"
+                f"{unreadable.remedy}"
+            )
         unreadable.add(places)
         if not decoded.any():
             raise _none_readable(images)

@@ -98,7 +98,7 @@ def predict_classes(
         )
     write_text(asked.output / TABLE, _table(predictions))
     write_results(asked.output, predictions)
-    left_out = left_out_words(len(files) - len(predictions), others)
+    left_out = left_out_words(files, root, predictions, others)
     _show(predictions, left_out, asked.output, console)
     return predictions
 

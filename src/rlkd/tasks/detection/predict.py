@@ -123,7 +123,7 @@ def predict_images(
     total = sum(len(each["detections"]) for each in predictions)
     words = f"{counted(total, 'object')} of score {threshold:g} or more in "
     words += counted(len(predictions), "image")
-    words += left_out_words(len(files) - len(predictions), others)
+    words += left_out_words(files, root, predictions, others)
     say(console, f"{words}: everything is in {output}")
     return predictions
 
