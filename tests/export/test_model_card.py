@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from omegaconf import DictConfig
+from PIL import Image
 from tests.support.refusal import Refuse, assert_told
 from tests.support.run_folders import DIGITS, classifier_run, detector_run
 from tests.support.runs import silent, tiny
@@ -27,11 +28,16 @@ from torchvision.ops import FrozenBatchNorm2d
 from rlkd import models
 from rlkd.cli import main
 from rlkd.config.compose import configure
+from rlkd.config.options import trainer_options
+from rlkd.data import Dataset, ImageSet
 from rlkd.data.imagenet_names import WNIDS
+from rlkd.data.images import ImageReader
 from rlkd.engine.run import distill
 from rlkd.engine.run_folder import RunFolder
 from rlkd.export.model_card import Training, card
 from rlkd.reporting import Result
+from rlkd.tasks.classification.data import plain_loader
+from rlkd.tasks.classification.export import exportable_classifier
 from rlkd.text_files import write_text
 
 pytestmark = pytest.mark.usefixtures("plainly")
@@ -68,7 +74,7 @@ class Tied(nn.Module):
 
 def loading(path: Path) -> str:
     """The lines of a file's card, for anywhere."""
-    (lines,) = blocks((path.parent / "README.md").read_text())
+    lines = blocks((path.parent / "README.md").read_text())[0]
     return lines.replace(f"'{path.name}'", f"'{path}'")
 
 
@@ -167,7 +173,8 @@ def test_the_cards_own_lines_load_each_file_without_rlkd(run: RunFolder, tmp_pat
     for name, file in (("torch_export", "a.pt2"), ("onnx", "b.onnx")):
         export(f"run={run.path}", f"format={name}", f"to={tmp_path / file}")
     text = (tmp_path / "README.md").read_text()
-    found = blocks(text)
+    *found, ready = blocks(text)
+    assert "ImageOps.fit(image, (8, 8)" in ready
     assert len(found) == 2
     assert all(len(each.splitlines()) == 3 for each in found)
     assert "torch.export.load('a.pt2')" in found[0]
@@ -212,6 +219,36 @@ def test_weights_of_a_librarys_network_load_without_rlkd(
     exec(lines, held)
     with torch.no_grad():
         torch.testing.assert_close(held["student"](images), expected)
+
+
+@pytest.mark.parametrize(("channels", "resize"), [(3, None), (1, 18)])
+def test_an_image_is_made_ready_by_its_lines(
+    channels: int, resize: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = torch.randint(256, (2, channels, 16, 16), dtype=torch.uint8)
+    images = ImageSet(noise, torch.tensor([0, 1]), ("a", "b"))
+    mean, std = (0.4, 0.5, 0.6)[:channels], (0.2, 0.3, 0.1)[:channels]
+    data = Dataset("folder", images, images, mean, std, 0, False, resize)
+    config = configure(["data=digits", "trainer.accelerator=cpu"])
+    network = models.create("convnet_tiny", num_classes=2, in_channels=channels)
+    made = exportable_classifier("convnet_tiny", lambda _: network, data, trainer_options(config))
+    facts = {**made.facts, "format": "safetensors", "sha256": "0"}
+    *_, lines = blocks(card({"s.safetensors": facts}, None))
+    ramp = torch.stack(torch.meshgrid(torch.arange(40), torch.arange(90), indexing="ij")).sum(0)
+    picture = Image.fromarray(ramp.to(torch.uint8).numpy()).convert("RGB")
+    picture.save(tmp_path / "photo.jpg", format="png")
+    monkeypatch.chdir(tmp_path)
+    held: dict[str, Any] = {}
+    exec(lines, held)
+    pixels = ImageReader(channels).read((tmp_path / "photo.jpg").read_bytes, "photo.jpg")
+    (expected,) = plain_loader(
+        ImageSet(data.evaluated(pixels)[None], torch.tensor([0]), ("a", "b")),
+        data,
+        trainer_options(config),
+    )
+    assert held["images"].shape == expected.image.shape == (1, channels, 16, 16)
+    # a pixel's rounding and half a pixel's place, of a ramp of 2.5 a pixel, over 255 and the std
+    torch.testing.assert_close(held["images"], expected.image, rtol=0, atol=4 / 255 / min(std))
 
 
 def test_weights_of_a_packaged_network_and_of_a_detector_load_by_their_lines(

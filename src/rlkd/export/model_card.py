@@ -142,6 +142,7 @@ def card(files: Mapping[str, Facts], training: Training | None) -> str:
         files=files,
         architecture=architecture,
         classes=len(names),
+        **_preparation(facts["input"]),
     )
 
 
@@ -210,6 +211,25 @@ def _input(facts: Facts) -> str:
     if "mean" in given:
         words += f"; mean {given['mean']}, std {given['std']}"
     return f"{words}. Given back: {facts['output']}."
+
+
+def _preparation(given: Facts) -> dict[str, Any]:
+    """Return what the lines that make an image ready need; nothing for a detector.
+
+    All are numbers, whatever a file says: they become code.
+    """
+    if not {"frame", "mean", "std"} <= given.keys():
+        return {"frame": None}
+    channels, *size = (int(each) for each in given["shape"][1:])
+    reached = [int(each) for each in given["frame"]]
+    starts = [round((a - b) / 2.0) for a, b in zip(reached, size, strict=True)]
+    cut = ", ".join(f"{start}:{start + side}" for start, side in zip(starts, size, strict=True))
+    return {
+        "frame": reached,
+        "channels": channels,
+        "cut": "" if reached == size else f"[{cut}]",
+        **{key: [float(each) for each in given[key]] for key in ("mean", "std")},
+    }
 
 
 def _public(facts: Facts, training: Training | None) -> str | None:

@@ -276,8 +276,10 @@ def _tests(comparison: Comparison) -> str:
     words = (
         "The interval is of 95 %, from the t distribution; p is that of a paired t-test over the "
         f"shared seeds, corrected for {provenance.counted(len(tested), 'test')} (Holm). Inside the "
-        f"noise: the corrected p is not below {LEVEL}. "
+        f"noise: the corrected p is not below {LEVEL}"
     )
+    # Intervals are not corrected.
+    words += ", even where an interval leaves out 0. " if len(tested) > 1 else ". "
     if fewest <= FEW_SEEDS:
         words += f"With {fewest} shared seeds only large effects can be seen: the"
     else:

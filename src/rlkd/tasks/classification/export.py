@@ -11,6 +11,7 @@ from rlkd.config.options import TrainerOptions
 from rlkd.data import first_readable
 from rlkd.data.dataset import Dataset
 from rlkd.data.imagenet_names import readable
+from rlkd.data.transforms.resized_crop import frame
 from rlkd.engine.task import Answer, Exportable
 from rlkd.export.formats import Onnx, Safetensors, TorchExport
 from rlkd.models.eval_mode import at_rest
@@ -59,6 +60,7 @@ def exportable_classifier(
                 f"divided by std; {dataset.evaluation}",
                 "mean": list(dataset.mean),
                 "std": list(dataset.std),
+                "frame": list(frame(dataset.shape[1:], dataset.resize)),
             },
             "output": "logits: a row an image, a column a class in the order of class_names",
         },
