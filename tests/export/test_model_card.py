@@ -221,34 +221,47 @@ def test_weights_of_a_librarys_network_load_without_rlkd(
         torch.testing.assert_close(held["student"](images), expected)
 
 
-@pytest.mark.parametrize(("channels", "resize"), [(3, None), (1, 18)])
+@pytest.mark.parametrize(("channels", "resize"), [(3, None), (1, 18), (3, 20)])
 def test_an_image_is_made_ready_by_its_lines(
     channels: int, resize: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    noise = torch.randint(256, (2, channels, 16, 16), dtype=torch.uint8)
+    size = (16, 24)
+    noise = torch.randint(256, (2, channels, *size), dtype=torch.uint8)
     images = ImageSet(noise, torch.tensor([0, 1]), ("a", "b"))
-    mean, std = (0.4, 0.5, 0.6)[:channels], (0.2, 0.3, 0.1)[:channels]
+    mean, std = (0.4, 0.5, 0.6)[:channels], (0.2, 0.3, 0.4)[:channels]
     data = Dataset("folder", images, images, mean, std, 0, False, resize)
-    config = configure(["data=digits", "trainer.accelerator=cpu"])
+    options = trainer_options(configure(["data=digits", "trainer.accelerator=cpu"]))
     network = models.create("convnet_tiny", num_classes=2, in_channels=channels)
-    made = exportable_classifier("convnet_tiny", lambda _: network, data, trainer_options(config))
+    made = exportable_classifier("convnet_tiny", lambda _: network, data, options)
     facts = {**made.facts, "format": "safetensors", "sha256": "0"}
     *_, lines = blocks(card({"s.safetensors": facts}, None))
-    ramp = torch.stack(torch.meshgrid(torch.arange(40), torch.arange(90), indexing="ij")).sum(0)
-    picture = Image.fromarray(ramp.to(torch.uint8).numpy()).convert("RGB")
-    picture.save(tmp_path / "photo.jpg", format="png")
+    down, across = torch.meshgrid(torch.arange(60), torch.arange(120), indexing="ij")
+    colours = torch.stack([4 * down, 2 * across, down + across], dim=2)
+    Image.fromarray(colours.to(torch.uint8).numpy()).save(tmp_path / "photo.jpg", format="png")
     monkeypatch.chdir(tmp_path)
     held: dict[str, Any] = {}
     exec(lines, held)
     pixels = ImageReader(channels).read((tmp_path / "photo.jpg").read_bytes, "photo.jpg")
-    (expected,) = plain_loader(
-        ImageSet(data.evaluated(pixels)[None], torch.tensor([0]), ("a", "b")),
-        data,
-        trainer_options(config),
-    )
-    assert held["images"].shape == expected.image.shape == (1, channels, 16, 16)
-    # a pixel's rounding and half a pixel's place, of a ramp of 2.5 a pixel, over 255 and the std
+    seen = ImageSet(data.evaluated(pixels)[None], torch.tensor([0]), ("a", "b"))
+    (expected,) = plain_loader(seen, data, options)
+    assert held["images"].shape == expected.image.shape == (1, channels, *size)
+    # A step of a pixel is 8 to 16 of 255: one pixel off would show.
     torch.testing.assert_close(held["images"], expected.image, rtol=0, atol=4 / 255 / min(std))
+
+
+@pytest.mark.parametrize("frame", ["x", [16], ["__import__('os')", 16], [1e999, 16], None])
+def test_what_is_no_size_becomes_no_code(frame: object) -> None:
+    facts = {
+        "format": "safetensors",
+        "task": "classification",
+        "architecture": "convnet_tiny",
+        "class_names": ["a", "b"],
+        "input": {"shape": ["batch", 3, 16, 16], "values": "", "frame": frame, "mean": [0.0] * 3},
+        "output": "logits",
+        "sha256": "0",
+    }
+    facts["input"]["std"] = [1.0] * 3  # pyright: ignore
+    assert len(blocks(card({"s.safetensors": facts}, None))) == 1
 
 
 def test_weights_of_a_packaged_network_and_of_a_detector_load_by_their_lines(

@@ -128,11 +128,23 @@ def test_a_setting_that_one_swept_part_lacks_is_said_to_be_the_others(
 ) -> None:
     words = ("temperature=rlkd,constant", "temperature.probe_interval=4")
     told = (
-        r"^temperature=constant has no setting temperature\.probe_interval: leave it out, or give "
-        r"it to the others alone, as arms of a study \(study=FILE\.yaml\)$"
+        r"^temperature=constant has no setting temperature\.probe_interval: leave it out, or "
+        r"compare arms that have settings of their own \(study=FILE\.yaml\)$"
     )
     with pytest.raises(UserError, match=told):
         compare(grid(teacher_file, tmp_path / "out", *words), console=silent())
+    words = ("temperature=constant,rlkd", "temperature.temperature=2")  # which the default lacks
+    with pytest.raises(UserError, match=r"^temperature=rlkd has no setting temperature\.temp"):
+        planning.plan(grid(teacher_file, tmp_path / "out", *words))
+    words = ("temperature=linear,cosine", "temperature.start=5")
+    starts = [
+        each.config.temperature.start
+        for each in planning.plan(grid(teacher_file, tmp_path, *words))
+    ]
+    assert starts == [5, 5]
+    told = "there is no setting temperature.strat: did you mean temperature.start"
+    with pytest.raises(UserError, match=told):
+        planning.plan(grid(teacher_file, tmp_path, words[0], "temperature.strat=5"))
     told = "there is no setting trainer.epoch: did you mean trainer.epochs"
     with pytest.raises(UserError, match=told):
         compare(grid(teacher_file, tmp_path / "out", words[0], "trainer.epoch=4"), console=silent())

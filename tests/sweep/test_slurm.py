@@ -183,7 +183,8 @@ def test_a_job_that_was_submitted_as_ctrl_c_came_is_remembered(
 ) -> None:
     programs(
         srun="",
-        sbatch="import os, signal\nos.kill(os.getppid(), signal.SIGINT)\n"
+        sbatch="import os, signal\n"
+        "for each in (os.getppid(), os.getpid()): os.kill(each, signal.SIGINT)\n"
         "print('Submitted batch job 24')",
     )
     planned, folder = plan(grid(teacher_file, tmp_path / "out", "seed=0")), tmp_path / "jobs"

@@ -3,6 +3,7 @@
 import csv
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -188,6 +189,9 @@ def test_the_time_of_runs_are_those_of_their_steps() -> None:
     assert _time(runs, range(4), some, 2) == ", some 4:00:00 of steps"  # 1 + 2 + 3 + 2 hours
     assert _time(runs, [0], tried | {0: Tried(seconds=0.2)}, 2) == ", some 0:00:01 of steps"
     assert _time(runs, [0, 1], tried | {0: Tried()}, 2) == ""
+    follower = replace(runs[1], follows=runs[0].path)
+    assert _time([runs[0], follower], [0, 1], tried, 8) == ", some 2:00:00 of steps"
+    assert _time([runs[0], follower], [1], tried, 8) == ", some 1:00:00 of steps"
 
 
 def test_a_run_begins_while_the_one_that_another_follows_goes_on(
@@ -200,11 +204,16 @@ def test_a_run_begins_while_the_one_that_another_follows_goes_on(
     monkeypatch.setattr(nursery, "load", lambda config: began.append(Path(config.output).name))
     ended: dict[int, object] = {}
 
+    def end(number: int, outcome: object) -> None:
+        ended[number] = outcome
+        (tmp_path / f"{number} has ended").touch()
+
     def work(number: int) -> object:
-        time.sleep(1.0 if number == 0 else 0.0)
+        while number == 0 and not (tmp_path / "2 has ended").exists():
+            time.sleep(0.01)
         return made._train(number) if number == 1 else None
 
-    made._side_by_side([0, 1, 2], 2, work, ended.__setitem__, lambda: None)
+    made._side_by_side([0, 1, 2], 2, work, end, lambda: None)
     assert began == ["followed", "other", "follower"]
     assert list(ended) == [2, 0, 1]
     assert ended[1] == "followed, which it follows, has not ended"  # it left no result

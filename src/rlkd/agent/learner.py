@@ -318,8 +318,8 @@ def check_options(owner: type, options: Iterable[str]) -> None:
     Raises:
         TypeError: naming the first, and what is like it.
     """
-    parameters = signature(Learner).parameters
-    known = [*signature(owner).parameters, *parameters]
+    parameters = {*signature(Learner).parameters} - {"features"}
+    known = {*signature(owner).parameters, *parameters} - {"learner_options"}
     for each in options:
         if each not in parameters:
             near = " or ".join(nearest(each, known))

@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -36,6 +37,7 @@ from rlkd.sweep.plan import (
     require_one_process,
     require_trainable,
     tune_alike,
+    unfollowed,
 )
 from rlkd.sweep.side_by_side import AUTO, jobs_of, side_by_side
 from rlkd.sweep.study import STUDY, plan_study
@@ -175,14 +177,14 @@ def _outcomes(
     for each in planned:
         RunFolder(each.path).require_same(as_yaml(each.config))
     waves = _waves(planned)
-    if jobs is not None:  # one run may begin while the one that another follows goes on
-        waves = [[number for wave in waves for number in wave]]
+    if jobs is not None:
+        waves = [list(chain.from_iterable(waves))]  # a run waits for no more than what it follows
     for numbers in waves:
-        for number in list(numbers) if jobs is None else ():
+        for number in list(numbers):
             follows = planned[number].follows
-            if follows is not None and not RunFolder(follows).result.is_file():
+            if jobs is None and follows is not None and not RunFolder(follows).result.is_file():
                 numbers.remove(number)
-                yield number, f"{follows.name}, which it follows, has not ended"
+                yield number, unfollowed(follows.name)
         part = [planned[number] for number in numbers]
         if not part:
             continue

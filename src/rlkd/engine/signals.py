@@ -32,16 +32,23 @@ class Interrupted(Exception):  # noqa: N818  an order, not an error
 
 
 @contextmanager
-def interrupts_held_back() -> Generator[None]:
-    """Let a block end before Ctrl-C is answered; in the main thread."""
+def interrupts_held_back(*, from_children: bool) -> Generator[None]:
+    """Let a block end before Ctrl-C is answered; in the main thread.
+
+    Args:
+        from_children: whether processes that begin there never see it, which a terminal sends to
+            all. Not for those that are to be stopped by it later.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     came: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT] if from_children else [])
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         signal.signal(signal.SIGINT, before)
         if came:
             signal.raise_signal(signal.SIGINT)

@@ -82,7 +82,7 @@ class Asked:
     skip_unreadable: bool = False
     """Leave out and count the files that cannot be decoded."""
     run: Path | None = None
-    """Folder of the run that was trained on the data; None where those are named themselves."""
+    """Folder of the run, which describes its data; None where they are given."""
 
 
 Answer = Callable[[Float[Tensor, "..."]], Sequence[Tensor]]

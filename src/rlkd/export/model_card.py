@@ -142,7 +142,7 @@ def card(files: Mapping[str, Facts], training: Training | None) -> str:
         files=files,
         architecture=architecture,
         classes=len(names),
-        **_preparation(facts["input"]),
+        **_preparation(files),
     )
 
 
@@ -213,23 +213,24 @@ def _input(facts: Facts) -> str:
     return f"{words}. Given back: {facts['output']}."
 
 
-def _preparation(given: Facts) -> dict[str, Any]:
-    """Return what the lines that make an image ready need; nothing for a detector.
+def _preparation(files: Mapping[str, Facts]) -> dict[str, Any]:
+    """Return what the lines that make an image ready need; no frame where none are known.
 
     All are numbers, whatever a file says: they become code.
     """
-    if not {"frame", "mean", "std"} <= given.keys():
+    given = next((each["input"] for each in files.values() if "frame" in each["input"]), {})
+    try:
+        channels, *size = (int(each) for each in given["shape"][1:])
+        reached = [int(each) for each in given["frame"]]
+        starts = [round((a - b) / 2.0) for a, b in zip(reached, size, strict=True)]
+        values = {key: [float(each) for each in given[key]] for key in ("mean", "std")}
+    except (KeyError, TypeError, ValueError, OverflowError):
         return {"frame": None}
-    channels, *size = (int(each) for each in given["shape"][1:])
-    reached = [int(each) for each in given["frame"]]
-    starts = [round((a - b) / 2.0) for a, b in zip(reached, size, strict=True)]
+    if channels not in (1, 3) or len(size) != 2:
+        return {"frame": None}
     cut = ", ".join(f"{start}:{start + side}" for start, side in zip(starts, size, strict=True))
-    return {
-        "frame": reached,
-        "channels": channels,
-        "cut": "" if reached == size else f"[{cut}]",
-        **{key: [float(each) for each in given[key]] for key in ("mean", "std")},
-    }
+    words = "" if reached == size else f"[{cut}]"
+    return {"frame": reached, "channels": channels, "cut": words, **values}
 
 
 def _public(facts: Facts, training: Training | None) -> str | None:

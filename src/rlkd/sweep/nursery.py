@@ -35,7 +35,7 @@ from rlkd.engine.shared_data import load, loaded_once
 from rlkd.engine.signals import STOPPING, Interrupted
 from rlkd.errors import Notice, UserError
 from rlkd.reporting.escaping import say_trace
-from rlkd.sweep.plan import attempt, message_of
+from rlkd.sweep.plan import attempt, message_of, unfollowed
 
 _POLL_SECONDS = 0.5
 _TIMED = 3
@@ -233,7 +233,7 @@ class Nursery:
     def _train(self, number: int) -> Any:
         follows = self.runs.follows[number]
         if follows is not None and not self._folder(follows).result.is_file():
-            return f"{self.runs.names[follows]}, which it follows, has not ended"
+            return unfollowed(self.runs.names[follows])
         self.runs.logs.mkdir(parents=True, exist_ok=True)
         self._print_to(self.runs.logs / f"{self.runs.names[number]}.log")
 

@@ -114,7 +114,7 @@ def plan(overrides: Iterable[str]) -> list[Planned]:
     """
     swept, single = sweep(overrides)
     seeds = swept.pop("seed", None)
-    common = configure(single)
+    common = _common(single, swept)
     require_installed(logger_options(common))
     seeds = seeds or [str(common.seed)]
     named = any(each.lstrip("+").startswith("output=") for each in single)
@@ -124,7 +124,7 @@ def plan(overrides: Iterable[str]) -> list[Planned]:
     for seed, *values in product(seeds, *swept.values()):
         chosen = dict(zip(swept, values, strict=True))
         words = [f"{key}={each}" for key, each in chosen.items()]
-        config = _combination([*single, *words, f"seed={seed}"], chosen)
+        config = configure([*single, *words, f"seed={seed}"])
         labels = {key.lstrip("+"): value for key, value in chosen.items()}
         take_place(config, folder, labels, seed)
         planned.append(Planned(labels, config))
@@ -136,18 +136,36 @@ def plan(overrides: Iterable[str]) -> list[Planned]:
     return planned
 
 
-def _combination(overrides: Sequence[str], chosen: Mapping[str, str]) -> DictConfig:
-    """Compose one combination; of a setting that not all values of a swept part have, say so."""
+def _common(single: Sequence[str], swept: Mapping[str, Sequence[str]]) -> DictConfig:
+    """Compose what all combinations share, having seen that all can have the settings given.
+
+    Raises:
+        UserError: if it does not compose, or a value lacks a setting that another has.
+    """
+    for part, values in swept.items():
+        alone = [each for each in single if each.lstrip("+~").startswith(f"{part}.")]
+        lacking = {value: key for value in values if alone and (key := _lacks(part, value, alone))}
+        if 0 < len(lacking) < len(values):
+            value, key = next(iter(lacking.items()))
+            raise UserError(
+                f"{part}={value} has no setting {key}: leave it out, or compare arms that have "
+                "settings of their own (study=FILE.yaml)"
+            )
     try:
-        return configure(overrides)
+        return configure(single)
+    except NoSettingError:  # which the default lacks, but no value
+        return configure([*single, *(f"{part}={values[0]}" for part, values in swept.items())])
+
+
+def _lacks(part: str, value: str, settings: Sequence[str]) -> str | None:
+    """Return the first of some settings that a choice does not have; None where it has all."""
+    try:
+        configure([f"{part}={value}", *settings])
     except NoSettingError as error:
-        part = error.key.partition(".")[0]
-        if part not in chosen:
-            raise
-        raise UserError(
-            f"{part}={chosen[part]} has no setting {error.key}: leave it out, or give it to the "
-            "others alone, as arms of a study (study=FILE.yaml)"
-        ) from None
+        return error.key
+    except UserError:
+        pass  # the combination itself meets it
+    return None
 
 
 def _require_folders_apart(planned: Sequence[Planned]) -> None:
@@ -295,6 +313,11 @@ def _prepare(config: DictConfig) -> None:
     options = build.trainer_options(config)
     options.use_threads()
     build.task(config).prepare(config, options)
+
+
+def unfollowed(name: str) -> str:
+    """Return why a run does not begin that follows another, which failed."""
+    return f"{name}, which it follows, has not ended"
 
 
 def message_of(error: Exception) -> str:

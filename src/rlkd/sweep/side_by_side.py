@@ -70,8 +70,9 @@ def side_by_side(
         console: where to show them.
 
     Raises:
-        UserError: if a combination does not fit its networks and data, before any is trained; if
-            so many need more memory than there is; or if the process that starts them ends.
+        UserError: if a combination does not fit its networks and data, before any is trained (one
+            that follows a run which has not ended fails by itself); if so many need more memory
+            than there is; or if the process that starts them ends.
         Interrupted: after Ctrl-C, SIGTERM or SIGUSR1, when all have saved their checkpoints.
     """
     first = first_of_each(planned)
@@ -238,8 +239,12 @@ def _time(
     if not known or not all(known.values()):
         return ""
     mean = statistics.fmean(known.values())
-    seconds = [known.get(tuple(planned[number].labels.items()), mean) for number in left]
-    total = max(sum(seconds) / at_once, *seconds)
+    own = {number: known.get(tuple(planned[number].labels.items()), mean) for number in left}
+    before: dict[Path | None, float] = {
+        planned[number].path: seconds for number, seconds in own.items()
+    }
+    chains = [own[number] + before.get(planned[number].follows, 0.0) for number in left]
+    total = max(sum(own.values()) / at_once, *chains)
     return f", some {duration(math.ceil(total))} of steps"
 
 

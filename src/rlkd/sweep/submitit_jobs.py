@@ -165,7 +165,8 @@ def in_jobs(
             if count > 0:
                 next_ones = [waiting.popleft() for _ in range(count)]
                 gpus = _free_gpus(options, [each.gpus for each in running], count)
-                with interrupts_held_back():  # a job that is submitted is remembered
+                # A job that is submitted is remembered.
+                with interrupts_held_back(from_children=options.cluster == "slurm"):
                     running += _submitted(executor, planned, next_ones, options, gpus)
                     _remember([*others, *running], folder)
             ended = [each for each in running if each.job.done()]

@@ -21,7 +21,7 @@ class EpochSource(TemperatureSource):
         self.epoch = 1
 
     def start_epoch(self, epoch: int) -> None:
-        """Start an epoch, counted from 1."""
+        """Start an epoch, counted from 1; see `TemperatureSource`."""
         super().start_epoch(epoch)
         self.epoch = epoch
 

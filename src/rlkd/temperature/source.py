@@ -104,7 +104,10 @@ class TemperatureSource(nn.Module):
         """Start a batch, whose update is made at a learning rate."""
 
     def first_update(self, steps_per_epoch: int) -> int | None:
-        """Return the step of a run, from 1, before which nothing is learnt; None for never."""
+        """Return the step of a run at which what is learnt first moves temperatures, at the latest.
+
+        Steps count from 1; None for a source that does not learn.
+        """
 
     def share_update(self, passes: int) -> None:
         """Set how many calls share one update: above 1 where gradients accumulate.

@@ -33,7 +33,7 @@ from rlkd.tasks.classification.data import (
     train_loader,
 )
 from rlkd.tasks.classification.export import exportable_classifier
-from rlkd.text_files import read_object
+from rlkd.text_files import read_object, write_object
 
 pytestmark = pytest.mark.usefixtures("plainly")
 
@@ -214,9 +214,18 @@ def test_a_runs_student_predicts_without_the_images_that_it_was_trained_on(
     assert main([*words, f"output={tmp_path / 'without'}"]) == 0
     assert (tmp_path / "without" / "predictions.json").read_text() == found[0]
     assert_told(refuse(*words, *away), "data/train: put the images into")
-    (run.path / "preprocessing.json").write_text('{"format": 1, "shape": [3, 16]}')
-    told = refuse(*words, f"output={tmp_path / 'broken'}")
-    assert_told(told, r"preprocessing\.json describes no images .*remove it, and give the data")
+    kept = read_object(run.path / "preprocessing.json", "")
+    for key, wrong in (
+        *(("shape", each) for each in ([], [3, 16], [2, 16, 16], [3, -1, 16], "x", [3, 1e9, 1])),
+        *(("resize", each) for each in ("x", -5, 10**9, 1.5)),
+        *(("mean", each) for each in (None, [0.5], "x", [2, 2, 2])),
+        *(("std", each) for each in ([0, 0, 0], 3)),
+    ):
+        write_object(run.path / "preprocessing.json", {**kept, key: wrong})
+        told = refuse(*words, f"output={tmp_path / 'broken'}")
+        assert_told(told, r"preprocessing\.json.*remove it, and give the data$")
+    write_object(run.path / "preprocessing.json", {"shape": [3, 16, 16]})
+    assert_told(refuse(*words, f"output={tmp_path / 'broken'}"), r"describes no images \('resize'")
 
 
 def test_skipped_images_are_written_at_each_scoring_and_taken_up_by_what_resumes(

@@ -60,11 +60,18 @@ def exportable_classifier(
                 f"divided by std; {dataset.evaluation}",
                 "mean": list(dataset.mean),
                 "std": list(dataset.std),
-                "frame": list(frame(dataset.shape[1:], dataset.resize)),
+                **_frame(dataset),
             },
             "output": "logits: a row an image, a column a class in the order of class_names",
         },
     )
+
+
+def _frame(dataset: Dataset) -> dict[str, list[int]]:
+    """Return what an image is resized to cover; nothing where data have a way of their own."""
+    if type(dataset) is not Dataset:
+        return {}
+    return {"frame": list(frame(dataset.shape[1:], dataset.resize))}
 
 
 def _called(class_names: Sequence[str]) -> dict[str, list[str]]:

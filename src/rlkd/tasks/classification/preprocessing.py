@@ -4,7 +4,9 @@ import torch
 
 from rlkd.data import ImageSet
 from rlkd.data.dataset import Dataset
+from rlkd.data.images import ImageReader
 from rlkd.data.loaders.normaliser import per_channel
+from rlkd.data.transforms.resized_crop import Views, pixel_size
 from rlkd.engine.class_names import FILE, names_in
 from rlkd.engine.run_folder import RunFolder
 from rlkd.errors import UserError, one_line
@@ -18,8 +20,14 @@ def keep_preprocessing(folder: RunFolder, dataset: Dataset) -> None:
     """Leave in a run's folder how images are made ready; not where data do so by their own code."""
     path = folder.path / PREPROCESSING
     if type(dataset) is Dataset and not path.is_file():
-        keys = ("name", "shape", "mean", "std", "resize")
-        write_object(path, {key: getattr(dataset, key) for key in keys})
+        kept = {
+            "name": str(dataset.name),
+            "shape": list(map(int, dataset.shape)),
+            "mean": list(map(float, dataset.mean)),
+            "std": list(map(float, dataset.std)),
+            "resize": None if dataset.resize is None else int(dataset.resize),
+        }
+        write_object(path, kept)
 
 
 def kept_preprocessing(folder: RunFolder) -> Dataset | None:
@@ -28,24 +36,28 @@ def kept_preprocessing(folder: RunFolder) -> Dataset | None:
     Raises:
         UserError: if the description is broken.
     """
-    path = folder.path / PREPROCESSING
-    if not path.is_file():
+    path, names = folder.path / PREPROCESSING, folder.path / FILE
+    if not (path.is_file() and names.is_file()):
         return None
     remedy = "remove it, and give the data"
     held = read_object(path, remedy)
-    names = tuple(names_in(folder.path / FILE, folder.student))
     try:
-        image = torch.empty(0, *held["shape"], dtype=torch.uint8)
-        none = ImageSet(image, torch.empty(0, dtype=torch.int64), names)
+        channels, *sides = held["shape"]
+        ImageReader(channels)
+        views = Views(pixel_size(sides, "shape"), held["resize"] or min(sides))
+        image = torch.empty(0, channels, *views.size, dtype=torch.uint8)
+        none = ImageSet(image, torch.empty(0, dtype=torch.int64), tuple(names_in(names, names)))
         return Dataset(
-            name=held["name"],
+            name=str(held["name"]),
             train=none,
             test=none,
-            mean=per_channel(held["mean"], image.shape[1] * (0.0,), "mean"),
-            std=per_channel(held["std"], image.shape[1] * (1.0,), "std"),
+            mean=per_channel(list(held["mean"]), channels * (0.0,), "mean"),
+            std=per_channel(list(held["std"]), channels * (1.0,), "std"),
             crop_padding=0,
             flip=False,
             resize=held["resize"],
         )
-    except (KeyError, TypeError, ValueError, RuntimeError, UserError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} describes no images ({one_line(error)}): {remedy}") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}; {remedy}") from None

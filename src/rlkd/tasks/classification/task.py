@@ -235,6 +235,8 @@ class PreparedClassification(Prepared):
         )
         self.dataset, self.train, self.options = sets.dataset, sets.train, options
         self.folder, self.stored = folder, stored
+        self._lost = 0
+        """Images that are known to be no image."""
 
     def score(self, network: nn.Module, name: str) -> AnyScores:
         """Score a network on a held-out set."""
@@ -263,9 +265,11 @@ class PreparedClassification(Prepared):
 
         Those are not counted as trained on any more.
         """
-        scored = super().scores()
+        scored, met = super().scores(), self.dataset.unreadable
         share_unreadable(self.dataset)
-        self.images = replace(self.images, training=count_readable(self.train, self.dataset))
+        if met is not None and len(met.places) > self._lost:
+            self._lost = len(met.places)
+            self.images = replace(self.images, training=count_readable(self.train, self.dataset))
         distributed.on_rank_zero(lambda: self.leave(self.folder))
         return scored
 
