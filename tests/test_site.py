@@ -241,11 +241,15 @@ def test_every_room_with_public_names_has_a_page_of_the_api() -> None:
 
 def test_the_picture_shows_what_the_data_say() -> None:
     shown = picture.PICTURE.read_text(encoding="utf-8")
-    results = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    study = (ROOT / "docs" / "study.md").read_text(encoding="utf-8")
     assert len(shown) < 100_000
     for each in picture.ROWS:
         row = picture.read(*each)
         assert row.name in shown
         assert row.words in shown
-        if not row.name.startswith("student alone"):
-            assert row.words.replace("\N{MINUS SIGN}", "-") in results
+        difference, low, high = (
+            f"{100 * each:+.2f}"
+            for each in (row.difference.value, row.difference.low, row.difference.high)
+            if each is not None
+        )
+        assert f"less {each[1]} | 10 | {difference} | {low} to {high} |" in study
