@@ -14,6 +14,8 @@ from tests.support.runs import as_users_call, silent, tiny, write_teacher
 import rlkd
 from rlkd.engine.run import distill
 from rlkd.errors import UserError
+from rlkd.reporting import Result
+from rlkd.reporting.statistics.paired_test import paired_difference
 
 ADDING = Path(__file__).parents[1] / "docs" / "adding.md"
 PACKAGE = Path(__file__).parents[1] / "src" / "rlkd"
@@ -125,10 +127,25 @@ def test_the_loop_that_is_shown_runs(page: str) -> None:
     assert held["T"].student.shape == (8,)
 
 
-def test_the_table_of_the_readme_is_that_of_the_results() -> None:
-    """Row by row and figure by figure; the words in the first column may be others."""
-    results = (ADDING.parent / "results.md").read_text(encoding="utf-8")
-    rows = [line for line in README.read_text(encoding="utf-8").splitlines() if "| 3 | " in line]
-    assert len(rows) == 6
-    for row in rows:
-        assert row[row.index("| 3 | ") :] in results
+def test_the_answer_of_the_readme_is_that_of_the_studys_runs() -> None:
+    answer = " ".join(README.read_text(encoding="utf-8").split("## Does it help?")[1].split())
+    kept = ADDING.parents[1] / "benchmarks" / "results" / "cifar100_small"
+    highest: list[float] = []
+    shown = re.search(r"it is paid: (\S+), (\S+) and (\S+) points", answer)
+    assert shown is not None
+    for arm, said in zip(("rlkd_paper", "rlkd", "look_ahead"), shown.groups(), strict=True):
+        one, other = (
+            [
+                Result.read(kept / f"arm={each},seed={seed}" / "result.json").test.headline
+                for seed in range(10)
+            ]
+            for each in (arm, "constant_4")
+        )
+        found = paired_difference(one, other, list(range(10)))
+        assert f"{100 * found.value:+.2f}" == said
+        assert found.low is not None
+        assert found.high is not None
+        assert found.low < 0 < found.high
+        highest.append(100 * found.high)
+    assert max(highest) < 0.36
+    assert "(+0.36 over CTKD) lies above all three 95 % intervals" in answer
