@@ -49,7 +49,7 @@ INTERNAL = {
     "rlkd.data.sources.tar_headers.Member": "read off a header, and held against the file",
     "rlkd.data.loaders.normaliser.Normaliser": "made by a loader of a data set's own numbers",
     "rlkd.data.sources.process_cache.ProcessCache": "made with a number in the code",
-    "rlkd.data.datasets.Dataset": "a record of what was loaded, made by functions that check",
+    "rlkd.data.dataset.Dataset": "a record of what was loaded, made by functions that check",
     "rlkd.data.loaders.workers.Request": "a message to a worker",
     "rlkd.data.loaders.stream_set.StreamSet": "made of data.views; see tests of numbered views",
     "rlkd.data.loaders.workers.Maker": "made by a loader",

@@ -77,7 +77,7 @@ def test_a_prediction_leaves_the_older_pictures(
     picture = output / "pictures" / "a.png"
     picture.parent.mkdir(parents=True)
     picture.write_text("an older one")
-    write_object(output / "predictions.json", {"predictions": []})
+    write_object(output / "predictions.json", {"complete": False, "predictions": []})
     words = (f"run={runs['detector'].path}", f"images={images}", f"output={output}")
     with no_larger_file():
         told = refuse("predict", *words)

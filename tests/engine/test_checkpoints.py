@@ -44,10 +44,10 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 FAULTS = {
     "torch.save": (torch, "save", FULL, 1),
     "torch's zip writer": (torch, "save", RuntimeError("unexpected pos 64 vs 0"), 1),
-    "fsync": (os, "fsync", FULL, 10),
-    "replace": (os, "replace", FULL, 5),
+    "fsync": (os, "fsync", FULL, 12),
+    "replace": (os, "replace", FULL, 6),
 }
-"""What fails, how, and how many calls the configuration and the first checkpoint make."""
+"""What fails, how, and how many calls what a run leaves first and the first checkpoint make."""
 
 
 @pytest.mark.parametrize("fault", but_long(FAULTS, "fsync"))

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pickle
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -188,8 +189,12 @@ def test_a_job_that_was_submitted_as_ctrl_c_came_is_remembered(
         "print('Submitted batch job 24')",
     )
     planned, folder = plan(grid(teacher_file, tmp_path / "out", "seed=0")), tmp_path / "jobs"
-    with pytest.raises(Interrupted, match="the same command waits for jobs 24 again"):
-        list(jobs.in_jobs(planned, launcher("launcher=submitit_slurm"), folder, silent()))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest's workers have none
+    try:
+        with pytest.raises(Interrupted, match="the same command waits for jobs 24 again"):
+            list(jobs.in_jobs(planned, launcher("launcher=submitit_slurm"), folder, silent()))
+    finally:
+        signal.signal(signal.SIGINT, before)
     kept = {"format": 1, "jobs": {"24": [planned[0].path.name]}}
     assert json.loads((folder / "jobs.json").read_text()) == kept
 
