@@ -1,5 +1,6 @@
 """Runs side by side: the same bits as one by one, and what happens when one or all are ended."""
 
+import fcntl
 import io
 import os
 import re
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 import warnings
+from contextlib import suppress
 from multiprocessing import Pipe
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from tests.support.refusal import Refuse
 from tests.support.runs import silent, tiny_config
 
 from rlkd.commands.compare import compare, multirun
+from rlkd.engine.lock import LOCK
 from rlkd.errors import UserError, notice
 from rlkd.sweep import nursery
 from rlkd.sweep import side_by_side as sides
@@ -170,14 +173,32 @@ def test_a_comparison_that_is_asked_to_stop_saves_every_run_and_goes_on(
         assert each.read_bytes() == other.read_bytes()
 
 
+def held(folder: Path) -> bool:
+    """Whether a process has a run folder; one that was killed leaves its file behind."""
+    with suppress(FileNotFoundError), (folder / LOCK).open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 @pytest.mark.long
-def test_runs_end_with_the_comparison_that_was_killed(teacher_file: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("listens", [True, False], ids=["at once", "with much unheard"])
+def test_runs_end_with_the_comparison_that_was_killed(
+    teacher_file: Path, tmp_path: Path, listens: bool
+) -> None:
     swept = ("temperature=constant", "seed=0,1", "trainer.epochs=4000", "method=kd,dkd")
     process = started(grid(teacher_file, tmp_path / "out", *swept, "jobs=2"), tmp_path / "out")
+    folders = list((tmp_path / "out").glob("*=*"))
+    assert any(held(each) for each in folders)
+    if not listens:  # the pipe then ends by a reset, not by its end
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(2)
     process.kill()
     process.communicate()
     deadline = time.monotonic() + 60
-    while list((tmp_path / "out").glob("*=*/.lock")):
+    while any(held(each) for each in folders):
         assert time.monotonic() < deadline
         time.sleep(0.1)
     assert len(list((tmp_path / "out").glob("*/checkpoints/*.ckpt"))) >= 2

@@ -220,6 +220,16 @@ def test_a_run_begins_while_the_one_that_another_follows_goes_on(
     assert ended[1] == "followed, which it follows, has not ended"  # it left no result
 
 
+def test_a_part_without_the_baseline_is_compared_with_its_first_arm(
+    teacher_file: Path, tmp_path: Path
+) -> None:
+    settings = [each for each in tiny(teacher_file, tmp_path / "out") if "temperature" not in each]
+    words = [each for each in settings if not each.startswith(("seed", "trainer.epochs"))]
+    given = [written(tmp_path, ARMS), *words, "trainer.epochs=1", "jobs=1"]
+    compared = compare([*given, "arm=followed,agent", "seed=0"], console=silent())
+    assert compared.baseline == {"arm": "followed"}
+
+
 @pytest.mark.long
 def test_a_study_runs_what_follows_last_and_keeps_on_with_figures_alone(
     teacher_file: Path, tmp_path: Path

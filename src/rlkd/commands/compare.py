@@ -88,7 +88,8 @@ def compare(overrides: Iterable[str], *, console: Console) -> Comparison:
     if any(each.startswith(f"{STUDY}=") for each in others):
         study, planned = plan_study(others)
         named, jobs = study.chosen, jobs or f"{_JOBS}{AUTO}" if launcher.cluster is None else jobs
-        baseline = baseline or {"arm": str(study.baseline)}
+        arms = [each.labels["arm"] for each in planned]
+        baseline = baseline or {"arm": study.baseline if study.baseline in arms else arms[0]}
     else:
         planned = plan(others)
     if not planned[0].labels:

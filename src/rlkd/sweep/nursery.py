@@ -329,7 +329,7 @@ def main() -> None:
 
     def looked() -> int | None:
         nonlocal shown
-        with suppress(BrokenPipeError):
+        with suppress(ConnectionError):
             if time.monotonic() - shown >= _POLL_SECONDS:
                 shown = time.monotonic()
                 shares = [nursery.progress(number) for number in range(len(runs.settings))]
@@ -340,7 +340,7 @@ def main() -> None:
             return signal.SIGTERM  # who asked is gone
 
     def ended(number: int, outcome: Any) -> None:
-        with suppress(BrokenPipeError):
+        with suppress(ConnectionError):
             door.send(("ended", number, outcome))
 
     with loaded_once():
@@ -352,5 +352,8 @@ def main() -> None:
                 else:
                     nursery.trained(numbers, at_once, ended, looked)
                     door.send(("done",))
-        except (EOFError, BrokenPipeError):
+        except (EOFError, ConnectionError):
             return
+        finally:
+            for each in multiprocessing.active_children():
+                each.terminate()  # whatever ended this: its exit would wait for them

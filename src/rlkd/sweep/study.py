@@ -45,7 +45,7 @@ class Study:
     pairs: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     """The overrides of each pair of networks; none for one pair, that of `settings`."""
     baseline: str | None = None
-    """The arm that the others are compared with; None for the first."""
+    """The arm that the others are compared with; None for the first, as in a part without it."""
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     """The seeds of every arm."""
     more_seeds: dict[str, list[int]] = field(default_factory=dict[str, list[int]])
