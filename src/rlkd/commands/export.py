@@ -11,7 +11,7 @@ from torch import Tensor
 from rlkd.atomic import whole
 from rlkd.config.settings import trust, trusted_by
 from rlkd.engine import build
-from rlkd.engine.finished_run import configured, own_words
+from rlkd.engine.finished_run import configured, describes_data, own_words
 from rlkd.engine.lock import locked
 from rlkd.engine.run_folder import RunFolder
 from rlkd.engine.task import Answer, Exportable
@@ -39,7 +39,7 @@ def export(overrides: Iterable[str] = (), *, console: Console | None = None) -> 
     Args:
         overrides: `format=safetensors`, `onnx` or `torch_export`, and `to=FILE`; `run=FOLDER` for
             the student of a run, else Hydra's with `student=NAME student.checkpoint=FILE` and the
-            data it was trained on.
+            data it was trained on; of a classifier's run they may be gone.
         console: where to say what was written; None for standard output.
 
     Returns:
@@ -56,19 +56,19 @@ def export(overrides: Iterable[str] = (), *, console: Console | None = None) -> 
     options.use_threads()
     console = console or Console()
     with locked(path.parent, config.lock, console):
-        return _export(config, options, name, path, training, console)
+        card_path(path.parent)  # refuses before anything is written
+        ready = build.task(config).exportable(config, options, describes_data(words, others))
+        return _export(config, ready, name, path, training, console)
 
 
 def _export(
     config: DictConfig,
-    options: build.TrainerOptions,
+    ready: Exportable,
     name: str,
     path: Path,
     training: Training | None,
     console: Console,
 ) -> float:
-    card_path(path.parent)  # refuses before anything is written
-    ready = build.task(config).exportable(config, options)
     if name not in ready.formats:
         raise UserError(
             f"format={name} is not for this student: {ready.refused.get(name, 'not written')}; "

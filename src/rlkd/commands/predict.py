@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from rlkd.engine import build
-from rlkd.engine.finished_run import configured, own_words
+from rlkd.engine.finished_run import configured, describes_data, own_words
 from rlkd.engine.lock import locked
 from rlkd.engine.task import Asked
 from rlkd.errors import UserError
@@ -38,7 +38,7 @@ def predict(overrides: Iterable[str] = (), *, console: Console | None = None) ->
         output=Path(words.get("output", Path(words.get("run", "")) / _FOLDER)),
         threshold=_fraction(words),
         skip_unreadable=_truth(words, "skip_unreadable"),
-        run=Path(words["run"]) if "run" in words and not _names_data(others) else None,
+        run=describes_data(words, others),
     )
     config = configured(others, run=words.get("run"))
     options = build.trainer_options(config)
@@ -46,10 +46,6 @@ def predict(overrides: Iterable[str] = (), *, console: Console | None = None) ->
     console = console or Console()
     with locked(asked.output, config.lock, console):
         build.task(config).predict(config, options, asked, console)
-
-
-def _names_data(overrides: Iterable[str]) -> bool:
-    return any(each.lstrip("+~").startswith("data") for each in overrides)
 
 
 def _fraction(words: dict[str, str]) -> float | None:

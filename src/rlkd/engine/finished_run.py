@@ -1,6 +1,6 @@
 """The configuration of a run that has ended, and the words that are a verb's own."""
 
-from collections.abc import Collection, Container, Iterable
+from collections.abc import Collection, Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,18 @@ def configured(overrides: Iterable[str], *, run: str | None = None) -> DictConfi
     if config.student.checkpoint == str(folder.student):
         _require_student(folder)
     return config
+
+
+def describes_data(words: Mapping[str, str], overrides: Iterable[str]) -> Path | None:
+    """Return the folder of the run that a command names; None where it gives data of its own.
+
+    Args:
+        words: the command's own, `run` among them.
+        overrides: all others.
+    """
+    if "run" not in words or any(each.lstrip("+~").startswith("data") for each in overrides):
+        return None
+    return Path(words["run"])
 
 
 def _require_student(folder: RunFolder) -> None:

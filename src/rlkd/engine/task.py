@@ -116,7 +116,7 @@ class Exportable:
     answer: Answer
     """The student's own."""
     inputs: Sequence[Float[Tensor, "..."]]
-    """What a written file is compared with the student on: images of the test set."""
+    """What a written file is compared with the student on: images of the test set, as a rule."""
     formats: Mapping[str, Format]
     """By name."""
     facts: dict[str, object]
@@ -165,8 +165,15 @@ class Task(Protocol):
         """
         ...
 
-    def exportable(self, config: DictConfig, options: TrainerOptions) -> Exportable:
+    def exportable(
+        self, config: DictConfig, options: TrainerOptions, run: Path | None
+    ) -> Exportable:
         """Make the student ready to be written, on the CPU.
+
+        Args:
+            config: has the student.
+            options: of the run.
+            run: its folder, which may describe its data where they are gone; None for others.
 
         Raises:
             UserError: for what the user can fix.

@@ -193,8 +193,8 @@ def test_a_folder_in_memory_does_without_what_cannot_be_decoded(
     assert Result.read(run.result).images.training == 23
 
 
-def test_a_runs_student_predicts_without_the_images_that_it_was_trained_on(
-    tmp_path: Path, teacher: Path, refuse: Refuse
+def test_a_runs_student_predicts_and_is_exported_without_the_images_that_it_was_trained_on(
+    tmp_path: Path, teacher: Path, refuse: Refuse, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = write_folder(tmp_path / "data")
     run = distilled("imagenet", root, teacher, tmp_path / "run")
@@ -214,6 +214,16 @@ def test_a_runs_student_predicts_without_the_images_that_it_was_trained_on(
     assert main([*words, f"output={tmp_path / 'without'}"]) == 0
     assert (tmp_path / "without" / "predictions.json").read_text() == found[0]
     assert_told(refuse(*words, *away), "data/train: put the images into")
+    exported = ("export", f"run={run.path}", "format=safetensors")
+    said = refuse(*exported, f"to={tmp_path / 'other.safetensors'}", away[0])
+    assert_told(said, "data/train: put the images into")
+    assert main([*exported, f"to={tmp_path / 'exported' / 'one.safetensors'}"]) == 0
+    facts = json.loads((tmp_path / "exported" / "one.safetensors.json").read_text())
+    assert facts["class_names"] == ["a", "b", "c"]
+    assert "images" not in facts
+    assert facts["input"]["shape"] == ["batch", 3, 16, 16]
+    assert 0 <= facts["max_difference"] <= 1e-4
+    assert "are compared on random pixels" in capsys.readouterr().err
     kept = read_object(run.path / "preprocessing.json", "")
     for key, wrong in (
         *(("shape", each) for each in ([], [3, 16], [2, 16, 16], [3, -1, 16], "x", [3, 1e9, 1])),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rlkd.config.options import TrainerOptions
-from rlkd.data import first_readable
+from rlkd.data import ImageSet, first_readable
 from rlkd.data.dataset import Dataset
 from rlkd.data.imagenet_names import readable
 from rlkd.data.transforms.resized_crop import frame
@@ -25,6 +25,8 @@ def exportable_classifier(
 ) -> Exportable:
     """Make a classifier ready; its files are compared on batches of two, one and five test images.
 
+    Random pixels take their place where the data have none.
+
     Args:
         name: of the network.
         make: builds it; with a file's weights, or where there is none with those configured.
@@ -32,10 +34,11 @@ def exportable_classifier(
         options: of the run.
     """
     network = at_rest(make(None))
-    rows = first_readable(dataset.test, _IMAGES)
+    test = dataset.test if len(dataset.test) else _noise(dataset.shape, dataset.class_names)
+    rows = first_readable(test, _IMAGES)
     rows = rows[torch.arange(_IMAGES) % len(rows)]
     on_cpu = replace(options, accelerator="cpu", channels_last=False)
-    loader = plain_loader(dataset.test.select(rows), dataset, on_cpu, batch_size=_IMAGES)
+    loader = plain_loader(test.select(rows), dataset, on_cpu, batch_size=_IMAGES)
     images = next(iter(loader)).image.cpu()
     example = images[:2].contiguous()
     channels, height, width = images.shape[1:]
@@ -53,7 +56,7 @@ def exportable_classifier(
             "architecture": name,
             "class_names": list(dataset.class_names),
             **_called(dataset.class_names),
-            "images": {"test on": len(dataset.test)},
+            **({"images": {"test on": len(dataset.test)}} if len(dataset.test) else {}),
             "input": {
                 "shape": ["batch", channels, height, width],
                 "values": f"float32: {colours} pixels in [0, 1], of each channel minus mean, "
@@ -65,6 +68,13 @@ def exportable_classifier(
             "output": "logits: a row an image, a column a class in the order of class_names",
         },
     )
+
+
+def _noise(shape: Sequence[int], class_names: Sequence[str]) -> ImageSet:
+    pixels = torch.randint(
+        256, (_IMAGES, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    return ImageSet(pixels, torch.zeros(_IMAGES, dtype=torch.int64), tuple(class_names))
 
 
 def _frame(dataset: Dataset) -> dict[str, list[int]]:

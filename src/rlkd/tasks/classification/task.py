@@ -194,10 +194,19 @@ class Classification:
         student = build.network(config.student, "student", dataset)
         predict_classes(student, dataset, options, asked, console)
 
-    def exportable(self, config: DictConfig, options: build.TrainerOptions) -> Exportable:
-        """Make the student ready to be written, on the CPU."""
+    def exportable(
+        self, config: DictConfig, options: build.TrainerOptions, run: Path | None
+    ) -> Exportable:
+        """Make the student ready to be written, on the CPU; a run's also where its data are not."""
         require_student(config)
-        dataset = load_dataset(config)
+        try:
+            dataset = load_dataset(config)
+        except UserError as error:
+            kept = None if run is None else kept_preprocessing(RunFolder(run))
+            if kept is None:
+                raise
+            notice(f"{error}; without images, files are compared on random pixels")
+            dataset = kept
 
         def make(path: Path | None) -> nn.Module:
             return build.network(with_weights(config.student, path), "student", dataset)

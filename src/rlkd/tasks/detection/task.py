@@ -180,8 +180,10 @@ class Detection(DetectionOptions):
             autocast=options.mixed,
         )
 
-    def exportable(self, config: DictConfig, options: TrainerOptions) -> Exportable:
-        """Make the student ready to be written, on the CPU."""
+    def exportable(
+        self, config: DictConfig, options: TrainerOptions, run: Path | None
+    ) -> Exportable:
+        """Make the student ready to be written, on the CPU; compared on images of its data."""
         images = self._student_data(config)
 
         def make(path: Path | None) -> nn.Module:
