@@ -176,3 +176,20 @@ def test_verbs_and_choices_are_completed(
     for word in completed:
         assert word in re.split(r"[\s,]+", shown)
     assert len(re.findall(r"plain", shown)) == len(completed)
+
+
+def test_threads_that_wait_soon_leave_the_processor_to_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for policy, given, found in (
+        (None, None, "1000"),
+        (None, "7", "7"),
+        ("ACTIVE", None, None),
+    ):
+        for name, value in (("OMP_WAIT_POLICY", policy), ("GOMP_SPINCOUNT", given)):
+            monkeypatch.setenv(name, "")  # so that it is as it was afterwards
+            monkeypatch.delenv(name)
+            if value is not None:
+                monkeypatch.setenv(name, value)
+        assert main(["--version"]) == 0
+        assert os.environ.get("GOMP_SPINCOUNT") == found

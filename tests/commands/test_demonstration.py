@@ -34,6 +34,8 @@ def test_its_arms_train_on_the_same_images_and_its_last_lines_say_what_was_found
     assert f"<code>rlkd demo seeds=3,5 output={tmp_path} {' '.join(SMALL)}</code>" in page
     lines = told.getvalue().splitlines()
     assert "verdict" in told.getvalue()
+    assert lines[0] == "run 1 of 9: teacher"
+    assert lines[8] == "run 9 of 9: RLKD, seed 5"
     assert re.match(r"RLKD against constant T, n = 2: [+-]\d+\.\d\d points, .*\.$", lines[-2])
     assert lines[-1] == f"the pictures: {tmp_path / 'report.html'}"
 

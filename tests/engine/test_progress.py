@@ -207,7 +207,8 @@ def test_every_epoch_tells_the_terms_of_the_loss_and_the_time_left(
     epochs = [each for each in lines if each.startswith("epoch ")]
     for epoch, (line, row) in enumerate(zip(epochs, rows, strict=True), start=1):
         figures = [f"{row[each]:.3f}" for each in row if each.startswith("train/loss")]
-        assert f"epoch {epoch}/2  {words % tuple(figures[: words.count('%s')])}  acc " in line
+        assert f"epoch {epoch}/2  {words % tuple(figures[: words.count('%s')])}  train acc " in line
+        assert f" %  test top-1 {100 * row['test/top1']:.2f} %  " in line
         assert line.endswith(f" {10 * (epoch - 1)} s, {3 * epoch} steps left")
 
 

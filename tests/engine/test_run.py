@@ -48,6 +48,7 @@ def test_a_run_leaves_its_folder_complete_and_prints_what_it_came_to(
     assert "loss" in printed[0]
     assert "img/s" in printed[0]
     assert "T 4.00 ± 0.00" in printed[0]
+    assert all("  test top-1 " in line for line in printed[:3])
     folder = RunFolder(tmp_path / "run")
     names = sorted(str(path.relative_to(folder.path)) for path in folder.path.rglob("*"))
     events = [name for name in names if name.startswith("tensorboard/events")]

@@ -66,14 +66,22 @@ def demo(overrides: list[str], console: Console) -> dict[str, Any]:
     arms: dict[str, list[RunRecord]] = {arm: [] for arm in ARMS}
     how = configure([*COMMON, *others]).lock
     with locked(output, how, console), Progress(console=console, transient=True) as progress:
-        task = progress.add_task("teacher", total=1 + len(ARMS) * len(seeds))
+        total = 1 + len(ARMS) * len(seeds)
+        task = progress.add_task("", total=total)
+
+        def show(number: int, what: str) -> None:
+            progress.update(task, completed=number, description=what)
+            if not console.is_interactive:  # which shows no bar
+                say(console, f"run {number + 1} of {total}: {what}")
+
+        show(0, "teacher")
         teacher = ["student=convnet_small", f"output={output / 'teacher'}"]
         run.train([*COMMON, *teacher, *others], console=silent)
         checkpoint = f"teacher.checkpoint={output / 'teacher' / 'student.safetensors'}"
         student = ["teacher=convnet_small", checkpoint, "student=convnet_tiny"]
-        for seed in seeds:
-            for arm, settings in ARMS.items():
-                progress.update(task, advance=1, description=f"{arm}, seed {seed}")
+        for each, seed in enumerate(seeds):
+            for number, (arm, settings) in enumerate(ARMS.items(), 1 + each * len(ARMS)):
+                show(number, f"{arm}, seed {seed}")
                 folder = output / f"{arm} seed {seed}".replace(" ", "_")
                 place = [f"seed={seed}", f"output={folder}"]
                 run.distill([*COMMON, *student, *settings, *place, *others], console=silent)

@@ -131,7 +131,13 @@ def _trained(
     distributed.on_rank_zero(lambda: _claim(folder, settings, prepared, show))
     clock = Clock(options.device)
     log = LogEpochs(folder, clock, scores, every_epochs=options.evaluate_every)
-    progress = ShowProgress(console, clock, folder, every_steps=options.log_every_steps)
+    progress = ShowProgress(
+        console,
+        clock,
+        folder,
+        every_steps=options.log_every_steps,
+        scored=lambda: log.latest,
+    )
     keep = KeepLast(
         folder,
         every_steps=options.checkpoint_every_steps,

@@ -23,6 +23,7 @@ from rlkd.engine.callbacks.checkpoint import check_finite
 from rlkd.engine.module import EpochLoader, StudentModule
 from rlkd.engine.run_folder import RunFolder
 from rlkd.reporting.escaping import say
+from rlkd.reporting.results.scores import AnyScores, percent
 
 _ADVISED_SHARE = 0.2
 _SPEED_OVER = 600.0
@@ -218,13 +219,20 @@ class ShowProgress(L.Callback):
         clock: counts the images.
         folder: of the run, for the message when the loss is no longer finite.
         every_steps: steps between two readings of the device.
+        scored: returns the scores of the epoch that ends, by held-out set; none where it has none.
     """
 
     def __init__(
-        self, console: Console, clock: Clock, folder: RunFolder, *, every_steps: int
+        self,
+        console: Console,
+        clock: Clock,
+        folder: RunFolder,
+        *,
+        every_steps: int,
+        scored: Callable[[], Mapping[str, AnyScores]] = dict,
     ) -> None:
         self.console, self.clock, self.folder = console, clock, folder
-        self.every_steps = every_steps
+        self.every_steps, self.scored = every_steps, scored
         self._bar: _Bar | None = None
         self._advised = False
         self._began, self._first, self._total = 0.0, 0, 0
@@ -287,7 +295,8 @@ class ShowProgress(L.Callback):
             return
         if self._bar is None:
             epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
-            say(self.console, f"{epoch}  {figures}  {self._left(trainer.global_step)} left")
+            parts = [epoch, figures, *_scores(self.scored())]
+            say(self.console, "  ".join([*parts, f"{self._left(trainer.global_step)} left"]))
         if self.clock.loading_binds and not self._advised:
             self._advised = True
             share = self.clock.epoch_data_share
@@ -320,7 +329,7 @@ class ShowProgress(L.Callback):
         parts = " + ".join(f"{name} {value:.3f}" for name, value in terms.items())
         shown = [
             f"loss {row['train/loss']:.3f}{f' = {parts}' if len(terms) > 1 else ''}",
-            f"acc {100 * row['train/accuracy']:.1f} %",
+            f"train acc {100 * row['train/accuracy']:.1f} %",
         ]
         if "temperature/mean" in row:
             low, high = (row[f"temperature/{quantile}"] for quantile in ("p05", "p95"))
@@ -333,3 +342,10 @@ class ShowProgress(L.Callback):
                 f"data {100 * self.clock.epoch_data_share:.0f} %",
             ]
         )
+
+
+def _scores(scored: Mapping[str, AnyScores]) -> list[str]:
+    return [
+        f"{name} {scores.headline_name} {percent(scores.headline)} %"
+        for name, scores in scored.items()
+    ]
