@@ -38,7 +38,7 @@ _CODES = (
 _JSON = "Print the outcome alone, as one object of JSON in a line; progress goes to standard error."
 _NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
 """What keeps a path from being used, and is for the user to change."""
-_SPINS = "1000"
+SPINS = "1000"
 """How often a thread of OpenMP looks for work before it sleeps; by its default it looks for
 milliseconds, in which another process could have worked (docs/performance.md)."""
 _COMPLETION = "_RLKD_COMPLETE"
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # what it cannot show has an escape
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)  # read when torch is imported
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read when torch is imported
     program = _program()
     if instruction := os.environ.get(_COMPLETION):
         return shell_complete(program, {}, "rlkd", _COMPLETION, instruction)
