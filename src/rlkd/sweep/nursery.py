@@ -329,7 +329,7 @@ def main() -> None:
 
     def looked() -> int | None:
         nonlocal shown
-        with suppress(ConnectionError):
+        with suppress(BrokenPipeError):
             if time.monotonic() - shown >= _POLL_SECONDS:
                 shown = time.monotonic()
                 shares = [nursery.progress(number) for number in range(len(runs.settings))]
@@ -340,7 +340,7 @@ def main() -> None:
             return signal.SIGTERM  # who asked is gone
 
     def ended(number: int, outcome: Any) -> None:
-        with suppress(ConnectionError):
+        with suppress(BrokenPipeError):
             door.send(("ended", number, outcome))
 
     with loaded_once():
@@ -354,6 +354,3 @@ def main() -> None:
                     door.send(("done",))
         except (EOFError, ConnectionError):
             return
-        finally:
-            for each in multiprocessing.active_children():
-                each.terminate()  # whatever ended this: its exit would wait for them
