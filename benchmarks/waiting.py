@@ -24,7 +24,7 @@ from rlkd import models
 from rlkd.cli import SPINS
 from rlkd.reporting import hardware, versions
 
-NETWORKS = {"convnet_tiny": (48, 16), "resnet8": (32, 64), "resnet20": (32, 64)}
+NETWORKS = {"convnet_tiny": (48, 16), "resnet20": (32, 64)}
 """Name to the side of an image and the batch."""
 ALL = os.cpu_count() or 1
 WAYS = {"default": (ALL, None), "sleeps soon": (ALL, SPINS), "one thread": (1, None)}
