@@ -95,7 +95,7 @@ def main() -> None:
             medians = {way: statistics.median(each) for way, each in rates.items()}
             print(name, busy, {way: f"{rate:.0f}" for way, rate in medians.items()}, flush=True)
     held = {
-        "command": "python benchmarks/waiting.py",
+        "command": f"python {' '.join(sys.argv)}",
         "hardware": hardware(),
         "threads": ALL,
         "spins": int(SPINS),
