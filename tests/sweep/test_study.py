@@ -224,10 +224,12 @@ def test_a_part_without_the_baseline_is_compared_with_its_first_arm(
     teacher_file: Path, tmp_path: Path
 ) -> None:
     settings = [each for each in tiny(teacher_file, tmp_path / "out") if "temperature" not in each]
-    words = [each for each in settings if not each.startswith(("seed", "trainer.epochs"))]
+    words = [each for each in settings if not each.startswith(("seed", "trainer.epochs", "output"))]
     given = [written(tmp_path, ARMS), *words, "trainer.epochs=1", "jobs=1"]
+    given.append(f"output={tmp_path / 'out'}")  # as a shell hands it over: without quotes
     compared = compare([*given, "arm=followed,agent", "seed=0"], console=silent())
     assert compared.baseline == {"arm": "followed"}
+    assert (tmp_path / "out" / "compare.html").is_file()
 
 
 @pytest.mark.long
