@@ -1,8 +1,13 @@
-"""Imports: a plain loop loads torch and little more."""
+"""Imports: what takes seconds is loaded where it is used."""
 
 import json
 import subprocess
 import sys
+
+import pytest
+
+from rlkd import models
+from rlkd.config.compose import options
 
 LOOP = """
 import json, sys
@@ -21,3 +26,33 @@ def test_a_plain_loop_loads_torch_and_no_more_than_it_needs() -> None:
     done = subprocess.run([sys.executable, "-c", LOOP], capture_output=True, text=True, check=True)
     # torch loads some of its own modules, and numpy, when they are used.
     assert set(json.loads(done.stdout)) <= {"rlkd", "jaxtyping", "safetensors", "torch", "numpy"}
+
+
+REFUSED = """
+import sys
+from rlkd.cli import main
+code = main(sys.argv[1:])
+print(code, *sorted({"lightning", "torchmetrics", "torchvision"} & set(sys.modules)))
+"""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["distill", "method=kdd"],
+        ["train", "trainer.epoch=3"],
+        ["compare", "temperature=constant,rlkd", "sede=0,1"],
+        ["compare", "study=cifar100_small", "arm=rlkdd"],
+        ["compare", "temperature=constant,rlkd", "jobs=many"],
+    ],
+    ids=" ".join,
+)
+def test_what_is_mistyped_is_refused_before_what_takes_seconds(words: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", REFUSED, *words], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["2"], done.stderr
+
+
+def test_all_packaged_detectors_are_options() -> None:
+    assert set(models.detector_names()) < set(options("student"))

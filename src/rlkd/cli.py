@@ -3,9 +3,7 @@
 import errno
 import io
 import os
-import signal
 import sys
-import threading
 import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -19,6 +17,7 @@ from click.shell_completion import shell_complete
 
 from rlkd.atomic import FULL
 from rlkd.commands import VERBS, WITH_JSON
+from rlkd.commands.importing import leaving_at_once
 from rlkd.errors import Notice, RunsFailedError, UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -137,7 +136,7 @@ def _run(home: str, words: Sequence[str], json: bool = False) -> None:
     if "--json" in words:  # which click takes where there is such an option
         raise UserError(f"there is no --json here: it is for {', '.join(WITH_JSON)}")
     module, _, name = home.partition(":")
-    with _leaving_at_once():
+    with leaving_at_once():
         function = getattr(import_module(module), name)  # with everything that takes seconds
         from rich.console import Console
 
@@ -159,7 +158,7 @@ def _run(home: str, words: Sequence[str], json: bool = False) -> None:
 
 def _report(error: BaseException, *, debug: bool) -> int:
     """Print what ended a verb, in one line, and return its exit code."""
-    with _leaving_at_once():
+    with leaving_at_once():
         from rich.console import Console
 
         from rlkd import distributed
@@ -171,30 +170,6 @@ def _report(error: BaseException, *, debug: bool) -> int:
             say_trace(errors, error)
         say(errors, one_line(f"rlkd: {line}"))
     return code
-
-
-@contextmanager
-def _leaving_at_once() -> Generator[None]:
-    """Let Ctrl-C end the process amid imports, which nothing gets out of in good order.
-
-    Nothing is written before they are done.
-    """
-    # Not where the signal is ignored, as under nohup, or somebody else's.
-    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if not ours or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    signal.signal(signal.SIGINT, _leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def _leave(*_: object) -> None:
-    if os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0":
-        os.write(2, b"rlkd: interrupted\n")
-    os._exit(130)
 
 
 def _code_and_line(error: BaseException) -> tuple[int, str]:

@@ -12,8 +12,8 @@ from tests.support.runs import SOURCES, TINY, tiny
 
 from rlkd.cli import main
 from rlkd.commands import VERBS, WITH_JSON
+from rlkd.engine import run as running
 from rlkd.errors import UserError
-from rlkd.sweep import plan as planning
 
 pytestmark = pytest.mark.usefixtures("plainly")
 
@@ -120,14 +120,14 @@ def test_a_comparison_of_which_runs_failed_says_what_the_others_came_to(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    train = planning.run
+    train = running.run
 
     def failing(config: DictConfig, **options: Any) -> Any:
         if config.temperature._target_.endswith("RandomTemperature"):
             raise UserError("a reason")
         return train(config, **options)
 
-    monkeypatch.setattr(planning, "run", failing)
+    monkeypatch.setattr(running, "run", failing)
     kept = [each for each in tiny(teacher_file, tmp_path / "out") if "temperature" not in each]
     words = [*kept, "trainer.epochs=1", "temperature=constant,random"]
     assert main(["compare", *words, "--json"]) == 2

@@ -92,7 +92,7 @@ class Recorder:
 def recorder(monkeypatch: pytest.MonkeyPatch) -> type[Recorder]:
     made = type("Made", (Recorder,), {"records": []})
     monkeypatch.setattr(trackers, "_SERVICES", {"wandb": made, "mlflow": made})
-    monkeypatch.setattr(trackers, "find_spec", lambda _: True)
+    monkeypatch.setattr("rlkd.config.options.find_spec", lambda _: True)
     return made
 
 
@@ -335,7 +335,7 @@ def test_a_tracker_that_is_not_installed_is_refused_with_the_command(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(trackers, "find_spec", lambda _: None)
+    monkeypatch.setattr("rlkd.config.options.find_spec", lambda _: None)
     swept = "temperature=constant" if verb == "distill" else "temperature=constant,random"
     told = refuse(verb, *tiny(teacher_file, tmp_path / "run", swept, f"logger={name}"))
     assert told == f"rlkd: logger={name} needs its package: pip install {name}"

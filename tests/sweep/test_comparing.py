@@ -8,11 +8,12 @@ from tests.support.refusal import Refuse, assert_told
 from tests.support.runs import fingerprint, silent, tiny
 
 from rlkd.cli import main
-from rlkd.commands import compare as comparing
 from rlkd.commands.compare import compare, multirun
+from rlkd.engine import run as running
 from rlkd.engine.run_folder import RunFolder, as_stored
 from rlkd.errors import UserError
 from rlkd.sweep import plan as planning
+from rlkd.sweep import runs
 
 pytestmark = pytest.mark.usefixtures("plainly")
 
@@ -61,8 +62,8 @@ def test_a_run_that_fails_is_told_and_stops_no_other(
             raise UserError("a reason")
         run(config, **given)
 
-    run = planning.run
-    monkeypatch.setattr(planning, "run", run_or_fail)
+    run = running.run
+    monkeypatch.setattr(running, "run", run_or_fail)
     swept = grid(teacher_file, tmp_path / "out", "temperature=ctkd,ctkd_instance", "seed=0")
     with pytest.raises(UserError, match=r"^1 of 2 runs failed, the first with: a reason$"):
         compare(swept, console=silent())
@@ -100,8 +101,8 @@ def test_what_a_check_cannot_do_is_left_to_the_run(
     def break_down(*_: object, **__: object) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(planning, "run", break_down)
-    monkeypatch.setattr(planning, "_prepare", break_down)
+    monkeypatch.setattr(running, "run", break_down)
+    monkeypatch.setattr(runs, "_prepare", break_down)
     swept = grid(teacher_file, tmp_path / "out", "temperature=constant,ctkd", "seed=0")
     told = "2 of 2 runs failed, the first with: RuntimeError: out of memory"
     with pytest.raises(UserError, match=told):
@@ -115,7 +116,7 @@ def test_nothing_runs_when_one_combination_does_not_compose(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("it ran")
 
-    monkeypatch.setattr(planning, "run", never)
+    monkeypatch.setattr(running, "run", never)
     with pytest.raises(UserError, match="temperature=constnt: did you mean constant"):
         compare(grid(teacher_file, tmp_path / "out", "temperature=rlkd,constnt"), console=silent())
     with pytest.raises(UserError, match="nothing to compare"):
@@ -156,8 +157,8 @@ def test_each_combination_may_have_a_baseline_of_its_own(
     def fail(*_: object, **__: object) -> None:
         raise UserError("not run in this test")
 
-    monkeypatch.setattr(planning, "run", fail)
-    monkeypatch.setattr(comparing, "require_trainable", lambda *_: None)
+    monkeypatch.setattr(running, "run", fail)
+    monkeypatch.setattr(runs, "_require_trainable", lambda *_: None)
     swept = grid(teacher_file, tmp_path / "out", "method=kd,sp", "temperature=constant,ctkd")
     with pytest.raises(UserError, match="4 of 4 runs failed, the first with: not run in"):
         compare([*swept, "baseline=temperature=constant"], console=silent())
@@ -176,8 +177,8 @@ def test_a_baseline_is_written_as_any_setting_is(
     def fail(*_: object, **__: object) -> None:
         raise UserError("not run in this test")
 
-    monkeypatch.setattr(planning, "run", fail)
-    monkeypatch.setattr(comparing, "require_trainable", lambda *_: None)
+    monkeypatch.setattr(running, "run", fail)
+    monkeypatch.setattr(runs, "_require_trainable", lambda *_: None)
     files = "teacher.checkpoint=choice(a.pth,'b, c=1.pth')"
     bands = "exploration.mixed=[0.1,0.2],[0.0,0.1]"
     swept = [*grid(teacher_file, tmp_path / "out", "temperature=constant"), files, bands]
@@ -224,8 +225,8 @@ def test_a_multirun_over_seeds_alone_is_one_and_its_failures_end_it(
         if config.seed == 1:
             raise UserError("a reason")
 
-    monkeypatch.setattr(planning, "run", fail_once)
-    monkeypatch.setattr(comparing, "require_trainable", lambda *_: None)
+    monkeypatch.setattr(running, "run", fail_once)
+    monkeypatch.setattr(runs, "_require_trainable", lambda *_: None)
     with pytest.raises(UserError, match="1 of 3 runs failed, the first with: a reason"):
         multirun(
             grid(teacher_file, tmp_path / "out", "temperature=constant", "seed=0,1,2"),

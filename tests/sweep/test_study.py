@@ -11,7 +11,7 @@ from tests.support.refusal import Refuse, assert_told
 from tests.support.runs import silent, tiny
 
 from rlkd.cli import main
-from rlkd.commands.compare import IMPLIED, _cell, _waves, compare
+from rlkd.commands.compare import IMPLIED, _cell, compare
 from rlkd.config.compose import options
 from rlkd.engine.run_folder import RunFolder
 from rlkd.errors import UserError
@@ -19,6 +19,7 @@ from rlkd.reporting import read_metrics
 from rlkd.reporting.statistics.comparison import compare_cells
 from rlkd.sweep import nursery
 from rlkd.sweep.nursery import Tried
+from rlkd.sweep.runs import waves_of
 from rlkd.sweep.side_by_side import _time
 from rlkd.sweep.study import plan_study, read_study
 
@@ -78,14 +79,14 @@ def test_a_plan_has_the_arms_pairs_and_seeds_of_its_study_alone(tmp_path: Path) 
 def test_what_follows_comes_last_of_its_seed(tmp_path: Path) -> None:
     given = [written(tmp_path, f"settings: [data=digits]\n{ARMS.replace('[1]', '[1, 2]')}")]
     _, runs = plan_study(given)
-    waves = [[runs[number].path.name for number in wave] for wave in _waves(runs)]
+    waves = [[runs[number].path.name for number in wave] for wave in waves_of(runs)]
     assert waves == [
         [f"arm={arm},seed=0" for arm in ("followed", "constant", "agent")],
         [f"arm={arm},seed=0" for arm in ("mean", "shuffled")],
         ["arm=constant,seed=1"],
         ["arm=constant,seed=2"],
     ]
-    assert _waves(runs[:3]) == [[0, 1, 2]]
+    assert waves_of(runs[:3]) == [[0, 1, 2]]
 
 
 @pytest.mark.long

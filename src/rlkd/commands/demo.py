@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from rlkd.config.compose import configure
+from rlkd.config.compose import ALONE, configure
 from rlkd.engine import run
 from rlkd.engine.finished_run import own_words
 from rlkd.engine.lock import locked
@@ -30,7 +30,7 @@ COMMON = (
 """Of every run, the teacher too: all hold out the images on which the reward is measured."""
 BASELINE, SUBJECT = "constant T", "RLKD"
 ARMS = {
-    "student alone": run.ALONE,
+    "student alone": ALONE,
     BASELINE: ("temperature=constant",),
     "random T": ("temperature=random",),
     SUBJECT: ("temperature=rlkd", "temperature.update_interval=4", "exploration.mixed=[0,0]"),

@@ -7,10 +7,9 @@ from rich.console import Console
 from rich.text import Text
 
 from rlkd.commands import compare as comparing
-from rlkd.commands import validate as validation
+from rlkd.commands.importing import leaving_at_once
 from rlkd.commands.summary import print_summary
-from rlkd.config.compose import GROUPS, LAUNCHER, as_yaml, configure, options
-from rlkd.engine import run
+from rlkd.config.compose import ALONE, GROUPS, LAUNCHER, as_yaml, configure, options
 from rlkd.engine.run_folder import RunFolder
 from rlkd.errors import RunsFailedError, UserError
 from rlkd.reporting.escaping import say
@@ -33,7 +32,7 @@ def distill(overrides: list[str], console: Console) -> dict[str, Any]:
 
 def train(overrides: list[str], console: Console) -> dict[str, Any]:
     """Train on labels alone; see `distill`."""
-    return distill([*run.ALONE, *overrides], console)
+    return distill([*ALONE, *overrides], console)
 
 
 def compare(overrides: list[str], console: Console) -> dict[str, Any]:
@@ -72,6 +71,8 @@ def show(overrides: list[str], console: Console) -> None:
 
 def validate(overrides: list[str], console: Console) -> None:
     """Build every packaged experiment, and every option of every group."""
+    from rlkd.commands import validate as validation
+
     for experiment in options("experiment"):
         validation.validate([f"experiment={experiment}", *overrides])
         say(console, f"experiment={experiment}: ok")
@@ -90,7 +91,10 @@ def _multirun(overrides: list[str]) -> tuple[list[str], bool]:
 
 def _run(overrides: list[str], console: Console) -> dict[str, Any]:
     config = configure(overrides)
-    result = run.run(config, console=console)
+    with leaving_at_once():
+        from rlkd.engine.run import run  # with Lightning: what is mistyped was refused before
+
+    result = run(config, console=console)
     folder = RunFolder(Path(config.output))
     print_summary(result, folder, console)
     teacher = f", teacher {100 * result.teacher.headline:.2f} %" if result.teacher else ""

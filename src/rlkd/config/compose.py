@@ -29,7 +29,6 @@ from rlkd.config.settings import (
 )
 from rlkd.errors import UserError, did_you_mean, one_line
 from rlkd.models import hub
-from rlkd.models.detection import backbone_detector_names
 
 GROUPS = (
     "data",
@@ -43,6 +42,8 @@ GROUPS = (
     "logger",
     "experiment",
 )
+ALONE = ("method=alone", "teacher=none", "temperature=constant")
+"""The overrides of training on labels alone."""
 LAUNCHER = "launcher"
 """The group of how the runs of a sweep are started, which is no part of any run."""
 
@@ -243,15 +244,22 @@ def unresolved(error: OmegaConfBaseException, prefix: str = "") -> UserError:
 
 _PACKAGED = Path(str(files("rlkd.configs")))
 _NAMED = ("data", "teacher", "student", "method", "temperature")
-_LISTED = tuple(
-    f"fasterrcnn_{each}"
-    for each in ("resnet18", "resnet50", "resnet101", "mobilenet_v2", "mobilenet_v3_large")
-)
-"""Those of the detectors over torchvision's classifiers that are listed among the options."""
+_BACKBONES = ("resnet18", "resnet50", "resnet101", "mobilenet_v2", "mobilenet_v3_large")
+"""Those of torchvision's classifiers whose detectors are listed among the options."""
+_DETECTOR = "fasterrcnn_"
+_DETECTORS = tuple(f"{_DETECTOR}{each}" for each in ("tiny", "small", *_BACKBONES))
+"""The detectors among the options, named here because those who know them all take seconds."""
 
 
 def _network_names() -> tuple[str, ...]:
-    return (*models.names(), *models.detector_names(), *_LISTED, "custom")
+    return (*models.names(), *_DETECTORS, "custom")
+
+
+def _unlisted_detectors() -> list[str]:
+    """Return the detectors over torchvision's classifiers, which are options but not listed."""
+    from rlkd.models.detection import backbone_detector_names
+
+    return backbone_detector_names()
 
 
 def _register() -> None:
@@ -337,8 +345,8 @@ def _network_from_elsewhere(override: Override) -> str | None:
     name = override.value()
     if override.key_or_group not in NETWORKS or not isinstance(name, str):
         return None
-    unlisted = name in backbone_detector_names() and name not in _LISTED
-    return name if ":" in name or unlisted else None
+    maybe = name.startswith(_DETECTOR) and name not in _network_names()
+    return name if ":" in name or (maybe and name in _unlisted_detectors()) else None
 
 
 def _settings_of(role: str, network: str) -> list[Override]:
@@ -357,6 +365,6 @@ def _check_choice(override: Override, known: Collection[str]) -> None:
     value = override.value()
     if value in known or override.is_delete():
         return
-    further = backbone_detector_names() if override.key_or_group in NETWORKS else []
+    further = _unlisted_detectors() if override.key_or_group in NETWORKS else []
     hint = did_you_mean(value, [*known, *further]) if isinstance(value, str) else ""
     raise UserError(f"{override.input_line}: {hint}one of {', '.join(known)}")

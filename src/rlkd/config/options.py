@@ -1,6 +1,7 @@
 """The plain settings of a run, their types and ranges; configs/config.yaml has the defaults."""
 
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
 import torch
@@ -15,7 +16,8 @@ from rlkd.exploration import Bands
 LOCK_CHOICES = ("refuse", "wait")
 """What to do about a folder that another process writes in: the setting `lock`."""
 
-LOGGERS = ("tensorboard", "csv", "wandb", "mlflow", "trackio")
+_SERVICES = ("wandb", "mlflow", "trackio")
+LOGGERS = ("tensorboard", "csv", *_SERVICES)
 """Where figures may be shown: the setting `logger.tracker`."""
 _PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
@@ -211,6 +213,15 @@ class LoggerOptions:
         if not self.project:
             raise UserError("logger.project is missing: give logger.project=NAME")
         arguments.flag("logger.offline", self.offline)
+
+    def require_installed(self) -> None:
+        """Refuse a tracker whose package, which has its name, is absent.
+
+        Raises:
+            UserError: with the command that installs it.
+        """
+        if self.tracker in _SERVICES and find_spec(self.tracker) is None:
+            raise UserError(f"logger={self.tracker} needs its package: pip install {self.tracker}")
 
 
 @dataclass

@@ -127,3 +127,16 @@ def _slurm() -> ClusterEnvironment:
         return SLURMEnvironment(auto_requeue=False)
     except RuntimeError as error:
         raise UserError(f"{_reason(error)}: give srun --ntasks-per-node") from error
+
+
+def require_one_process() -> None:
+    """Refuse to be started by torchrun or srun: what does many runs starts them itself.
+
+    Raises:
+        UserError: if it was.
+    """
+    if Launch.found().environment is not None:
+        raise UserError(
+            "several runs are started by one process: start it without torchrun or srun, and give "
+            "each run its ranks by launcher=submitit_slurm launcher.tasks_per_node=8, say"
+        )

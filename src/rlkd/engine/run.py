@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from rlkd import distributed, models
-from rlkd.config.compose import as_yaml, configure
+from rlkd.config.compose import ALONE, as_yaml, configure
 from rlkd.config.options import logger_options
 from rlkd.data.loaders.workers import dead_worker
 from rlkd.data.seeding import generator_of
@@ -30,8 +30,9 @@ from rlkd.engine.lock import locked
 from rlkd.engine.module import StudentModule
 from rlkd.engine.quiet import quiet_lightning
 from rlkd.engine.run_folder import RunFolder, config_sha256
+from rlkd.engine.signals import Interrupted
 from rlkd.engine.task import Prepared
-from rlkd.engine.trackers import Tracker, require_installed, tracking
+from rlkd.engine.trackers import Tracker, tracking
 from rlkd.engine.tuning import recall, tune
 from rlkd.errors import UserError
 from rlkd.models import Teacher
@@ -48,8 +49,6 @@ from rlkd.reporting import (
 )
 from rlkd.reporting.escaping import say
 
-ALONE = ("method=alone", "teacher=none", "temperature=constant")
-"""The overrides that make a plain supervised run of a distillation."""
 _LARGE_PROBE = 0.25
 """Share of the training images that a probe may take unsaid."""
 
@@ -87,7 +86,7 @@ def run(config: DictConfig, *, console: Console, watch: Watch | None = None) -> 
         watch: hears of the progress; see `ReportProgress`.
     """
     options = build.trainer_options(config)
-    require_installed(logger_options(config))
+    logger_options(config).require_installed()
     launch = Launch.found()
     launch.join(options.device)  # before the ranks have met, nothing is lost
     config = config.copy()  # which tuning changes
@@ -337,3 +336,27 @@ def _report(folder: RunFolder) -> None:
     write_report(
         folder.report, {name: [read_run(folder.path)]}, title=f"rlkd: {name}", command=None
     )
+
+
+def attempt(
+    config: DictConfig, console: Console, *, watch: Watch | None = None
+) -> Exception | None:
+    """Do a run, and return why it failed, out of memory too; None where it did not.
+
+    Args:
+        config: of the run.
+        console: where it shows its progress.
+        watch: hears of its progress; see `ReportProgress`.
+
+    Raises:
+        Interrupted: if it was asked to stop.
+    """
+    try:
+        run(config, console=console, watch=watch)
+    except Interrupted:
+        raise
+    except Exception as error:  # one run's failure is no other's
+        if distributed.this_rank().world_size > 1:
+            raise  # but other ranks may still be in this one
+        return error
+    return None

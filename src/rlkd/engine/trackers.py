@@ -17,7 +17,6 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import asdict
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,7 +24,7 @@ from lightning.pytorch.loggers import Logger, MLFlowLogger, WandbLogger
 
 from rlkd import distributed
 from rlkd.config.options import LoggerOptions
-from rlkd.errors import UserError, notice, one_line
+from rlkd.errors import notice, one_line
 from rlkd.reporting import Result, read_run
 from rlkd.reporting.escaping import csv_text
 from rlkd.reporting.results.scores import Kind
@@ -206,17 +205,6 @@ class _Trackio(Logger):
 
 
 _SERVICES = {"wandb": _Wandb, "mlflow": _Mlflow, "trackio": _Trackio}
-
-
-def require_installed(options: LoggerOptions) -> None:
-    """Refuse a tracker whose package is absent.
-
-    Raises:
-        UserError: with the command that installs it.
-    """
-    name = options.tracker
-    if name in _SERVICES and find_spec(name) is None:
-        raise UserError(f"logger={name} needs its package: pip install {name}")
 
 
 class Tracker:

@@ -30,12 +30,13 @@ from rlkd.config.settings import trust
 from rlkd.engine import build
 from rlkd.engine.callbacks.progress import Clock
 from rlkd.engine.module import StudentModule
+from rlkd.engine.run import attempt
 from rlkd.engine.run_folder import RunFolder
 from rlkd.engine.shared_data import load, loaded_once
 from rlkd.engine.signals import STOPPING, Interrupted
 from rlkd.errors import Notice, UserError
 from rlkd.reporting.escaping import say_trace
-from rlkd.sweep.plan import attempt, message_of, unfollowed
+from rlkd.sweep.plan import message_of, unfollowed
 
 _POLL_SECONDS = 0.5
 _TIMED = 3

@@ -3,30 +3,21 @@
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import product
 from pathlib import Path
 
-import torch
 from omegaconf import DictConfig
-from rich.console import Console
 
-from rlkd import arguments, distributed
+from rlkd import arguments
 from rlkd.config.compose import LAUNCHER, as_yaml, choice, configure, configure_launcher, sweep
 from rlkd.config.options import logger_options, probe_options, read_options
-from rlkd.engine import build
-from rlkd.engine.callbacks.progress import Watch
-from rlkd.engine.launch import Launch
-from rlkd.engine.run import run
 from rlkd.engine.run_folder import RunFolder
-from rlkd.engine.signals import Interrupted
-from rlkd.engine.trackers import require_installed
-from rlkd.engine.tuning import recall, tune
 from rlkd.errors import NoSettingError, UserError
-from rlkd.reporting.escaping import say
 
 _LONGEST_NAME = 200
 """Bytes of the name of a run's folder; file systems take 255, those of its log included."""
+AUTO = "auto"
+MOST_JOBS = 1024
 
 
 @dataclass(frozen=True)
@@ -98,6 +89,20 @@ def launcher_and_others(overrides: Iterable[str]) -> tuple[LauncherOptions, list
     return options, [each for each in given if each not in own]
 
 
+def jobs_of(word: str) -> int | None:
+    """Return how many runs `jobs=` asks for; None for as many as fill the machine.
+
+    Raises:
+        UserError: if it is no number of them.
+    """
+    value = word.partition("=")[2]
+    if value == AUTO:
+        return None
+    if not value.isdecimal() or not 1 <= int(value[:9]) <= MOST_JOBS:
+        raise UserError(f"{word}: give auto, or 1 to {MOST_JOBS} runs at a time")
+    return int(value)
+
+
 def plan(overrides: Iterable[str]) -> list[Planned]:
     """Return the runs of a sweep, seeds last, so that every combination has its first seed early.
 
@@ -115,7 +120,7 @@ def plan(overrides: Iterable[str]) -> list[Planned]:
     swept, single = sweep(overrides)
     seeds = swept.pop("seed", None)
     common = _common(single, swept)
-    require_installed(logger_options(common))
+    logger_options(common).require_installed()
     seeds = seeds or [str(common.seed)]
     named = any(each.lstrip("+").startswith("output=") for each in single)
     names = [choice(common, key) for key in ("data", "teacher", "student")]
@@ -196,97 +201,6 @@ def named_run(folder: Path, labels: Mapping[str, str], seed: object) -> Path:
     return folder / name
 
 
-def tune_alike(planned: Sequence[Planned], *, threads: int | None, console: Console) -> None:
-    """Find the settings that `trainer.tune` asks for, once, and give them to all runs.
-
-    What is compared is computed alike, and as the runs of an earlier start were.
-
-    Args:
-        planned: the runs; their configurations are changed.
-        threads: of each run; None for all of torch's.
-        console: where to show what was found.
-
-    Raises:
-        UserError: if a setting is swept and to be found too, or the first run cannot be trained.
-    """
-    configs = [each.config for each in planned]
-    for each in planned:
-        swept = [f"trainer.{key}" for key in build.trainer_options(each.config).tunes]
-        both = [key for key in swept if key in each.labels]
-        if both:
-            raise UserError(
-                f"{both[0]} is swept, so trainer.tune cannot choose it: name the others, such as "
-                "trainer.tune=[compile]"
-            )
-    if recall(configs):
-        return
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
-    try:
-        build.trainer_options(configs[0]).use_threads()
-        tune(configs, partial(say, console))
-    finally:
-        torch.set_num_threads(before)
-
-
-def require_one_process() -> None:
-    """Refuse to be started by torchrun or srun: what does many runs starts them itself.
-
-    Raises:
-        UserError: if it was.
-    """
-    if Launch.found().environment is not None:
-        raise UserError(
-            "several runs are started by one process: start it without torchrun or srun, and give "
-            "each run its ranks by launcher=submitit_slurm launcher.tasks_per_node=8, say"
-        )
-
-
-def attempt(
-    config: DictConfig, console: Console, *, watch: Watch | None = None
-) -> Exception | None:
-    """Do a run, and return why it failed, out of memory too; None where it did not.
-
-    Args:
-        config: of the run.
-        console: where it shows its progress.
-        watch: hears of its progress; see `ReportProgress`.
-
-    Raises:
-        Interrupted: if it was asked to stop.
-    """
-    try:
-        run(config, console=console, watch=watch)
-    except Interrupted:
-        raise
-    except Exception as error:  # one run's failure is no other's
-        if distributed.this_rank().world_size > 1:
-            raise  # but other ranks may still be in this one
-        return error
-    return None
-
-
-def require_trainable(planned: Sequence[Planned], console: Console) -> None:
-    """Get ready to train what is not complete yet, each combination once, and leave it at that.
-
-    What fails here for a reason that the user cannot fix, as for want of memory, is left to the
-    run itself, and reported with the others.
-
-    Raises:
-        UserError: for the first combination that does not fit its networks or its data, or whose
-            folder holds a different run.
-    """
-    first = first_of_each(planned)
-    with console.status(f"trying whether {len(first)} combinations fit their networks and data"):
-        for each in first:
-            try:
-                _prepare(each.config)
-            except UserError as error:
-                raise refused(each, str(error)) from None
-            except Exception:  # whatever a network of somebody's own raises
-                continue
-
-
 def first_of_each(planned: Sequence[Planned]) -> list[Planned]:
     """Return the first run of each combination that is not complete.
 
@@ -307,12 +221,6 @@ def refused(planned: Planned, fault: str) -> UserError:
     words = " ".join(f"{key}={value}" for key, value in planned.labels.items())
     which = f"{words} cannot be trained, so no run was begun: " if words else ""
     return UserError(f"{which}{fault}")
-
-
-def _prepare(config: DictConfig) -> None:
-    options = build.trainer_options(config)
-    options.use_threads()
-    build.task(config).prepare(config, options)
 
 
 def unfollowed(name: str) -> str:

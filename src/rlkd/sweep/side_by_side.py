@@ -30,30 +30,14 @@ from rlkd.errors import UserError, notice
 from rlkd.reporting.escaping import printable, say
 from rlkd.reporting.pages import duration
 from rlkd.sweep.nursery import Runs, Tried
-from rlkd.sweep.plan import Planned, first_of_each, refused
+from rlkd.sweep.plan import MOST_JOBS, Planned, first_of_each, refused
 
-AUTO = "auto"
-MOST_JOBS = 1024
 _SPARE = 0.9
 """Share of the free memory that runs may fill."""
 _ON_DEVICE = 0.6
 """GiB of a GPU that a process has beside its tensors."""
 _TRIED_AT_ONCE = 4
 _REFRESH_SECONDS = 1.0
-
-
-def jobs_of(word: str) -> int | None:
-    """Return how many runs `jobs=` asks for; None for as many as fill the machine.
-
-    Raises:
-        UserError: if it is no number of them.
-    """
-    value = word.partition("=")[2]
-    if value == AUTO:
-        return None
-    if not value.isdecimal() or not 1 <= int(value[:9]) <= MOST_JOBS:
-        raise UserError(f"{word}: give auto, or 1 to {MOST_JOBS} runs at a time")
-    return int(value)
 
 
 def side_by_side(

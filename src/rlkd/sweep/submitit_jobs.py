@@ -20,13 +20,14 @@ from rich.console import Console
 
 from rlkd.config.compose import as_yaml
 from rlkd.config.settings import trust, trusted_by
+from rlkd.engine.run import attempt
 from rlkd.engine.run_folder import RunFolder
 from rlkd.engine.shared_data import loaded_once
 from rlkd.engine.signals import Interrupted, interrupts_held_back
 from rlkd.errors import UserError, one_line
 from rlkd.regular_files import open_regular
 from rlkd.reporting.escaping import say, say_trace
-from rlkd.sweep.plan import LauncherOptions, Planned, attempt, message_of
+from rlkd.sweep.plan import LauncherOptions, Planned, message_of
 from rlkd.text_files import read_object, write_object
 
 _POLL_SECONDS = 1.0

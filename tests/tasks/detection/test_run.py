@@ -29,11 +29,12 @@ from rlkd.cli import main
 from rlkd.commands import compare as comparing
 from rlkd.config.compose import configure
 from rlkd.data.detection.coco import coco
+from rlkd.engine import run as running
 from rlkd.engine.run import distill, score_checkpoints
 from rlkd.engine.run_folder import RunFolder
 from rlkd.models import create_detector
 from rlkd.reporting import DetectionScores, Result
-from rlkd.sweep import plan as planning
+from rlkd.sweep import runs
 from rlkd.tasks.detection.evaluate import detect
 from rlkd.text_files import read_object
 
@@ -238,8 +239,8 @@ def test_a_comparison_of_two_backbones_has_a_folder_for_each(
         raise KeyboardInterrupt if len(asked) == 2 else RuntimeError("not run in this test")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(planning, "run", note)
-    monkeypatch.setattr(comparing, "require_trainable", lambda *_: None)
+    monkeypatch.setattr(running, "run", note)
+    monkeypatch.setattr(runs, "_require_trainable", lambda *_: None)
     students = "student=fasterrcnn_resnet18,fasterrcnn_resnet34"
     with pytest.raises(KeyboardInterrupt):
         comparing.compare(["task=detection", students, "seed=0"], console=silent())
