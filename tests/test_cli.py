@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tests.support.refusal import assert_told
 
-from rlkd.cli import main
+from rlkd.cli import _console, main
 from rlkd.commands import VERBS
 from rlkd.config.overrides import parse
 
@@ -193,3 +193,10 @@ def test_threads_that_wait_soon_leave_the_processor_to_others(
                 monkeypatch.setenv(name, value)
         assert main(["--version"]) == 0
         assert os.environ.get("GOMP_SPINCOUNT") == found
+
+
+def test_a_log_is_as_wide_as_the_tables_of_comparisons(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)  # nor is pytest's output a terminal
+    assert _console(quiet=False, stderr=False).width == 160
+    monkeypatch.setenv("COLUMNS", "72")
+    assert _console(quiet=False, stderr=False).width == 72

@@ -40,6 +40,8 @@ _NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
 SPINS = "1000"
 """How often a thread of OpenMP looks for work before it sleeps; by its default it looks for
 milliseconds, in which another process could have worked (docs/performance.md)."""
+_LOG_WIDTH = 160
+"""Columns of what is no terminal."""
 _COMPLETION = "_RLKD_COMPLETE"
 """The variable by which a shell asks for completions, as click spells it."""
 
@@ -145,7 +147,7 @@ def _run(home: str, words: Sequence[str], json: bool = False) -> None:
         reports = distributed.is_rank_zero()
         failed: RunsFailedError | None = None
         try:
-            outcome = function(list(words), console=Console(quiet=not reports, stderr=json))
+            outcome = function(list(words), console=_console(quiet=not reports, stderr=json))
         except RunsFailedError as error:
             outcome, failed = error.outcome, error
     if json and reports:
@@ -154,6 +156,16 @@ def _run(home: str, words: Sequence[str], json: bool = False) -> None:
         print(json_line(outcome), flush=True)
     if failed is not None:
         raise failed
+
+
+def _console(*, quiet: bool, stderr: bool) -> "Console":
+    """Return a console as wide as the terminal; for a log as wide as the tables of comparisons."""
+    from rich.console import Console
+
+    console = Console(quiet=quiet, stderr=stderr)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _LOG_WIDTH
+    return console
 
 
 def _report(error: BaseException, *, debug: bool) -> int:

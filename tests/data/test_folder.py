@@ -105,7 +105,7 @@ def test_a_limit_keeps_shares_and_is_applied_before_decoding(root: Path) -> None
 
 
 def test_a_root_that_is_not_there_is_named_before_what_is_to_be_tested_on(root: Path) -> None:
-    with pytest.raises(UserError, match=r"no folder .*/absent/train: put .*or fix data\.root"):
+    with pytest.raises(UserError, match=r"no folder .*/absent: fix data\.root"):
         load_folder(root / "absent", image_size=8)
 
 
