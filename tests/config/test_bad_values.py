@@ -118,6 +118,8 @@ UNKNOWN = {
     "trainr.epochs=3": "no setting trainr.epochs: did you mean trainer.epochs",
     "temperature.temprature=3": "did you mean temperature.temperature",
     "zzzz=3": "no setting zzzz: see them all with `rlkd show`",
+    "temperature.probe_interval=4": r"no setting \S+probe_interval: temperature=rlkd has it; see",
+    "data.unreadable=skip": "no setting data.unreadable: data=folder, .* have it; see them all",
     "temperature=rldk": "temperature=rldk: did you mean rlkd",
     "teacher=resnet57": "teacher=resnet57: did you mean resnet56",
     "student=resnet21": "student=resnet21: did you mean resnet20",

@@ -109,6 +109,12 @@ def test_a_root_that_is_not_there_is_named_before_what_is_to_be_tested_on(root: 
         load_folder(root / "absent", image_size=8)
 
 
+def test_classes_that_lie_in_the_root_itself_are_pointed_at(root: Path) -> None:
+    with pytest.raises(UserError, match=r"give data\.train=\. data\.test_fraction=0\.2"):
+        load_folder(root / "train", image_size=8)
+    assert load_folder(root / "train", image_size=8, train=".", test_fraction=0.2)
+
+
 def test_a_corrupt_image_is_named(root: Path) -> None:
     file = root / "train/dog/7.png"
     file.write_bytes(file.read_bytes()[:60])

@@ -286,7 +286,7 @@ def test_images_held_out_for_no_reward_are_reported(
     overrides = (f"temperature={source}", "data.limit=64", "probe.size=16", "trainer.max_steps=1")
     running.run(tiny_config(teacher_file, tmp_path / "run", *overrides), console=console)
     printed: str = console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
-    told = "probe.size=16: as many training images are held out, and no reward is measured on them"
+    told = "probe.size=16 holds as many training images out, though no reward is measured on them"
     assert (told in printed) == (source == "rlkd_paper")
 
 

@@ -17,6 +17,7 @@ from rlkd import models
 from rlkd.cli import main
 from rlkd.config.compose import as_yaml, configure, options
 from rlkd.data.datasets import digits
+from rlkd.engine import run as running
 from rlkd.engine.run_folder import RunFolder
 from rlkd.reporting import Result, read_metrics
 
@@ -247,3 +248,12 @@ def test_a_teachers_own_normalisation_counts_in_its_score(
     )
     assert again == plain
     assert other != plain
+
+
+def test_a_run_says_whether_its_agent_found_what_to_do() -> None:
+    remark = running._remark_on_agent
+    assert remark([{"train/loss": 1.0}]) == []
+    nan = float("nan")
+    rows = [{"train/loss": 1.0}, *({"agent/evidence": each} for each in (nan, 0.0, 0.5, 0.1))]
+    (told,) = remark(rows)
+    assert told.endswith("moved its policy, in 2 of 3 epochs (agent/evidence, mean 0.20 of 1)")

@@ -187,7 +187,7 @@ def test_the_runs_of_a_comparison_are_tuned_once_and_alike(
         machine_calls.append(len(configs))
         tune(configs, show)
 
-    monkeypatch.setattr("rlkd.sweep.plan.tune", counted)
+    monkeypatch.setattr("rlkd.sweep.runs.tune", counted)
     first = compare(swept, console=silent())
     again = compare(swept, console=silent())
     assert machine_calls == [2]

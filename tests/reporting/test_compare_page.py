@@ -142,6 +142,19 @@ def test_runs_with_a_store_are_warned_of_for_their_speed(cells: list[Cell]) -> N
     assert not any("teacher.cache" in each for each in notes(compare_cells(without)))
 
 
+def test_runs_of_one_combination_at_very_different_speeds_are_warned_of(
+    cells: list[Cell], make_result: MakeResult
+) -> None:
+    assert not any("Speeds" in each for each in notes(compare_cells(cells)))
+    slow = replace(make_result(0.7, seed=0), images_per_second=500.0)
+    (told,) = [
+        each
+        for each in notes(compare_cells([replace(cells[0], result=slow), *cells[1:]]))
+        if "Speeds" in each
+    ]
+    assert told.startswith("Speeds say little: the runs of a had 500 to 1,000 images/s")
+
+
 def test_csv_keeps_every_figure_and_leaves_the_unknown_empty(comparison: Comparison) -> None:
     base, other, one, absent = csv.DictReader(io.StringIO(comparison_csv(comparison)))
     assert float(other["top1_mean"]) == pytest.approx(0.73, rel=1e-12)

@@ -71,7 +71,8 @@ images=PATH        an image or a folder of images
 run=DIR            the student of a run; or student=NAME student.checkpoint=FILE
 output=DIR         the folder of the predictions; predictions in the run's or the current one
 threshold=0.5      the lowest score, or probability of a class, that is reported
-skip_unreadable=true   leave out images that cannot be decoded
+skip_unreadable=true   leave out images that cannot be decoded, as a run with
+                       data.unreadable=skip does of itself
 
 rlkd predict run=runs/mine images=photos
 rlkd predict data=cifar100 data.root=DIR student=resnet20 student.checkpoint=FILE images=a.png""",

@@ -24,7 +24,7 @@ def predict(overrides: Iterable[str] = (), *, console: Console | None = None) ->
             `student=NAME student.checkpoint=FILE` and the data it was trained on, which name the
             classes; a classifier's run needs them no more. Where wanted, `output=FOLDER`
             (`predictions` in the run's or in the current folder), `threshold=0.5`,
-            `skip_unreadable=true`.
+            `skip_unreadable=true`, which `data.unreadable=skip` is too, given here or to the run.
         console: where to say what was written; None for standard output.
 
     Raises:
@@ -33,14 +33,15 @@ def predict(overrides: Iterable[str] = (), *, console: Console | None = None) ->
     words, others = own_words(overrides, WORDS)
     if "images" not in words:
         raise UserError("nothing to predict: give images=FILE or images=FOLDER")
+    threshold, skip = _fraction(words), _truth(words, "skip_unreadable")
+    config = configured(others, run=words.get("run"))
     asked = Asked(
         images=Path(words["images"]),
         output=Path(words.get("output", Path(words.get("run", "")) / _FOLDER)),
-        threshold=_fraction(words),
-        skip_unreadable=_truth(words, "skip_unreadable"),
+        threshold=threshold,
+        skip_unreadable=config.data.get("unreadable") == "skip" if skip is None else skip,
         run=describes_data(words, others),
     )
-    config = configured(others, run=words.get("run"))
     options = build.trainer_options(config)
     options.use_threads()
     console = console or Console()
@@ -60,8 +61,10 @@ def _fraction(words: dict[str, str]) -> float | None:
     return value
 
 
-def _truth(words: dict[str, str], key: str) -> bool:
-    value = words.get(key, "false").lower()
+def _truth(words: dict[str, str], key: str) -> bool | None:
+    if key not in words:
+        return None
+    value = words[key].lower()
     if value not in ("true", "false"):
         raise UserError(f"{key}={words[key]}: give true or false")
     return value == "true"

@@ -2,9 +2,11 @@
 
 import inspect
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from importlib.resources import files
 from inspect import Parameter
 from itertools import accumulate, chain
-from typing import Any, get_args
+from pathlib import Path
+from typing import Any, cast, get_args
 
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -38,6 +40,7 @@ _ELSEWHERE = {
     "num_workers": "data.workers",
 }
 """What other programs call some settings."""
+_CONFIGS = Path(str(files("rlkd.configs")))
 _ANYTHING = Parameter("anything", Parameter.VAR_KEYWORD)
 OF_A_PART = ("_target_", "_partial_")
 """What a node says of how it is made; everything else is a value."""
@@ -217,8 +220,21 @@ def _hint(config: DictConfig, key: str) -> str:
     alike = [each for each in given if each.rpartition(".")[2] == name]
     alike.sort(key=lambda each: not each.startswith("trainer."))
     meant = alike or [each for each in given if each == _ELSEWHERE.get(name)]
-    hint = f"did you mean {meant[0]}? " if meant else did_you_mean(key, given)
+    hint = f"did you mean {meant[0]}? " if meant else _choice_with(key) or did_you_mean(key, given)
     return f"{hint}see them all with `rlkd show`"
+
+
+def _choice_with(key: str) -> str:
+    """Say which choices of a group, such as temperature=rlkd, have a setting; nothing if none."""
+    group, _, name = key.partition(".")
+    found: list[str] = []
+    for path in sorted((_CONFIGS / group).glob("*.yaml")):
+        held = cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.load(path)))
+        of_group = held.get(group)  # of a file that sets others too
+        if name in (of_group if isinstance(of_group, dict) else held):
+            found.append(path.stem)
+    have = "has" if len(found) == 1 else "have"
+    return f"{group}={', '.join(found)} {have} it; " if found else ""
 
 
 def _section(config: DictConfig, key: str) -> DictConfig | None:

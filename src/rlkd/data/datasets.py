@@ -174,6 +174,12 @@ def folder(
     arguments.count("data.limit", limit, optional=True)
     check_flip(flip)
     root, reading = Path(root).expanduser(), Reading(unreadable=Unreadable(unreadable))
+    if root.is_dir() and not (root / train).is_dir():
+        raise UserError(
+            f"no folder {root / train}: put the images into {root / train}/<class>/, or fix "
+            f"data.root; where {root} holds the classes themselves, give data.train=. "
+            "data.test_fraction=0.2"
+        )
     class_folders(root / train)  # which is named before what is to be tested on
     names, sources = list_splits(root / train, *_test_folder(root, test, test_fraction))
     how: dict[str, Any] = {"views": Views(size, min(size)), "reader": reader, "reading": reading}

@@ -100,9 +100,9 @@ def describes_data(words: Mapping[str, str], overrides: Iterable[str]) -> Path |
         words: the command's own, `run` among them.
         overrides: all others.
     """
-    if "run" not in words or any(each.lstrip("+~").startswith("data") for each in overrides):
-        return None
-    return Path(words["run"])
+    keys = [each.lstrip("+~").partition("=")[0] for each in overrides]
+    own = any(key.startswith("data") and key != "data.unreadable" for key in keys)
+    return None if own or "run" not in words else Path(words["run"])
 
 
 def _require_student(folder: RunFolder) -> None:

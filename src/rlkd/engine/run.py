@@ -1,5 +1,6 @@
 """Whole runs: what the command line calls."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -165,7 +166,7 @@ def _trained(
     probe, source = build.probe_options(config.probe), module.temperature
     if probe.size and (source is None or not source.needs_probe or probe.upcoming):
         show(
-            f"probe.size={probe.size}: as many training images are held out, and no reward is "
+            f"probe.size={probe.size} holds as many training images out, though no reward is "
             "measured on them"
         )
     probed, kept = prepared.images.probe, prepared.images.training
@@ -215,9 +216,22 @@ def _trained(
     policy = module.meters.to(options.device).read_policy()
     result = distributed.on_rank_zero(lambda: _write(folder, prepared, result, policy))
     tracker.conclude(result)
-    for line in prepared.remarks():
+    for line in (*prepared.remarks(), *_remark_on_agent(module.history)):
         show(line)
     return result
+
+
+def _remark_on_agent(history: Sequence[Mapping[str, int | float]]) -> list[str]:
+    """Say whether an agent has found what to do, of the figures of each epoch."""
+    found = [row["agent/evidence"] for row in history if "agent/evidence" in row]
+    known = [each for each in found if math.isfinite(each)]
+    if not known:
+        return []
+    moved = sum(each > 0 for each in known)
+    return [
+        f"the agent's updates agreed, and moved its policy, in {moved} of {len(known)} epochs "
+        f"(agent/evidence, mean {sum(known) / len(known):.2f} of 1)"
+    ]
 
 
 def score_checkpoints(

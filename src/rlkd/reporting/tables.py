@@ -24,6 +24,8 @@ LISTED = 6
 SPARE = ("speed", "images/s", "p (Holm)", "sd", "n")
 """Columns of a comparison that a narrow terminal does without, the first to go first."""
 _WIDEST = 10_000
+_UNEVEN = 1.5
+"""Ratio of the speeds of runs that differ in their seed alone, above which speeds say little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +186,26 @@ def notes(comparison: Comparison) -> list[str]:
             "Speeds differ for another reason too: with teacher.cache the first run computes the "
             "rows that later ones read."
         )
+    else:
+        found += _uneven_speeds(comparison)
     return found + provenance.warnings(arms(comparison))
+
+
+def _uneven_speeds(comparison: Comparison) -> list[str]:
+    """Say that speeds are not comparable where the runs of one combination differ in theirs."""
+    ranges: dict[str, tuple[float, float]] = {}
+    for row in comparison.rows:
+        speeds = [each.result.images_per_second for each in row.cells if each.result is not None]
+        if speeds and min(speeds) > 0:
+            ranges[row.name] = min(speeds), max(speeds)
+    uneven = {name: pair for name, pair in ranges.items() if pair[1] > _UNEVEN * pair[0]}
+    if len(ranges) < 2 or not uneven:
+        return []
+    name, (low, high) = max(uneven.items(), key=lambda each: each[1][1] / each[1][0])
+    return [
+        f"Speeds say little: the runs of {name} had {low:,.0f} to {high:,.0f} images/s, with other "
+        "work beside them perhaps."
+    ]
 
 
 def _with_values(comparison: Comparison, key: str) -> str:

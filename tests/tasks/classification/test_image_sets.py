@@ -191,6 +191,12 @@ def test_a_folder_in_memory_does_without_what_cannot_be_decoded(
     told = read_object(run.path / "unreadable.json", "")
     assert {Path(each).name for each in told["places"]} == {"04.png", "05.png"}
     assert Result.read(run.result).images.training == 23
+    images = (root / "train").rename(tmp_path / "images")  # the run's folder is all there is
+    predicting = ["predict", f"run={run.path}", f"images={images}", f"output={tmp_path / 'out'}"]
+    assert main(predicting) == 0
+    assert main([*predicting, "skip_unreadable=false"]) == 2
+    assert main([*predicting, "data.unreadable=stop"]) == 2
+    assert main([*predicting, "data.unreadable=skip"]) == 0
 
 
 def test_a_runs_student_predicts_and_is_exported_without_the_images_that_it_was_trained_on(

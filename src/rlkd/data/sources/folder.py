@@ -114,11 +114,10 @@ def class_folders(folder: Path) -> tuple[str, ...]:
         UserError: if the folder is missing, or has none.
     """
     if not folder.parent.is_dir():
-        raise UserError(f"no folder {folder.parent}: fix data.root")
+        raise UserError(f"no folder {folder.parent.absolute()}: fix data.root")
     if not folder.is_dir():
         raise UserError(
-            f"no folder {folder}: put the images into {folder}/<class>/, or fix data.root; the "
-            "classes are read from the training images, whatever else is done"
+            f"no folder {folder}: put the images into {folder}/<class>/, or fix data.root"
         )
     names = sorted(
         entry.name for entry in folder.iterdir() if entry.is_dir() and not is_hidden(entry.name)
