@@ -1,14 +1,14 @@
 """The tables of the study of docs/study.md, from its kept runs: each family, once it is whole.
 
-A family with runs missing is named with what it lacks, and none of its differences is computed. Nor
-is any mean shown before the main family is whole: arms are counted.
+A family with runs missing is named with what it lacks, and none of its differences is computed; its
+arms are counted, and no mean of them is shown. Nor is any before the main family is whole.
 
     python benchmarks/study_tables.py benchmarks/results/cifar100_small --chosen benchmarks/results/cifar100_choose
 """  # noqa: E501
 
 import argparse
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +75,7 @@ def main() -> None:
     if arguments.chosen is not None:
         held = results(arguments.chosen)
         names = {BEST: chosen(held, "constant"), BEST_STANDARDISED: chosen(held, "standardised")}
-    tables, whole = list[str](), dict[str, bool]()
+    tables, whole, arms_of = list[str](), dict[str, bool](), dict[str, set[str]]()
     for family, contrasts in FAMILIES.items():
         named = [(names.get(one, one), names.get(other, other)) for one, other in contrasts]
         tested = {arm for pair in named for arm in pair if arm not in names.values()}
@@ -91,9 +91,12 @@ def main() -> None:
         )
         found = f"Not whole, so nothing of it is computed: {len(absent)} runs are missing."
         whole[family] = not absent
+        arms_of[family] = {arm for pair in named for arm in pair}
         tables.append(f"\n### {family}\n")
         tables.append(found if absent else family_table(scores, named, sorted(seeds)))
-    print(arms_table(scores, names[BEST] if whole["main"] else None), *tables, sep="\n")
+    shown = set().union(*(arms for family, arms in arms_of.items() if whole[family]))
+    hidden = set().union(*arms_of.values()) - shown
+    print(arms_table(scores, names[BEST] if whole["main"] else None, hidden), *tables, sep="\n")
     if whole["main"] and whole["instance"]:
         print("\n### Temperatures: mean (5th to 95th percentile)\n")
         print(temperatures_table(arguments.kept, AGENTS))
@@ -101,8 +104,11 @@ def main() -> None:
         print(states_table(arguments.kept, AGENTS))
 
 
-def arms_table(scores: Scores, best: str | None) -> str:
-    """Return how many runs each arm has; their figures too, if the best constant is given."""
+def arms_table(scores: Scores, best: str | None, hidden: Collection[str] = ()) -> str:
+    """Return how many runs each arm has; their figures too, if the best constant is given.
+
+    Those in `hidden`, of families that are not whole, have none.
+    """
     if best is None:
         return "\n".join(
             [
@@ -116,6 +122,9 @@ def arms_table(scores: Scores, best: str | None) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for arm, runs in scores.items():
+        if arm in hidden:
+            lines.append(f"| {arm} | {len(runs)} | | | | | |")
+            continue
         values = [100 * each.test.headline for each in runs.values()]
         spread = f"{statistics.stdev(values):.2f}" if len(values) > 1 else ""
         speed = statistics.median(each.images_per_second for each in runs.values())
