@@ -71,16 +71,16 @@ NAMES = st.text(
 
 @pytest.mark.parametrize("count", but_long([5, 100], 5))
 def test_any_name_of_a_folder_comes_back_as_it_was_given(count: int) -> None:
-    settings(deadline=None, max_examples=count)(comes_back)()
+    @settings(deadline=None, max_examples=count)
+    @given(NAMES)
+    @example("\\' \\\\' \"")
+    @example("[" * 255)
+    def comes_back(name: str) -> None:
+        config = configure(["data=cifar100", f"data.root=/data/{name}"])
+        assert config.data.root == f"/data/{name}"
+        assert OmegaConf.create(as_yaml(config.data)).root == f"/data/{name}"
 
-
-@given(NAMES)
-@example("\\' \\\\' \"")
-@example("[" * 255)
-def comes_back(name: str) -> None:
-    config = configure(["data=cifar100", f"data.root=/data/{name}"])
-    assert config.data.root == f"/data/{name}"
-    assert OmegaConf.create(as_yaml(config.data)).root == f"/data/{name}"
+    comes_back()
 
 
 @pytest.mark.parametrize("name", AWKWARD)

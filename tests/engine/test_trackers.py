@@ -311,7 +311,7 @@ IMPOSSIBLE = {
     "logger.project=x": "no setting logger.project",  # TensorBoard has none
     "logger.tracker=x": "logger=x: choose one of tensorboard, csv, wandb, mlflow, trackio",
     "logger.project=": "logger.project is missing",
-    "logger.offline=x": "logger.offline: Value 'x'",
+    "logger.offline=x": "logger.offline=x: give true or false$",
     "logger.tags=x": "logger.tags",
 }
 

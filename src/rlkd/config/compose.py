@@ -239,9 +239,18 @@ def unresolved(error: OmegaConfBaseException, prefix: str = "") -> UserError:
     key = prefix + (getattr(error, "full_key", None) or "")
     if isinstance(error, MissingMandatoryValue):
         return UserError(f"{key} is missing: give {key}=...")
-    return UserError(f"{key}: {str(error).splitlines()[0]}")
+    said = str(error).splitlines()[0]
+    if found := _NOT_OF_A_KIND.match(said):
+        return UserError(f"{key}={found['value']}: give {_KINDS[found['kind']]}")
+    return UserError(f"{key}: {said}")
 
 
+_NOT_OF_A_KIND = re.compile(
+    r"Value '(?P<value>.*)' (of type '.*' could not be converted to|is not a valid) "
+    r"(?P<kind>Integer|Float|bool)\b"
+)
+_KINDS = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
+"""OmegaConf's words, and ours."""
 _PACKAGED = Path(str(files("rlkd.configs")))
 _NAMED = ("data", "teacher", "student", "method", "temperature")
 _BACKBONES = ("resnet18", "resnet50", "resnet101", "mobilenet_v2", "mobilenet_v3_large")

@@ -89,9 +89,10 @@ def side_by_side(
                 notice(said)
         at_once = _count(planned, left, jobs, list(tried.values()))
         expected = _time(planned, left, tried, at_once)
+        alone = expected and f"{expected} where nothing else runs"
         say(
             console,
-            f"{len(left)} runs, {at_once} at a time{expected}; their logs are in {_logs(planned)}",
+            f"{len(left)} runs, {at_once} at a time{alone}; their logs are in {_logs(planned)}",
         )
         door.send(("train", left, at_once))
         yield from _watched(door, planned, left, signals, console)
