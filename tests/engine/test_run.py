@@ -99,8 +99,9 @@ def test_a_run_leaves_its_folder_complete_and_prints_what_it_came_to(
     assert held["student_sha256"] == hashlib.sha256(folder.student.read_bytes()).hexdigest()
     assert held["config_sha256"] == hashlib.sha256(folder.config.read_bytes()).hexdigest()
     assert held["images_per_second"] > 0
-    assert printed[3].startswith("loss on the probe's 16 images, which rewards are measured on: ")
-    assert any(re.match(" *pictures and tables +report.html *$", line) for line in printed[4:-2])
+    assert printed[3] == "scored on 360 test images"
+    assert printed[4].startswith("loss on the probe's 16 images, which rewards are measured on: ")
+    assert any(re.match(" *pictures and tables +report.html *$", line) for line in printed[5:-2])
     assert f"test top-1 {100 * held['test']['top1']:.2f} % (epoch 3, the last)" in printed[-2]
     assert printed[-1] == f"everything is in {folder.path}"
 

@@ -293,8 +293,9 @@ class PreparedClassification(Prepared):
         leave_unreadable(folder, self.dataset)
 
     def remarks(self) -> list[str]:
-        """Return the loss on the probe, and how many images cannot be decoded, if any."""
-        return [*_probe_remark(self.module, self.images), *_remarks(self.dataset)]
+        """Return how many images it is scored on, the loss on the probe, and what was skipped."""
+        scored = f"scored on {len(self.dataset.test):,} test images"
+        return [scored, *_probe_remark(self.module, self.images), *_remarks(self.dataset)]
 
 
 def _counted(sets: Sets, explorer: Explorer | None, epochs: int) -> ImageCounts:
