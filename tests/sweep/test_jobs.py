@@ -47,7 +47,10 @@ def test_every_launcher_composes_and_is_no_part_of_a_run() -> None:
             ["launcher=submitit_slurm", "launcher.timeout=5"],
             "there is no setting launcher.timeout: did you mean launcher.timeout_min",
         ),
-        (["launcher=submitit_slurm", "launcher.nodes=many"], "launcher.nodes=many: give a whole number"),
+        (
+            ["launcher=submitit_slurm", "launcher.nodes=many"],
+            "launcher.nodes=many: give a whole number",
+        ),
         (
             ["launcher=submitit_slurm", "launcher.cells_per_job=0"],
             "cells_per_job=0: give a whole number",
