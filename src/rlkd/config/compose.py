@@ -5,7 +5,6 @@ import re
 from collections.abc import Collection, Iterable
 from copy import deepcopy
 from functools import lru_cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +19,7 @@ from rlkd import models
 from rlkd.config.overrides import as_swept, parse, parted, path_value, quoted
 from rlkd.config.settings import (
     NETWORKS,
+    PACKAGED,
     apply,
     expand_paths,
     flat,
@@ -92,14 +92,14 @@ def options(group: str, folder: Path | None = None) -> list[str]:
         group: its name.
         folder: of one's own groups, whose options are listed too.
     """
-    folders = [_PACKAGED] if folder is None else [_PACKAGED, folder]
+    folders = [PACKAGED] if folder is None else [PACKAGED, folder]
     named = {path.stem for each in folders for path in (each / group).glob("*.yaml")}
     return sorted(named.union(_network_names() if group in NETWORKS else ()))
 
 
 def packaged(group: str, name: str) -> Path:
     """Return the packaged file of an option of a group."""
-    return _PACKAGED / group / f"{name}.yaml"
+    return PACKAGED / group / f"{name}.yaml"
 
 
 def configure(overrides: Iterable[str] = ()) -> DictConfig:
@@ -251,7 +251,6 @@ _NOT_OF_A_KIND = re.compile(
 )
 _KINDS = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
 """OmegaConf's words, and ours."""
-_PACKAGED = Path(str(files("rlkd.configs")))
 _NAMED = ("data", "teacher", "student", "method", "temperature")
 _BACKBONES = ("resnet18", "resnet50", "resnet101", "mobilenet_v2", "mobilenet_v3_large")
 """Those of torchvision's classifiers whose detectors are listed among the options."""

@@ -40,7 +40,8 @@ _ELSEWHERE = {
     "num_workers": "data.workers",
 }
 """What other programs call some settings."""
-_CONFIGS = Path(str(files("rlkd.configs")))
+PACKAGED = Path(str(files("rlkd.configs")))
+"""The folder of the packaged groups."""
 _ANYTHING = Parameter("anything", Parameter.VAR_KEYWORD)
 OF_A_PART = ("_target_", "_partial_")
 """What a node says of how it is made; everything else is a value."""
@@ -228,7 +229,7 @@ def _choice_with(key: str) -> str:
     """Say which choices of a group, such as temperature=rlkd, have a setting; nothing if none."""
     group, _, name = key.partition(".")
     found: list[str] = []
-    for path in sorted((_CONFIGS / group).glob("*.yaml")):
+    for path in sorted((PACKAGED / group).glob("*.yaml")):
         held = cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.load(path)))
         of_group = held.get(group)  # of a file that sets others too
         if name in (of_group if isinstance(of_group, dict) else held):

@@ -1,0 +1,28 @@
+"""The study's tables: what a family that is not whole may not show."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from benchmarks import study_tables
+
+RESULTS = Path(study_tables.__file__).parent / "results"
+
+
+def test_arms_of_a_family_that_lacks_a_run_are_counted_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for run in (RESULTS / "cifar100_small").iterdir():
+        if run.name != "arm=look_ahead_standardised,seed=0":
+            (tmp_path / run.name).symlink_to(run)
+    chosen = str(RESULTS / "cifar100_choose")
+    monkeypatch.setattr(sys, "argv", ["study_tables", str(tmp_path), "--chosen", chosen])
+    study_tables.main()
+    rows = {
+        line.split(" | ")[0]: line
+        for line in capsys.readouterr().out.partition("###")[0].splitlines()
+    }
+    for arm in ("look_ahead_standardised", "standardised_2"):
+        assert "." not in rows[f"| {arm}"]
+        assert rows[f"| {arm}"].endswith("| | | | | |")
+    assert "38.78" in rows["| constant_4"]
