@@ -36,11 +36,20 @@ print(code, *sorted({"lightning", "torchmetrics", "torchvision"} & set(sys.modul
 """
 
 
+def refused(*words: str) -> list[str]:
+    """Return the exit code of a command, and what it loaded that takes seconds."""
+    done = subprocess.run(
+        [sys.executable, "-c", REFUSED, *words], capture_output=True, text=True, check=True
+    )
+    return done.stdout.split()
+
+
 @pytest.mark.parametrize(
     "words",
     [
         ["distill", "method=kdd"],
         ["train", "trainer.epoch=3"],
+        ["train", "student.checkpoint=nowhere.pth"],
         ["compare", "temperature=constant,rlkd", "sede=0,1"],
         ["compare", "study=cifar100_small", "arm=rlkdd"],
         ["compare", "temperature=constant,rlkd", "jobs=many"],
@@ -48,10 +57,21 @@ print(code, *sorted({"lightning", "torchmetrics", "torchvision"} & set(sys.modul
     ids=" ".join,
 )
 def test_what_is_mistyped_is_refused_before_what_takes_seconds(words: list[str]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", REFUSED, *words], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.split() == ["2"], done.stderr
+    assert refused(*words) == ["2"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["distill", "data=folder"],
+        ["compare", "data=imagenet", "temperature=constant,rlkd"],
+        ["distill", "--multirun", "data=cifar10", "seed=0,1"],
+    ],
+    ids=" ".join,
+)
+def test_a_missing_folder_is_refused_before_lightning_is_loaded(words: list[str]) -> None:
+    # A setting of the data is looked up where it is read, and they read images by torchvision.
+    assert refused(*words, "data.root=nowhere") == ["2", "torchvision"]
 
 
 def test_all_packaged_detectors_are_options() -> None:

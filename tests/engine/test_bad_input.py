@@ -28,7 +28,7 @@ def test_a_missing_data_folder_is_named(refuse: Refuse, teacher_file: Path, tmp_
     settings = without("data.limit", tiny(teacher_file, tmp_path / "run"))
     absent = tmp_path / "absent"
     told = refuse("distill", *settings, "data=cifar100", f"data.root={absent}", "student=resnet8")
-    assert f"no CIFAR-100 in {absent}" in told
+    assert f"no folder {absent}: fix data.root, or give data.download=true" in told
     told = refuse("distill", *settings, "data=folder", f"data.root={absent}", "data.image_size=8")
     assert str(absent) in told
     assert_told(refuse("distill", *settings, "data=cifar100"), "data.root is missing: give data")

@@ -179,6 +179,9 @@ def test_a_baseline_is_written_as_any_setting_is(
 
     monkeypatch.setattr(running, "run", fail)
     monkeypatch.setattr(runs, "_require_trainable", lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.pth", "b, c=1.pth"):
+        Path(name).touch()
     files = "teacher.checkpoint=choice(a.pth,'b, c=1.pth')"
     bands = "exploration.mixed=[0.1,0.2],[0.0,0.1]"
     swept = [*grid(teacher_file, tmp_path / "out", "temperature=constant"), files, bands]

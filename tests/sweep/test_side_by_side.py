@@ -277,6 +277,25 @@ def test_the_table_counts_runs_and_says_what_is_left(
     assert "0:00:54 left" in shown
 
 
+def test_a_log_has_a_line_of_progress_now_and_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(sides.time, "monotonic", lambda: now[0])
+    console = Console(width=160, file=io.StringIO())
+    table = sides._Table(console, planned(tmp_path, 3), range(3))
+    for second in range(301):
+        now[0] = 100.0 + second
+        table.show([(second / 400, 10.0), (second / 400, 10.0), (0.0, 0.0)])
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert len(lines) == 3  # after 30 s, then after 60 and 120 more
+    assert lines[0].startswith("0 done, 2 running, 1 to come; ")
+    first, second = (each.path.name for each in planned(tmp_path, 2))
+    assert f"; {first} 52 %; {second} 52 %; " in lines[2]
+    # 2 x 209 / 400 runs since they were first seen, in 210 s; 3 - 2 x 210 / 400 are left
+    assert lines[2].endswith("; 0:06:32 left")
+
+
 def test_several_seeds_run_side_by_side_by_multirun_too(teacher_file: Path, tmp_path: Path) -> None:
     given = grid(teacher_file, tmp_path / "out", "temperature=constant", "seed=0,1", "jobs=2")
     multirun(given, console=silent())

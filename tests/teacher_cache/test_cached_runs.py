@@ -139,9 +139,10 @@ def test_a_store_is_built_looked_at_verified_and_removed(
     assert not store.exists()
 
 
-def test_a_detector_keeps_no_logits(tmp_path: Path, refuse: Refuse) -> None:
-    given = ("task=detection", "data=shapes", "teacher=fasterrcnn_resnet18", "teacher.checkpoint=x")
-    said = refuse("distill", *given, "student=fasterrcnn_resnet18", cached(tmp_path / "store"))
+def test_a_detector_keeps_no_logits(teacher_file: Path, tmp_path: Path, refuse: Refuse) -> None:
+    given = ("task=detection", "data=shapes", "student=fasterrcnn_resnet18")
+    teacher = ("teacher=fasterrcnn_resnet18", f"teacher.checkpoint={teacher_file}")
+    said = refuse("distill", *given, *teacher, cached(tmp_path / "store"))
     assert "a detector's teacher scores the regions that the student proposes" in said
 
 

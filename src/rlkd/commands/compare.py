@@ -14,14 +14,21 @@ from rich.console import Console
 from rlkd.commands.importing import leaving_at_once
 from rlkd.config.compose import unresolved
 from rlkd.config.overrides import as_swept, parse
-from rlkd.config.settings import flat, stored
+from rlkd.config.settings import flat, require_places, stored
 from rlkd.engine.run_folder import RunFolder
 from rlkd.errors import RunsFailedError, UserError
 from rlkd.reporting import Result
 from rlkd.reporting.escaping import say
 from rlkd.reporting.pages import comparison_table, write_comparison
 from rlkd.reporting.statistics.comparison import Cell, Comparison, compare_cells
-from rlkd.sweep.plan import AUTO, Planned, jobs_of, launcher_and_others, plan
+from rlkd.sweep.plan import (
+    AUTO,
+    LauncherOptions,
+    Planned,
+    jobs_of,
+    launcher_and_others,
+    plan,
+)
 from rlkd.sweep.study import STUDY, plan_study
 
 _BASELINE, _JOBS = "baseline=", "jobs="
@@ -82,6 +89,7 @@ def compare(overrides: Iterable[str], *, console: Console) -> Comparison:
     cells = [_cell(each) for each in planned]
     compared = partial(compare_cells, baseline=baseline, implied=IMPLIED, named=named)
     comparison = compared(cells)  # refused before any of them runs
+    _require_places(planned, launcher)
     with leaving_at_once():
         from rlkd.sweep import runs  # with Lightning: what is mistyped was refused before
 
@@ -122,6 +130,7 @@ def multirun(overrides: Iterable[str], *, console: Console) -> dict[str, Any]:
     if len(planned) == 1:
         raise UserError("--multirun is for several runs: give a setting several values, seed=0,1,2")
     folder = planned[0].path.parent
+    _require_places(planned, launcher)
     with leaving_at_once():
         from rlkd.sweep import runs
 
@@ -134,6 +143,13 @@ def multirun(overrides: Iterable[str], *, console: Console) -> dict[str, Any]:
     outcome: dict[str, Any] = {"output": str(folder), "runs": results}
     _require_no(outcomes, outcome)
     return outcome
+
+
+def _require_places(planned: Iterable[Planned], launcher: LauncherOptions) -> None:
+    """Refuse data that are not here, but for runs that have ended or are jobs of other machines."""
+    for each in planned if launcher.cluster is None else ():
+        if not RunFolder(each.path).result.is_file():
+            require_places(each.config)
 
 
 def _require_no(failures: Sequence[str | None], outcome: object) -> None:

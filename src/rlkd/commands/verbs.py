@@ -10,6 +10,7 @@ from rlkd.commands import compare as comparing
 from rlkd.commands.importing import leaving_at_once
 from rlkd.commands.summary import print_summary
 from rlkd.config.compose import ALONE, GROUPS, LAUNCHER, as_yaml, configure, options
+from rlkd.config.settings import require_places
 from rlkd.engine.run_folder import RunFolder
 from rlkd.errors import RunsFailedError, UserError
 from rlkd.reporting.escaping import say
@@ -91,11 +92,13 @@ def _multirun(overrides: list[str]) -> tuple[list[str], bool]:
 
 def _run(overrides: list[str], console: Console) -> dict[str, Any]:
     config = configure(overrides)
+    folder = RunFolder(Path(config.output))
+    if not folder.result.is_file():  # what has ended reads no data
+        require_places(config)
     with leaving_at_once():
         from rlkd.engine.run import run  # with Lightning: what is mistyped was refused before
 
     result = run(config, console=console)
-    folder = RunFolder(Path(config.output))
     print_summary(result, folder, console)
     teacher = f", teacher {100 * result.teacher.headline:.2f} %" if result.teacher else ""
     test = result.test

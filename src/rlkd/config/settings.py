@@ -1,6 +1,7 @@
 """Single settings of a configuration: which there are, what reads them, and setting them."""
 
 import inspect
+import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from importlib.resources import files
 from inspect import Parameter
@@ -143,6 +144,29 @@ def expand_paths(config: DictConfig) -> None:
         made = path_value(key, value)
         if made is not value:
             node[name] = made
+
+
+def require_places(config: DictConfig) -> None:
+    """Refuse data or weights that are not where they should be, before what reads them is imported.
+
+    It is the first look: what is there may still be damaged, or lack what a run needs.
+
+    Raises:
+        UserError: naming the path. Somebody's own data may mean anything by their root.
+    """
+    data = config.data
+    root = data.get("root") if str(data.get("_target_")).startswith("rlkd.") else None
+    if root is not None and not data.get("download") and not os.path.isdir(str(root)):
+        or_else = ", or give data.download=true" if "download" in data else ""
+        raise UserError(f"no folder {os.path.abspath(str(root))}: fix data.root{or_else}")
+    for path in (config[role].get("checkpoint") for role in NETWORKS):
+        try:
+            if path is not None:
+                os.stat(str(path))
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such file; give the path of a checkpoint") from None
+        except (OSError, ValueError):
+            continue  # said by what reads it
 
 
 def flat(held: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -38,6 +38,8 @@ _ON_DEVICE = 0.6
 """GiB of a GPU that a process has beside its tensors."""
 _TRIED_AT_ONCE = 4
 _REFRESH_SECONDS = 1.0
+_FIRST_LINE_SECONDS, _LINE_SECONDS = 30.0, 600.0
+"""When a log has its first line of progress, and how far apart two come to be."""
 
 
 def side_by_side(
@@ -249,7 +251,7 @@ def _free_memory() -> int:
 
 
 class _Table:
-    """Runs done, running with their progress, and to come; on a terminal alone.
+    """Runs done, running with their progress, and to come; in a log a line now and then.
 
     Args:
         console: where to show it.
@@ -262,6 +264,8 @@ class _Table:
         self._first: dict[int, float] = {}
         self._failed, self._done = set[int](), set[int]()
         self._live: Live | None = None
+        self._console, self._wait = console, _FIRST_LINE_SECONDS
+        self._next_line = self._began + self._wait
         if console.is_terminal:
             # Drawn by this thread, when there is something new.
             self._live = Live(console=console, auto_refresh=False, transient=True)
@@ -280,32 +284,55 @@ class _Table:
         (self._done if failure is None else self._failed).add(number)
 
     def show(self, progress: Sequence[tuple[float, float]]) -> None:
-        """Draw the table.
+        """Draw the table, or write a line if it is time for one.
 
         Args:
             progress: of each run, which share is done, and its images per second.
         """
+        self._running(progress)  # where each stood when it was first seen
         if self._live is not None:
             self._live.update(self.drawn(progress), refresh=True)
+        elif time.monotonic() >= self._next_line:
+            self._wait = min(2 * self._wait, _LINE_SECONDS)
+            self._next_line = time.monotonic() + self._wait
+            say(self._console, self.line(progress))
+
+    def line(self, progress: Sequence[tuple[float, float]]) -> str:
+        """Return the table in a line."""
+        running = self._running(progress)
+        shares = (
+            f"{self._planned[number].path.name} {100 * progress[number][0]:.0f} %"
+            for number in running
+        )
+        left = self._time_left(progress, running)
+        return "; ".join(filter(None, (self._counts(running), *shares, left)))
 
     def drawn(self, progress: Sequence[tuple[float, float]]) -> Table:
         """Return the table."""
-        table, ended = Table(box=None, pad_edge=False), self._done | self._failed
+        table, running = Table(box=None, pad_edge=False), self._running(progress)
         for column in ("run", "", "done", "images/s"):
             table.add_column(column, justify="left" if column in ("run", "") else "right")
-        running = [each for each in self._left if each not in ended and progress[each][0] > 0]
         for number in running:
             share, rate = progress[number]
-            self._first.setdefault(number, share)
             name = Text(printable(self._planned[number].path.name), overflow="ellipsis")
             bar = ProgressBar(total=1.0, completed=share, width=20)
             table.add_row(name, bar, f"{100 * share:.0f} %", f"{rate:.0f}")
-        to_come = len(self._left) - len(ended) - len(running)
         total = sum(progress[number][1] for number in running)
-        failed = f", {len(self._failed)} failed" if self._failed else ""
-        counts = f"{len(self._done)} done{failed}, {len(running)} running, {to_come} to come"
-        table.add_row(counts, "", self._time_left(progress, running), f"{total:.0f}")
+        left = self._time_left(progress, running)
+        table.add_row(self._counts(running), "", left, f"{total:.0f}")
         return table
+
+    def _running(self, progress: Sequence[tuple[float, float]]) -> list[int]:
+        ended = self._done | self._failed
+        running = [each for each in self._left if each not in ended and progress[each][0] > 0]
+        for number in running:
+            self._first.setdefault(number, progress[number][0])
+        return running
+
+    def _counts(self, running: Sequence[int]) -> str:
+        to_come = len(self._left) - len(self._done | self._failed) - len(running)
+        failed = f", {len(self._failed)} failed" if self._failed else ""
+        return f"{len(self._done)} done{failed}, {len(running)} running, {to_come} to come"
 
     def _time_left(self, progress: Sequence[tuple[float, float]], running: Sequence[int]) -> str:
         """Return how long the rest takes at the pace so far; empty while that is not known."""
