@@ -222,15 +222,12 @@ def _preparation(files: Mapping[str, Facts]) -> dict[str, Any]:
     try:
         channels, *size = (int(each) for each in given["shape"][1:])
         reached = [int(each) for each in given["frame"]]
-        starts = [round((a - b) / 2.0) for a, b in zip(reached, size, strict=True)]
         values = {key: [float(each) for each in given[key]] for key in ("mean", "std")}
     except (KeyError, TypeError, ValueError, OverflowError):
         return {"frame": None}
-    if channels not in (1, 3) or len(size) != 2:
+    if channels not in (1, 3) or not len(size) == len(reached) == 2:
         return {"frame": None}
-    cut = ", ".join(f"{start}:{start + side}" for start, side in zip(starts, size, strict=True))
-    words = "" if reached == size else f"[{cut}]"
-    return {"frame": reached, "channels": channels, "cut": words, **values}
+    return {"frame": reached, "size": size, "channels": channels, **values}
 
 
 def _public(facts: Facts, training: Training | None) -> str | None:
