@@ -85,7 +85,7 @@ IMPOSSIBLE = {
     "exploration.mix_weight=-0.1": "exploration.mix_weight=-0.1: give a number from 0 to 1",
     "exploration.epochs=-1": "exploration.epochs=-1: give a whole number of at least 0",
     "optimizer.lr=abc": "optimizer.lr='abc': give a number",
-    "optimizer.lr=-1": "optimizer does not build: Invalid learning rate: -1.*lr=-1",
+    "optimizer.lr=-1": r"optimizer.lr=-1: give a number from 0 to 1e\+06",
     "scheduler.gamma=abc": "scheduler.gamma='abc': give a number",
     "method.terms.kd.weight=abc": "^rlkd: method.terms.kd.weight='abc': give a number",
     "method.terms.kd.weight=inf": "method.terms.kd.weight=inf: give a number",

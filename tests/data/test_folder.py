@@ -1,5 +1,6 @@
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from torchvision.transforms import functional as transforms
 
 from rlkd.data import ImageSet
-from rlkd.data.datasets import folder
+from rlkd.data.datasets import folder, imagenet
 from rlkd.errors import UserError
 
 PixelMaker = Callable[..., Tensor]
@@ -113,6 +114,17 @@ def test_classes_that_lie_in_the_root_itself_are_pointed_at(root: Path) -> None:
     with pytest.raises(UserError, match=r"give data\.train=\. data\.test_fraction=0\.2"):
         load_folder(root / "train", image_size=8)
     assert load_folder(root / "train", image_size=8, train=".", test_fraction=0.2)
+
+
+@pytest.mark.parametrize("load", [partial(load_folder, image_size=8), imagenet])
+def test_splits_of_other_names_are_named(root: Path, load: Callable[..., object]) -> None:
+    (root / "train").rename(root / "held out")
+    (root / "test").rename(root / "val")
+    with pytest.raises(
+        UserError, match=r"\(held out, val\) give data\.train=NAME data\.test=NAME$"
+    ):
+        load(root=root)
+    assert load(root=root, train="held out", test="val")
 
 
 def test_a_corrupt_image_is_named(root: Path) -> None:

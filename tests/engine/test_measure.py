@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from rlkd.engine.scoring import scored_logits
 from rlkd.errors import UserError
@@ -38,7 +39,7 @@ def test_scores_agree_with_hand_arithmetic() -> None:
             [1.0, 2, 3, 4, 5, 0],
         ]
     )
-    scores = evaluate(nn.Flatten(), batches(logits, torch.arange(6), (4, 2)), num_classes=6)
+    scores = evaluate(nn.Flatten(), batches(logits, torch.arange(6), (4, 2)), class_names="abcdef")
     assert scores.top1 == pytest.approx(3 / 6)
     assert scores.top5 == pytest.approx(5 / 6)
     expected = math.log(sum(math.exp(logit) for logit in range(6))) - 20 / 6
@@ -49,7 +50,7 @@ def test_scores_agree_with_hand_arithmetic() -> None:
 def test_with_few_classes_there_is_no_top_5(classes: int) -> None:
     logits = torch.arange(classes, 0, -1.0).expand(2, classes)
     target = torch.tensor([0, 2])
-    scores = evaluate(nn.Flatten(), batches(logits, target, (2,)), num_classes=classes)
+    scores = evaluate(nn.Flatten(), batches(logits, target, (2,)), class_names="abcde"[:classes])
     assert scores.top1 == 0.5
     assert math.isnan(scores.top5)
     assert scores.summary == "top-1 50.00 %"
@@ -61,7 +62,7 @@ def test_evaluation_uses_running_statistics_and_leaves_every_mode(training: bool
     network.training = network[1].training = training
     logits = torch.tensor([[10.0, 9.0], [10.0, 9.0]])  # its own statistics would flatten them
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    scores = evaluate(network, batches(logits, torch.tensor([0, 0]), (2,)), num_classes=2)
+    scores = evaluate(network, batches(logits, torch.tensor([0, 0]), (2,)), class_names="ab")
     assert scores.top1 == 1
     assert [each.training for each in network] == [True, training, False]
     assert network.training is training
@@ -72,13 +73,25 @@ def test_a_batch_of_no_images_changes_no_score() -> None:
     logits, target = torch.eye(6), torch.arange(6)
     empty = Batch(image=torch.zeros(0, 1, 1, 6), target=target[:0], index=target[:0])
     given = batches(logits, target, (4, 2))
-    found = evaluate(nn.Flatten(), [empty, given[0], empty, given[1]], num_classes=6)
-    assert found == evaluate(nn.Flatten(), given, num_classes=6)
+    found = evaluate(nn.Flatten(), [empty, given[0], empty, given[1]], class_names="abcdef")
+    assert found == evaluate(nn.Flatten(), given, class_names="abcdef")
+
+
+def test_the_accuracy_of_each_class_is_that_of_its_own_images() -> None:
+    # Of four images of class a the network takes three for a, both of c for b, and d has none.
+    said, target = torch.tensor([0, 0, 1, 0, 1, 1]), torch.tensor([0, 0, 0, 0, 2, 2])
+    logits = F.one_hot(said, 4).float()
+    scores = evaluate(nn.Flatten(), batches(logits, target, (4, 2)), class_names="abcd")
+    assert scores.by_class() == pytest.approx(
+        {"a": 3 / 4, "b": math.nan, "c": 0, "d": math.nan}, nan_ok=True
+    )
+    assert scores.top1 == 3 / 6
+    assert scores.hardest == "c 0.00 %, a 75.00 %"
 
 
 def test_of_equal_classes_the_first_is_meant_by_both_accuracies() -> None:
     logits, target = torch.zeros(7, 7), torch.arange(7)
-    scores = evaluate(nn.Flatten(), batches(logits, target, (7,)), num_classes=7)
+    scores = evaluate(nn.Flatten(), batches(logits, target, (7,)), class_names="abcdefg")
     assert (scores.top1, scores.top5) == (1 / 7, 5 / 7)
 
 
@@ -86,14 +99,14 @@ def test_of_equal_classes_the_first_is_meant_by_both_accuracies() -> None:
 def test_a_row_that_is_not_finite_is_never_right(value: float) -> None:
     logits = torch.eye(7)
     logits[2, 2] = value
-    scores = evaluate(nn.Flatten(), batches(logits, torch.arange(7), (7,)), num_classes=7)
+    scores = evaluate(nn.Flatten(), batches(logits, torch.arange(7), (7,)), class_names="abcdefg")
     assert scores.top1 == pytest.approx(6 / 7)
     assert scores.top5 == pytest.approx(6 / 7)
 
 
 def test_where_no_rank_has_an_image_to_score_that_is_told() -> None:
     with pytest.raises(UserError, match="no image of the set can be decoded"):
-        evaluate(nn.Flatten(), [], num_classes=3)
+        evaluate(nn.Flatten(), [], class_names="abc")
 
 
 def network_and_image() -> tuple[nn.Sequential, Tensor]:

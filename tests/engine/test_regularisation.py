@@ -126,6 +126,32 @@ def test_a_class_without_images_cannot_be_balanced(tmp_path: Path) -> None:
         ready_to_train(tmp_path / "run", "data.limit=9", "task.class_weights=balanced")
 
 
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        (
+            "task.class_weights=balanced",
+            r"of the labels' term alone.*train the teacher with them too",
+        ),
+        ("trainer.batch_size=99", r"trainer\.batch_size=99 is above the \d+ training images"),
+    ],
+)
+def test_a_setting_that_does_little_is_remarked_on(
+    setting: str, said: str, teacher_file: Path, tmp_path: Path
+) -> None:
+    config = tiny_config(teacher_file, tmp_path / "run", *ONE_STEP, setting)
+    with pytest.warns(Notice, match=said):
+        running.run(config, console=silent())
+
+
+def test_a_teacher_is_balanced_without_a_remark(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    given = ("method=alone", "teacher=none", "temperature=constant", "task.class_weights=balanced")
+    running.run(configure([*TINY, *given, f"output={tmp_path / 'run'}"]), console=silent())
+    assert not [each for each in recwarn if "class_weights" in str(each.message)]
+
+
 def test_what_is_frozen_ends_as_the_checkpoint_that_the_student_began_with(
     teacher_file: Path, start: Path, tmp_path: Path
 ) -> None:

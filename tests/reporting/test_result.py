@@ -54,8 +54,15 @@ def test_the_keys_are_those_promised(path: Path) -> None:
     told = json.loads(path.read_text())
     assert set(told) == KEYS
     assert told["format"] == 1
-    assert told["test"] == {"top1": 0.7, "top5": 0.9, "loss": 1.25}
+    assert told["test"] == {"top1": 0.7, "top5": 0.9, "loss": 1.25, "per_class": {}}
     assert told["validation"] is None
+
+
+def test_scores_from_before_classes_were_scored_are_read(path: Path, result: Result) -> None:
+    told = json.loads(path.read_text())
+    del told["test"]["per_class"]
+    path.write_text(json.dumps(told))
+    assert Result.read(path) == result
 
 
 def test_a_figure_that_is_not_finite_leaves_valid_json(path: Path, result: Result) -> None:

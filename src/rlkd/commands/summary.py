@@ -24,6 +24,8 @@ def print_summary(result: Result, folder: RunFolder, console: Console) -> None:
         "teacher, test split": result.teacher,
     }
     figures = {name: scores.summary for name, scores in scored.items() if scores is not None}
+    if hardest := result.test.hardest:
+        figures["student's hardest classes"] = hardest
     figures["images"] = result.images.words
     figures["training"] = f"{counted(result.epochs, 'epoch')} in {duration(result.wall_seconds)}"
     files = {

@@ -17,6 +17,7 @@ from rlkd.data.loaders.normaliser import per_channel
 from rlkd.data.loaders.stream import in_memory
 from rlkd.data.loaders.stream_set import Reading, StreamSet
 from rlkd.data.sources.folder import Source, class_folders, list_splits
+from rlkd.data.sources.listing import is_hidden
 from rlkd.data.sources.parquet import (
     IMAGE_COLUMNS,
     LABEL_COLUMNS,
@@ -34,6 +35,8 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _IMAGENET = {3: (IMAGENET_MEAN, IMAGENET_STD), 1: ((0.449,), (0.226,))}
 """By channels: grey has the means of the three colours."""
+_NAMED = 4
+"""Folders that a message names at most."""
 
 
 def _normalisation(
@@ -174,12 +177,12 @@ def folder(
     arguments.count("data.limit", limit, optional=True)
     check_flip(flip)
     root, reading = Path(root).expanduser(), Reading(unreadable=Unreadable(unreadable))
-    if root.is_dir() and not (root / train).is_dir():
-        raise UserError(
-            f"no folder {root / train}: put the images into {root / train}/<class>/, or fix "
-            f"data.root; where {root} holds the classes themselves, give data.train=. "
-            "data.test_fraction=0.2"
-        )
+    _require_split(
+        root,
+        train,
+        of_classes="; where its folders are the classes themselves, give "
+        "data.train=. data.test_fraction=0.2",
+    )
     class_folders(root / train)  # which is named before what is to be tested on
     names, sources = list_splits(root / train, *_test_folder(root, test, test_fraction))
     how: dict[str, Any] = {"views": Views(size, min(size)), "reader": reader, "reading": reading}
@@ -206,13 +209,37 @@ def folder(
     )
 
 
+def _require_split(root: Path, name: str, *, of_classes: str = "") -> None:
+    """Refuse a split that a root does not have.
+
+    Args:
+        root: of the data; its own absence is refused elsewhere.
+        name: of the split's folder.
+        of_classes: what to do where the root's folders hold images alone.
+
+    Raises:
+        UserError: naming the folders that are there.
+    """
+    if not root.is_dir() or (root / name).is_dir():
+        return
+    found = [each for each in sorted(root.glob("*/")) if not is_hidden(each.name)]
+    hint = of_classes if found else ""
+    if any(any(each.glob("*/")) for each in found):
+        names = ", ".join(each.name for each in found[:_NAMED])
+        hint = f"; for folders of other names ({names}) give data.train=NAME data.test=NAME"
+    raise UserError(
+        f"no folder {root / name}: put the images into {root / name}/<class>/, or fix data.root"
+        f"{hint}"
+    )
+
+
 def _test_folder(root: Path, test: str | None, test_fraction: float | None) -> list[Path]:
     names = ("test", "val") if test is None else (test,)
     found = next((root / name for name in names if (root / name).is_dir()), None)
     if found is None and test_fraction is None:
         raise UserError(
-            f"{root} has no folder {' or '.join(names)}: add it, or give data.test_fraction=0.1 to "
-            "test on a tenth of the training images"
+            f"{root} has no folder {' or '.join(names)}: add it, or give data.test=NAME, or "
+            "data.test_fraction=0.1 to test on a tenth of the training images"
         )
     if found is not None and test_fraction is not None:
         raise UserError(
@@ -248,6 +275,8 @@ def imagenet(
         UserError: if a folder is missing or empty, or a class is in one split alone.
     """
     root = Path(root).expanduser()
+    for split in (train, test):
+        _require_split(root, split)
     class_names, sources = list_splits(root / train, root / test)
     return streamed(sources, class_names, name="folder", **options)
 

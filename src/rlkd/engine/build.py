@@ -389,4 +389,4 @@ def _check_settings(section: str, maker: Any) -> None:
             elif kind in (int, "int"):
                 arguments.count(key, value, least=-1)
             elif isinstance(default, int | float) or isinstance(value, bool | int | float):
-                arguments.number(key, value)
+                arguments.number(key, value, least=0 if name == "lr" else -arguments.LARGEST)

@@ -32,8 +32,6 @@ from rlkd.text_files import write_text
 if TYPE_CHECKING:
     import jinja2
 
-COLUMNS = 8
-
 
 def page(template: str, **values: object) -> str:
     """Return an HTML page, with an escape for what no reader of it would see.
@@ -112,7 +110,8 @@ def write_report(
         lead=provenance.lead(arms),
         command=command,
         origin=provenance.origin(arms),
-        classes=[in_full(networks), *classes] if classes else [],
+        whole=in_full(networks) if classes else None,
+        classes=classes,
         pictures=drawn,
     )
     write_text(path, html)
@@ -263,28 +262,19 @@ def in_full(networks: Mapping[str, Sequence[AnyScores]]) -> Cells:
     return Cells(["network", *headings], [[name, *each.values()] for name, each in words.items()])
 
 
-def class_by_class(networks: Mapping[str, Sequence[AnyScores]]) -> list[Cells]:
-    """Return tables of the headline of each class, in per cent, one network a row.
+def class_by_class(networks: Mapping[str, Sequence[AnyScores]]) -> Cells | None:
+    """Return the table of the headline of each class, in per cent, one class a row.
 
     Args:
-        networks: A name to the scores of its runs, all of one kind; the tables have their means.
+        networks: A name to the scores of its runs, all of one kind; the table has their means.
 
     Returns:
-        Tables of at most eight classes each; none where no class's figure is known.
+        The table; None where no class's figure is known.
     """
-    known = {name: _mean([each.by_class() for each in runs]) for name, runs in networks.items()}
-    classes = list(dict.fromkeys(each for figures in known.values() for each in figures))
-    parts = [classes[start : start + COLUMNS] for start in range(0, len(classes), COLUMNS)]
-    return [
-        Cells(
-            ["network", *part],
-            [
-                [name, *(percent(of.get(key, math.nan)) for key in part)]
-                for name, of in known.items()
-            ],
-        )
-        for part in parts
-    ]
+    known = [_mean([each.by_class() for each in runs]) for runs in networks.values()]
+    names = list(dict.fromkeys(name for figures in known for name in figures))
+    rows = [[name, *(percent(each.get(name, math.nan)) for each in known)] for name in names]
+    return Cells(["class", *networks], rows) if rows else None
 
 
 def networks_of(arms: Arms) -> dict[str, list[AnyScores]]:

@@ -3,7 +3,7 @@
 import json
 import math
 import sys
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
@@ -107,8 +107,11 @@ def _object(kinds: list[Any], value: Any, key: str) -> Any:
     if kind is None:
         raise ValueError(f"field {' or '.join(repr(prefix + name) for name in firsts)} is missing")
     types, made = get_type_hints(kind, include_extras=True), dict[str, Any]()
-    for name in (each.name for each in fields(kind)):
+    for each in fields(kind):
+        name = each.name
         if name not in value:
+            if each.default_factory is not MISSING:  # newer than files that are read too
+                continue
             raise ValueError(f"field {prefix + name!r} is missing")
         made[name] = _decoded(types[name], value[name], prefix + name)
     return kind(**made)

@@ -10,6 +10,7 @@ from rlkd.errors import UserError
 from rlkd.reporting.results.files import Fraction
 
 UNKNOWN = "n/a"
+_HARDEST = 3
 
 
 def percent(fraction: float) -> str:
@@ -53,6 +54,13 @@ class SplitScores(ABC):
         """Return the headline of each class, by the class's name; empty where it is not known."""
         return {}
 
+    @property
+    def hardest(self) -> str:
+        """The classes with the lowest headlines in a line, the lowest first; empty if not known."""
+        known = {name: of for name, of in self.by_class().items() if math.isfinite(of)}
+        lowest = sorted(known, key=lambda name: known[name])[:_HARDEST]
+        return ", ".join(f"{name} {percent(known[name])} %" for name in lowest)
+
     @classmethod
     @abstractmethod
     def words(cls, figures: Mapping[str, float]) -> dict[str, str]:
@@ -85,6 +93,12 @@ class Scores(SplitScores):
     """Share of instances whose class is among the five likeliest; NaN with up to five classes."""
     loss: float
     """Mean cross-entropy, nats."""
+    per_class: dict[str, Fraction] = field(default_factory=dict[str, float])
+    """The class's name to its accuracy, in the order of the labels; NaN where it has no image."""
+
+    def by_class(self) -> dict[str, float]:
+        """Return the accuracy of each class, by the class's name."""
+        return self.per_class
 
     @classmethod
     def words(cls, figures: Mapping[str, float]) -> dict[str, str]:

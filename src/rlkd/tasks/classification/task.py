@@ -1,5 +1,6 @@
 """Classification: images of one size, a label each."""
 
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -119,6 +120,8 @@ class Classification:
         check_run_order(folder, sets.dataset.class_names)
         parts = _Parts(self, config, sets, options)
         module = assemble(config, options, parts)
+        for line in _cautions(self, sets, options, taught=module.teacher is not None):
+            notice(line)
         compiled(module, options, teacher=parts.stored is None)
         return PreparedClassification(module, sets, options, folder, parts.stored)
 
@@ -147,6 +150,7 @@ class Classification:
                 f"{role} {node.name}: {scores.summary}, loss {scores.loss:.4f} "
                 f"on {count_readable(sets.test, sets.dataset)} test images",
             )
+            say(console, f"  hardest classes: {scores.hardest}")
             written = models.read_metadata(str(node.checkpoint)).get("accuracy")
             if isinstance(written, int | float) and 0 <= written <= 100:
                 percent = written if written > 1 else 100 * written
@@ -296,6 +300,21 @@ class PreparedClassification(Prepared):
         """Return how many images it is scored on, the loss on the probe, and what was skipped."""
         scored = f"scored on {len(self.dataset.test):,} test images"
         return [scored, *_probe_remark(self.module, self.images), *_remarks(self.dataset)]
+
+
+def _cautions(
+    task: Classification, sets: Sets, options: build.TrainerOptions, *, taught: bool
+) -> Iterator[str]:
+    if options.batch_size > len(sets.train):
+        yield (
+            f"trainer.batch_size={options.batch_size} is above the {len(sets.train)} training "
+            "images: an epoch is one step"
+        )
+    if taught and task.class_weights is not None:
+        yield (
+            "task.class_weights is of the labels' term alone, and a student learns to neglect what "
+            "its teacher neglects: train the teacher with them too"
+        )
 
 
 def _counted(sets: Sets, explorer: Explorer | None, epochs: int) -> ImageCounts:

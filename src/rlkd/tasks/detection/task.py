@@ -141,8 +141,8 @@ class Detection(DetectionOptions):
             say(console, f"{role} {node.name}: {scored[role].summary} on {len(test)} test images")
         named = {role: [scores] for role, scores in scored.items()}
         print_cells(in_full(named), "COCO's average precisions", left=("network",), console=console)
-        for words in class_by_class(named):
-            print_cells(words, "AP of each class, %", left=("network",), console=console)
+        if (words := class_by_class(named)) is not None:
+            print_cells(words, "AP of each class, %", left=("class",), console=console)
         return scored
 
     def validate(self, config: DictConfig) -> None:
