@@ -87,7 +87,8 @@ def test_a_run_leaves_its_folder_complete_and_prints_what_it_came_to(
         "validation",
         "student_sha256",
     ]
-    assert list(held["test"]) == list(held["teacher"]) == ["top1", "top5", "loss"]
+    assert list(held["test"]) == list(held["teacher"]) == ["top1", "top5", "loss", "per_class"]
+    assert list(held["test"]["per_class"]) == [str(digit) for digit in range(10)]
     assert held["validation"] is None
     assert held["epochs"] == 3
     # 16 of 64 held out; the band of ranks 10 to 20 % of 48, rounded at its ends: 5 to 10
@@ -139,6 +140,7 @@ def test_evaluate_prints_a_teachers_score_and_what_its_file_says(
     assert printed[0].startswith("teacher convnet_small: top-1 ")
     assert printed[0].endswith("on 360 test images")
     assert printed[1] == "  its file says 8.61 %"
+    assert printed[2].startswith("  hardest classes: ")
 
 
 def test_evaluate_scores_where_there_are_fewer_training_images_than_a_probe_has(

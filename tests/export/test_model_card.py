@@ -1,5 +1,6 @@
 """The card of an exported student: what it says is so, and its lines load the files."""
 
+import contextlib
 import json
 import os
 import re
@@ -224,11 +225,7 @@ def test_weights_of_a_librarys_network_load_without_rlkd(
 @pytest.mark.parametrize("photo", [(60, 120), (61, 113), (97, 50)])
 @pytest.mark.parametrize(("channels", "resize"), [(3, None), (1, 18), (3, 20)])
 def test_an_image_is_made_ready_by_its_lines(
-    channels: int,
-    resize: int | None,
-    photo: tuple[int, int],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    channels: int, resize: int | None, photo: tuple[int, int], tmp_path: Path
 ) -> None:
     size = (16, 24)
     noise = torch.randint(256, (2, channels, *size), dtype=torch.uint8)
@@ -240,14 +237,13 @@ def test_an_image_is_made_ready_by_its_lines(
     made = exportable_classifier("convnet_tiny", lambda _: network, data, options)
     facts = {**made.facts, "format": "safetensors", "sha256": "0"}
     *_, lines = blocks(card({"s.safetensors": facts}, None))
-    down, across = torch.meshgrid(
-        *(255 * torch.linspace(0, 1, side) for side in photo), indexing="ij"
-    )
+    sides = [255 * torch.linspace(0, 1, side) for side in photo]
+    down, across = torch.meshgrid(*sides, indexing="ij")
     colours = torch.stack([down, across, (down + across) / 2], dim=2)
     Image.fromarray(colours.to(torch.uint8).numpy()).save(tmp_path / "photo.jpg", format="png")
-    monkeypatch.chdir(tmp_path)
     held: dict[str, Any] = {}
-    exec(lines, held)
+    with contextlib.chdir(tmp_path):
+        exec(lines, held)
     pixels = ImageReader(channels).read((tmp_path / "photo.jpg").read_bytes, "photo.jpg")
     seen = ImageSet(data.evaluated(pixels)[None], torch.tensor([0]), ("a", "b"))
     (expected,) = plain_loader(seen, data, options)

@@ -150,11 +150,11 @@ class Classification:
                 f"{role} {node.name}: {scores.summary}, loss {scores.loss:.4f} "
                 f"on {count_readable(sets.test, sets.dataset)} test images",
             )
-            say(console, f"  hardest classes: {scores.hardest}")
             written = models.read_metadata(str(node.checkpoint)).get("accuracy")
             if isinstance(written, int | float) and 0 <= written <= 100:
                 percent = written if written > 1 else 100 * written
                 say(console, f"  its file says {percent:.2f} %")
+            say(console, f"  hardest classes: {scores.hardest}")
         for line in _remarks(sets.dataset):
             say(console, line)
         return scored
