@@ -131,7 +131,7 @@ def test_a_class_without_images_cannot_be_balanced(tmp_path: Path) -> None:
     [
         (
             "task.class_weights=balanced",
-            r"of the labels' term alone.*train the teacher with them too",
+            r"of the labels' term alone.*best trained with them too",
         ),
         ("trainer.batch_size=99", r"trainer\.batch_size=99 is above the \d+ training images"),
     ],

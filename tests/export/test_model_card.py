@@ -142,7 +142,7 @@ def test_a_card_says_what_the_run_says(run: RunFolder, tmp_path: Path) -> None:
         "One run, seed 0: with n = 1 its spread is not known.",
         "after epoch 3, the last; the test split selected nothing",
         "- Method: kd: 0.1 cross_entropy, 0.9 kd",
-        "- Temperature: constant",
+        "- Temperature: constant, 4\n",
         "limited to 48 training images",
         f"SHA-256 of the configuration: {result.config_sha256}",
         f"torch {result.versions['torch']}",
@@ -157,14 +157,14 @@ def test_a_card_says_what_the_run_says(run: RunFolder, tmp_path: Path) -> None:
 def test_the_settings_are_the_runs_and_not_the_exports(tmp_path: Path) -> None:
     run = classifier_run(
         *(tmp_path / "run", "trainer.ema=0.99", "trainer.batch_size=12"),
-        *("trainer.precision=bf16-mixed", "method=alone"),
+        *("trainer.precision=bf16-mixed", "method=alone", "task.class_weights=balanced"),
     )
     for given in ([], ["trainer.precision=32-true", "trainer.batch_size=7", "trainer.ema=0.5"]):
         path = tmp_path / "out" / "student.safetensors"
         export(f"run={run.path}", *given, "format=safetensors", f"to={path}")
         text = (path.parent / "README.md").read_text()
-        assert "- Batch: 12\n" in text
-        assert "- Precision: bf16-mixed\n" in text
+        for line in ("Batch: 12", "Precision: bf16-mixed", "Class weights: balanced"):
+            assert f"- {line}\n" in text
         assert "- Weights: a moving average of the student, decay 0.99\n" in text
 
 
@@ -235,10 +235,10 @@ def test_an_image_is_made_ready_by_its_lines(
     options = trainer_options(configure(["data=digits", "trainer.accelerator=cpu"]))
     network = models.create("convnet_tiny", num_classes=2, in_channels=channels)
     made = exportable_classifier("convnet_tiny", lambda _: network, data, options)
-    facts = {**made.facts, "format": "safetensors", "sha256": "0"}
+    facts = {**made.facts, "format": "onnx" if resize else "safetensors", "sha256": "0"}
     *_, lines = blocks(card({"s.safetensors": facts}, None))
-    sides = [255 * torch.linspace(0, 1, side) for side in photo]
-    down, across = torch.meshgrid(*sides, indexing="ij")
+    assert ("torch" in lines) is (resize is None)
+    down, across = torch.meshgrid(*(torch.linspace(0, 255, n) for n in photo), indexing="ij")
     colours = torch.stack([down, across, (down + across) / 2], dim=2)
     Image.fromarray(colours.to(torch.uint8).numpy()).save(tmp_path / "photo.jpg", format="png")
     held: dict[str, Any] = {}
@@ -247,9 +247,9 @@ def test_an_image_is_made_ready_by_its_lines(
     pixels = ImageReader(channels).read((tmp_path / "photo.jpg").read_bytes, "photo.jpg")
     seen = ImageSet(data.evaluated(pixels)[None], torch.tensor([0]), ("a", "b"))
     (expected,) = plain_loader(seen, data, options)
-    assert held["images"].shape == expected.image.shape == (1, channels, *size)
-    # A step of a pixel is 6 to 16 of 255: a fifth of one would show. Pillow rounds twice.
-    torch.testing.assert_close(held["images"], expected.image, rtol=0, atol=1.01 / 255 / min(std))
+    ready, atol = torch.as_tensor(held["images"]), 1.01 / 255 / min(std)  # Pillow rounds twice
+    # A step of a pixel is 6 to 16 of 255: a fifth of one would show.
+    torch.testing.assert_close(ready, expected.image, rtol=0, atol=atol)
 
 
 @pytest.mark.parametrize("frame", ["x", [16], ["__import__('os')", 16], [1e999, 16], None])

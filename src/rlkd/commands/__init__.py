@@ -70,7 +70,8 @@ rlkd evaluate data=cifar100 data.root=DIR teacher=resnet56 teacher.checkpoint=FI
 images=PATH        an image or a folder of images
 run=DIR            the student of a run; or student=NAME student.checkpoint=FILE
 output=DIR         the folder of the predictions; predictions in the run's or the current one
-threshold=0.5      the lowest score, or probability of a class, that is reported
+threshold=0.5      the lowest score of a box (0.5 unless given) or probability of one of the five
+                   likeliest classes (0 unless given) that is reported
 skip_unreadable=true   leave out images that cannot be decoded, as a run with
                        data.unreadable=skip does of itself
 

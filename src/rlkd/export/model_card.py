@@ -131,6 +131,9 @@ def card(files: Mapping[str, Facts], training: Training | None) -> str:
         result=result,
         data="; ".join([data, *([] if training is None else _sizes(facts, training))]),
         teacher=teacher,
+        temperature=None if config is None else _temperature(config),
+        labels={} if config is None else _labels(config),
+        in_torch=any(each["format"] != "onnx" for each in files.values()),
         method=None if config is None else f"{config.chosen.method}: {_terms(config)}",
         versions=", ".join(f"{name} {each}" for name, each in result.versions.items())
         if result is not None
@@ -179,6 +182,23 @@ def _front_matter(facts: Facts, training: Training | None) -> dict[str, Any]:
     results = [{"task": {"type": task}, "dataset": dataset, "metrics": metrics}]
     front["model-index"] = [{"name": architecture, "results": results}]
     return front
+
+
+def _temperature(config: DictConfig) -> str:
+    """Return the source of temperatures, and the one temperature that it has, if it has one."""
+    held = config.temperature.get("temperature")
+    chosen = str(config.chosen.temperature)
+    return f"{chosen}, {held:g}" if isinstance(held, int | float) else chosen
+
+
+def _labels(config: DictConfig) -> dict[str, Any]:
+    """Return what was done to the labels and the images of a class, by name."""
+    held = {
+        "Class weights": config.task.get("class_weights"),
+        "Label smoothing": config.task.get("label_smoothing"),
+        "Mixed images": config.task.get("mix"),
+    }
+    return {name: value for name, value in held.items() if value}
 
 
 def _scores(result: Result) -> str:

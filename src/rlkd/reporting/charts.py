@@ -199,7 +199,7 @@ def reward(arms: Arms) -> Picture:
         return Picture(
             title,
             None,
-            "No run recorded rewards: no arm has an agent that learnt in so many steps.",
+            "No run recorded rewards: no arm has an agent, or none learnt in so many steps.",
         )
     shown = {label: arms[label] for label in found}
     name = "standard deviation of the reward over instances"

@@ -313,7 +313,7 @@ def _cautions(
     if taught and task.class_weights is not None:
         yield (
             "task.class_weights is of the labels' term alone, and a student learns to neglect what "
-            "its teacher neglects: train the teacher with them too"
+            "its teacher neglects: a teacher is best trained with them too"
         )
 
 
