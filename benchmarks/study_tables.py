@@ -17,7 +17,6 @@ from rlkd.reporting import PolicyMap, Result
 from rlkd.reporting.results.metrics import read_metrics
 from rlkd.reporting.results.policy import pool
 from rlkd.reporting.statistics.paired_test import PairedDifference, holm, paired_difference
-from rlkd.sweep.study import read_study
 
 BEST, BEST_STANDARDISED = "the best constant", "the best standardised constant"
 PUBLISHED = {"constant": 4.0, "standardised": 2.0}
@@ -32,7 +31,22 @@ FAMILIES: dict[str, list[tuple[str, str]]] = {
     ],
     "standardised": [("look_ahead_standardised", BEST_STANDARDISED)],
     "DKD": [("dkd_look_ahead", "dkd")],
+    "standardised again": [
+        ("look_ahead_standardised", BEST_STANDARDISED),
+        ("look_ahead_standardised", "look_ahead_standardised_shuffled"),
+        ("look_ahead_standardised_shuffled", "look_ahead_standardised_mean"),
+        ("look_ahead_standardised_mean", BEST_STANDARDISED),
+    ],
 }
+FIRST = tuple(range(5))
+SEEDS: dict[str, Sequence[int]] = {
+    "main": range(10),
+    "instance": range(10),
+    "standardised": FIRST,
+    "DKD": FIRST,
+    "standardised again": range(5, 10),
+}
+"""Of each family, as the protocol has them."""
 EPOCHS = (1, 4, 8, 9, 12)
 """Those in which temperatures are shown; the learning rate falls after 8, 9 and 10."""
 ROLES = ("teacher's confidence", "student's confidence")
@@ -68,34 +82,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("kept", type=Path)
     parser.add_argument("--chosen", type=Path, help="kept runs of cifar100_choose")
-    parser.add_argument("--study", default="cifar100_small")
     arguments = parser.parse_args()
-    study, scores = read_study(arguments.study), results(arguments.kept)
+    scores = results(arguments.kept)
     names = {BEST: BEST, BEST_STANDARDISED: BEST_STANDARDISED}
     if arguments.chosen is not None:
         held = results(arguments.chosen)
         names = {BEST: chosen(held, "constant"), BEST_STANDARDISED: chosen(held, "standardised")}
-    tables, whole, arms_of = list[str](), dict[str, bool](), dict[str, set[str]]()
+    tables, whole, runs_of = list[str](), dict[str, bool](), dict[str, set[tuple[str, int]]]()
     for family, contrasts in FAMILIES.items():
         named = [(names.get(one, one), names.get(other, other)) for one, other in contrasts]
-        tested = {arm for pair in named for arm in pair if arm not in names.values()}
-        seeds = set.intersection(*(set(study.seeds_of(arm)) for arm in tested))
-        absent = sorted(
-            {
-                f"{arm} seed {seed}"
-                for pair in named
-                for arm in pair
-                for seed in seeds
-                if seed not in scores.get(arm, {})
-            }
-        )
+        runs = {(arm, seed) for pair in named for arm in pair for seed in SEEDS[family]}
+        absent = [(arm, seed) for arm, seed in runs if seed not in scores.get(arm, {})]
         found = f"Not whole, so nothing of it is computed: {len(absent)} runs are missing."
         whole[family] = not absent
-        arms_of[family] = {arm for pair in named for arm in pair}
+        runs_of[family] = runs
         tables.append(f"\n### {family}\n")
-        tables.append(found if absent else family_table(scores, named, sorted(seeds)))
-    shown = set().union(*(arms for family, arms in arms_of.items() if whole[family]))
-    hidden = set().union(*arms_of.values()) - shown
+        tables.append(found if absent else family_table(scores, named, SEEDS[family]))
+    shown = set().union(*(runs for family, runs in runs_of.items() if whole[family]))
+    hidden = set().union(*runs_of.values()) - shown
     print(arms_table(scores, names[BEST] if whole["main"] else None, hidden), *tables, sep="\n")
     if whole["main"] and whole["instance"]:
         print("\n### Temperatures: mean (5th to 95th percentile)\n")
@@ -104,10 +108,11 @@ def main() -> None:
         print(states_table(arguments.kept, AGENTS))
 
 
-def arms_table(scores: Scores, best: str | None, hidden: Collection[str] = ()) -> str:
+def arms_table(scores: Scores, best: str | None, hidden: Collection[tuple[str, int]] = ()) -> str:
     """Return how many runs each arm has; their figures too, if the best constant is given.
 
-    Those in `hidden`, of families that are not whole, have none.
+    Those in `hidden`, arms and seeds of families that are not whole, are left out of figures, and
+    an arm of which no others are left is counted alone.
     """
     if best is None:
         return "\n".join(
@@ -121,9 +126,10 @@ def arms_table(scores: Scores, best: str | None, hidden: Collection[str] = ()) -
         f"| arm | n | top-1, % | sd | less {best} | 95 % interval, uncorrected | images/s |",
         "|---|---|---|---|---|---|---|",
     ]
-    for arm, runs in scores.items():
-        if arm in hidden:
-            lines.append(f"| {arm} | {len(runs)} | | | | | |")
+    for arm, held in scores.items():
+        runs = {seed: each for seed, each in held.items() if (arm, seed) not in hidden}
+        if not runs:
+            lines.append(f"| {arm} | {len(held)} | | | | | |")
             continue
         values = [100 * each.test.headline for each in runs.values()]
         spread = f"{statistics.stdev(values):.2f}" if len(values) > 1 else ""
@@ -191,7 +197,7 @@ def interval_words(gap: PairedDifference) -> str:
     return f"{100 * gap.low:+.2f} to {100 * gap.high:+.2f}"
 
 
-def family_table(scores: Scores, contrasts: list[tuple[str, str]], seeds: list[int]) -> str:
+def family_table(scores: Scores, contrasts: list[tuple[str, str]], seeds: Sequence[int]) -> str:
     """Return each contrast with its interval, p corrected within the family, and verdict."""
     gaps = []
     for pair in contrasts:

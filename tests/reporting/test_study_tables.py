@@ -26,3 +26,13 @@ def test_arms_of_a_family_that_lacks_a_run_are_counted_and_no_more(
         assert "." not in rows[f"| {arm}"]
         assert rows[f"| {arm}"].endswith("| | | | | |")
     assert "38.78" in rows["| constant_4"]
+
+
+def test_seeds_of_a_family_that_lacks_a_run_move_no_mean() -> None:
+    found = study_tables.results(RESULTS / "cifar100_small")
+    arm = "look_ahead_standardised"
+    first = {seed: each for seed, each in found[arm].items() if seed < 5}
+    before = study_tables.arms_table({**found, arm: first}, "constant_4")
+    more = {**found, arm: {**first, 5: found["alone"][0]}}
+    assert study_tables.arms_table(more, "constant_4", {(arm, 5)}) == before
+    assert study_tables.arms_table(more, "constant_4") != before
