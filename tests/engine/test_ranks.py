@@ -60,6 +60,7 @@ def both(place: Path, teacher: Path) -> Ranks:
     return [torch.load(place / f"rank{rank}.pt", weights_only=False) for rank in range(2)]
 
 
+@pytest.mark.filterwarnings("ignore:task.class_weights is of the labels")
 @pytest.mark.parametrize("cell", rank_run.CELLS)
 def test_two_ranks_are_one_process_on_the_whole_batch(
     cell: str, both: Ranks, teacher: Path, tmp_path: Path

@@ -77,6 +77,7 @@ RUNS: dict[str, tuple[str, ...]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:task.class_weights is of the labels")
 @pytest.mark.parametrize("name", RUNS)
 def test_resuming_after_any_step_ends_in_the_same_weights_and_figures(
     name: str, teacher_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
