@@ -67,7 +67,7 @@ rlkd evaluate data=cifar100 data.root=DIR teacher=resnet56 teacher.checkpoint=FI
         "rlkd.commands.predict:predict",
         """Predict classes, or boxes, of images with a trained student.
 
-images=PATH        an image or a folder of images
+images=PATH        an image, or a folder of images with all below it
 run=DIR            the student of a run; or student=NAME student.checkpoint=FILE
 output=DIR         the folder of the predictions; predictions in the run's or the current one
 threshold=0.5      the lowest score of a box (0.5 unless given) or probability of one of the five
