@@ -192,7 +192,7 @@ def _temperature(config: DictConfig) -> str:
 
 
 def _labels(config: DictConfig) -> dict[str, Any]:
-    """Return what was done to the labels and the images of a class, by name."""
+    """Return what was done to labels and images in training, by name."""
     held = {
         "Class weights": config.task.get("class_weights"),
         "Label smoothing": config.task.get("label_smoothing"),
