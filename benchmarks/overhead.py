@@ -2,7 +2,7 @@
 
 R56 -> R20, batch 64, the same networks, images, precision and process. The variants take turns step
 by step, in a new order every round, so that what else the machine does falls on all of them alike.
-A block is 256 rounds: whatever the offset, it holds 8 probes and 1 learning of `rlkd` and 32
+A block is 384 rounds: whatever the offset, it holds 8 probes and 1 learning of `rlkd` and 48
 learnings of `rlkd_paper`. The ratio of a block is between sums over its steps; the figure is the
 median over blocks. `constant again` is a second `constant`: its distance from 1 is the error of the
 measurement.
@@ -34,9 +34,10 @@ VARIANTS = {
     "random": ["temperature=random", NO_WARMUP],
     "rlkd_paper": ["temperature=rlkd_paper", NO_WARMUP],
     "rlkd": ["temperature=rlkd", NO_WARMUP],
+    "rlkd, every 32 steps": ["temperature=rlkd", "temperature.probe_interval=32", NO_WARMUP],
     "rlkd, looking ahead": ["temperature=rlkd", "temperature.reward_source=look_ahead", NO_WARMUP],
 }
-BLOCK, WARMUP = 256, 8
+BLOCK, WARMUP = 384, 8
 
 
 def main() -> None:

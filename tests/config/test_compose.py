@@ -128,6 +128,24 @@ def test_a_probe_is_held_out_only_where_the_reward_is_measured_on_it(task: list[
     assert asked_for.probe.size == 8
 
 
+@pytest.mark.parametrize(
+    ("settings", "updates"),
+    [
+        ((), 48),  # 12 x 256 images in batches of 64
+        (("trainer.batch_size=100",), 32),  # 30.7 would be too few
+        (("trainer.batch_size=7",), 439),  # 438.9
+        (("probe.size=1000",), 188),  # 187.5
+        (("probe.size=1000", "temperature.reward_source=look_ahead"), 32),
+        (("temperature.probe_interval=5",), 5),
+    ],
+)
+def test_a_probe_is_scored_once_for_twelve_times_its_images(
+    settings: tuple[str, ...], updates: int
+) -> None:
+    config = configure(["student=resnet8", "temperature=rlkd", *settings])
+    assert config.temperature.probe_interval == updates
+
+
 def test_the_recipe_is_sgd_whose_rate_falls_at_150_180_and_210() -> None:
     config = configure([])
     optimizer = build.optimizer(config)(nn.Linear(1, 1).parameters())

@@ -77,12 +77,12 @@ def start_over(over: str, plain: float, standardised: float) -> float:
 def probe_interval(reward_source: str, probe: int, batch: int) -> int:
     """Return the updates from one measurement to the next, for both sizes in images.
 
-    They train on eight times the probe's images, so that scoring them costs as little beside small
+    They train on twelve times the probe's images, so that scoring them costs as little beside small
     batches as beside large ones; 32 updates at least. A look-ahead takes a batch of the probe at a
     time: for it they are 32.
     """
     scored = probe if reward_source == "probe" else 0
-    return max(32, -(-8 * scored // max(batch, 1)))
+    return max(32, -(-12 * scored // max(batch, 1)))
 
 
 def options(group: str, folder: Path | None = None) -> list[str]:
