@@ -52,6 +52,8 @@ ROLES = ("teacher's confidence", "student's confidence")
 THIRDS = {"below 0.3": (0.0, 0.25), "0.3 to 0.7": (0.25, 0.65), "above 0.7": (0.65, 1.0)}
 """Of a confidence; the bins whose lower edge lies in the range."""
 AGENTS = ("rlkd_paper", "rlkd", "look_ahead", "look_ahead_shuffled", "look_ahead_mean")
+OVER_STANDARDISED = tuple(f"look_ahead_standardised{each}" for each in ("", "_shuffled", "_mean"))
+"""Those whose temperatures multiply each network's own deviation: tau."""
 GAIN = 0.003
 """The least mean difference that counts as a gain, a fraction."""
 Scores = Mapping[str, Mapping[int, Result]]
@@ -100,11 +102,14 @@ def main() -> None:
     shown = set().union(*(runs for family, runs in runs_of.items() if whole[family]))
     hidden = set().union(*runs_of.values()) - shown
     print(arms_table(scores, names[BEST] if whole["main"] else None, hidden), *tables, sep="\n")
-    if whole["main"] and whole["instance"]:
-        print("\n### Temperatures: mean (5th to 95th percentile)\n")
-        print(temperatures_table(arguments.kept, AGENTS))
-        print("\n### Mean temperature by state, last epoch\n")
-        print(states_table(arguments.kept, AGENTS))
+    shown = AGENTS if whole["main"] and whole["instance"] else ()
+    if whole["standardised"] and whole["standardised again"]:
+        shown += OVER_STANDARDISED
+    if shown:
+        print("\n### Temperatures, or tau: mean (5th to 95th percentile)\n")
+        print(temperatures_table(arguments.kept, shown))
+        print("\n### Mean temperature, or tau, by state, last epoch\n")
+        print(states_table(arguments.kept, shown))
 
 
 def arms_table(scores: Scores, best: str | None, hidden: Collection[tuple[str, int]] = ()) -> str:

@@ -252,4 +252,4 @@ def test_the_picture_shows_what_the_data_say() -> None:
             for each in (row.difference.value, row.difference.low, row.difference.high)
             if each is not None
         )
-        assert f"less {each[1]} | 10 | {difference} | {low} to {high} |" in study
+        assert f"less {each[1]} | {len(each[2])} | {difference} | {low} to {high} |" in study
