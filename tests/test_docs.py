@@ -151,3 +151,34 @@ def test_the_answer_of_the_readme_is_that_of_the_studys_runs() -> None:
         highest.append(100 * found.high)
     assert max(highest) < 0.36
     assert "(+0.36 over CTKD) lies above all three 95 % intervals" in answer
+
+
+def test_what_the_readme_says_of_standardised_logits_is_that_of_the_studys_runs() -> None:
+    answer = " ".join(README.read_text(encoding="utf-8").split("## Does it help?")[1].split())
+    kept = ADDING.parents[1] / "benchmarks" / "results" / "cifar100_small"
+
+    def words(arm: str, baseline: str, seeds: range) -> tuple[str, str]:
+        one, other = (
+            [
+                Result.read(kept / f"arm={each},seed={seed}" / "result.json").test.headline
+                for seed in seeds
+            ]
+            for each in (arm, baseline)
+        )
+        found = paired_difference(one, other, list(seeds))
+        assert found.low is not None
+        assert found.high is not None
+        interval = f"{100 * found.low:+.2f} to {100 * found.high:+.2f}"
+        return f"{100 * found.value:+.2f}", interval
+
+    agent, constant = "look_ahead_standardised", "standardised_2"
+    gain, interval = words(agent, constant, range(5))
+    assert f"gained {gain} on tau = 2 ({interval}, five seeds)" in answer
+    gain, interval = words(agent, constant, range(5, 10))
+    assert f"on five fresh seeds {gain}, inside the noise ({interval})" in answer
+    gain, interval = words(f"{agent}_shuffled", agent, range(5, 10))
+    assert f"dealt out at random ({gain}, {interval})" in answer
+    gain, _ = words(f"{agent}_mean", agent, range(5, 10))
+    assert f"its mean for all ({gain})" in answer
+    gain, interval = words("dkd_look_ahead", "dkd", range(5))
+    assert f"With DKD no gain is to be seen ({gain}, {interval})" in answer
