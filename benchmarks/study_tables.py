@@ -102,14 +102,14 @@ def main() -> None:
     shown = set().union(*(runs for family, runs in runs_of.items() if whole[family]))
     hidden = set().union(*runs_of.values()) - shown
     print(arms_table(scores, names[BEST] if whole["main"] else None, hidden), *tables, sep="\n")
-    shown = AGENTS if whole["main"] and whole["instance"] else ()
+    agents = AGENTS if whole["main"] and whole["instance"] else ()
     if whole["standardised"] and whole["standardised again"]:
-        shown += OVER_STANDARDISED
-    if shown:
+        agents += OVER_STANDARDISED
+    if agents:
         print("\n### Temperatures, or tau: mean (5th to 95th percentile)\n")
-        print(temperatures_table(arguments.kept, shown))
+        print(temperatures_table(arguments.kept, agents))
         print("\n### Mean temperature, or tau, by state, last epoch\n")
-        print(states_table(arguments.kept, shown))
+        print(states_table(arguments.kept, agents))
 
 
 def arms_table(scores: Scores, best: str | None, hidden: Collection[tuple[str, int]] = ()) -> str:

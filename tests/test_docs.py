@@ -129,56 +129,56 @@ def test_the_loop_that_is_shown_runs(page: str) -> None:
     assert held["T"].student.shape == (8,)
 
 
-def test_the_answer_of_the_readme_is_that_of_the_studys_runs() -> None:
-    answer = " ".join(README.read_text(encoding="utf-8").split("## Does it help?")[1].split())
+def answer() -> str:
+    """Return what the README says the study found, on one line."""
+    return " ".join(README.read_text(encoding="utf-8").split("## Does it help?")[1].split())
+
+
+def in_the_study(arm: str, baseline: str, seeds: range) -> tuple[float, float, float]:
+    """Return a difference of the study's kept runs and its interval, in percentage points."""
     kept = ADDING.parents[1] / "benchmarks" / "results" / "cifar100_small"
+    one, other = (
+        [
+            Result.read(kept / f"arm={each},seed={seed}" / "result.json").test.headline
+            for seed in seeds
+        ]
+        for each in (arm, baseline)
+    )
+    found = paired_difference(one, other, list(seeds))
+    assert found.low is not None
+    assert found.high is not None
+    return 100 * found.value, 100 * found.low, 100 * found.high
+
+
+def test_the_answer_of_the_readme_is_that_of_the_studys_runs() -> None:
     highest: list[float] = []
-    shown = re.search(r"it is paid: (\S+), (\S+) and (\S+) points", answer)
+    shown = re.search(r"it is paid: (\S+), (\S+) and (\S+) points", answer())
     assert shown is not None
     for arm, said in zip(("rlkd_paper", "rlkd", "look_ahead"), shown.groups(), strict=True):
-        one, other = (
-            [
-                Result.read(kept / f"arm={each},seed={seed}" / "result.json").test.headline
-                for seed in range(10)
-            ]
-            for each in (arm, "constant_4")
-        )
-        found = paired_difference(one, other, list(range(10)))
-        assert f"{100 * found.value:+.2f}" == said
-        assert found.low is not None
-        assert found.high is not None
-        assert found.low < 0 < found.high
-        highest.append(100 * found.high)
+        value, low, high = in_the_study(arm, "constant_4", range(10))
+        assert f"{value:+.2f}" == said
+        assert low < 0 < high
+        highest.append(high)
     assert max(highest) < 0.36
-    assert "(+0.36 over CTKD) lies above all three 95 % intervals" in answer
+    assert "(+0.36 over CTKD) lies above all three 95 % intervals" in answer()
 
 
-def test_what_the_readme_says_of_standardised_logits_is_that_of_the_studys_runs() -> None:
-    answer = " ".join(README.read_text(encoding="utf-8").split("## Does it help?")[1].split())
-    kept = ADDING.parents[1] / "benchmarks" / "results" / "cifar100_small"
+@pytest.mark.parametrize(
+    ("arm", "baseline", "seeds", "said"),
+    [
+        ("", "standardised_2", range(5), "gained {} on tau = 2 ({} to {}, five seeds)"),
+        ("", "standardised_2", range(5, 10), "fresh seeds {}, inside the noise ({} to {})"),
+        ("_shuffled", "look_ahead_standardised", range(5, 10), "at random ({}, {} to {})"),
+        ("_mean", "look_ahead_standardised", range(5, 10), "its mean for all ({})"),
+    ],
+)
+def test_what_the_readme_says_of_standardised_logits_is_that_of_the_studys_runs(
+    arm: str, baseline: str, seeds: range, said: str
+) -> None:
+    found = in_the_study(f"look_ahead_standardised{arm}", baseline, seeds)
+    assert said.format(*(f"{each:+.2f}" for each in found)) in answer()
 
-    def words(arm: str, baseline: str, seeds: range) -> tuple[str, str]:
-        one, other = (
-            [
-                Result.read(kept / f"arm={each},seed={seed}" / "result.json").test.headline
-                for seed in seeds
-            ]
-            for each in (arm, baseline)
-        )
-        found = paired_difference(one, other, list(seeds))
-        assert found.low is not None
-        assert found.high is not None
-        interval = f"{100 * found.low:+.2f} to {100 * found.high:+.2f}"
-        return f"{100 * found.value:+.2f}", interval
 
-    agent, constant = "look_ahead_standardised", "standardised_2"
-    gain, interval = words(agent, constant, range(5))
-    assert f"gained {gain} on tau = 2 ({interval}, five seeds)" in answer
-    gain, interval = words(agent, constant, range(5, 10))
-    assert f"on five fresh seeds {gain}, inside the noise ({interval})" in answer
-    gain, interval = words(f"{agent}_shuffled", agent, range(5, 10))
-    assert f"dealt out at random ({gain}, {interval})" in answer
-    gain, _ = words(f"{agent}_mean", agent, range(5, 10))
-    assert f"its mean for all ({gain})" in answer
-    gain, interval = words("dkd_look_ahead", "dkd", range(5))
-    assert f"With DKD no gain is to be seen ({gain}, {interval})" in answer
+def test_what_the_readme_says_of_dkd_is_that_of_the_studys_runs() -> None:
+    value, low, high = in_the_study("dkd_look_ahead", "dkd", range(5))
+    assert f"no gain is to be seen ({value:+.2f}, {low:+.2f} to {high:+.2f})" in answer()
