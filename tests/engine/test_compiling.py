@@ -1,10 +1,14 @@
 """`trainer.compile`: the same training, the same names, and one line where it does not go."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.gpu.parts import METHODS
 from tests.support.refusal import Refuse, assert_told
 from tests.support.runs import metrics_but_time, silent, tiny
 from torch import nn
@@ -32,20 +36,25 @@ def weights(folder: RunFolder) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.usefixtures("graphs_alone")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's
 @pytest.mark.parametrize(
-    ("backend", "settings"),
+    ("backend", "mode", "graphs", "settings"),
     [
         # the agent's probe is scored by batches of another size, in another mode
         (
             "aot_eager",  # with the graphs of gradients
-            ("temperature=rlkd", "probe.size=16", "temperature.warmup_epochs=0"),
+            *("true", 7, ("temperature=rlkd", "probe.size=16", "temperature.warmup_epochs=0")),
         ),
-        ("eager", ("temperature=constant", "method=at")),  # hooks on both networks
+        ("eager", "true", 5, ("temperature=constant", "method=at")),  # hooks on both networks
+        # the losses too, one of them with temperatures that the student's logits set
+        ("eager", "reduce-overhead", 6, ("temperature=standardised", "method=dkd")),
     ],
-    ids=["rlkd", "features"],
+    ids=["rlkd", "features", "losses"],
 )
 def test_a_compiled_run_is_the_same_run(
     backend: str,
+    mode: str,
+    graphs: int,
     settings: tuple[str, ...],
     teacher_file: Path,
     tmp_path: Path,
@@ -56,13 +65,31 @@ def test_a_compiled_run_is_the_same_run(
     plain, fast = RunFolder(tmp_path / "plain"), RunFolder(tmp_path / "fast")
     distill(tiny(teacher_file, plain.path, *settings), console=silent())
     before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-    distill(tiny(teacher_file, fast.path, *settings, "trainer.compile=true"), console=silent())
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= before + 2
+    distill(tiny(teacher_file, fast.path, *settings, f"trainer.compile={mode}"), console=silent())
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before + graphs
     assert not torch._dynamo.utils.counters["graph_break"]
     expected, found = weights(plain), weights(fast)
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_the_losses_of_every_method_are_one_graph() -> None:
+    """In a process of its own: the tests' checks of types are not what a user's losses are in."""
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.loss_graphs"],
+        cwd=root,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = dict(line.split() for line in done.stdout.splitlines())
+    # A memory is empty at its first call, which is then another graph.
+    assert found == dict.fromkeys(METHODS, "1") | {"crd": "2"}
 
 
 @pytest.mark.usefixtures("graphs_alone")

@@ -1,4 +1,6 @@
-"""`torch.compile` of the networks, in place: their names and state dicts stay as they are."""
+"""`torch.compile` of networks and losses, in place: names and state dicts stay as they are."""
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,12 +12,18 @@ from rlkd.errors import UserError
 _BACKEND = "inductor"
 _MOST_GRAPHS = 1024
 """Of a run; torch's own limit is 8."""
+_RECORDING = ("reduce-overhead", "max-autotune")
+"""The modes in which torch records CUDA graphs."""
 
 
 def compiled(
     module: StudentModule, options: TrainerOptions, *, teacher: bool = True
 ) -> StudentModule:
     """Have a module's student and teacher compiled at their first call, where the options say so.
+
+    In a mode that records CUDA graphs the losses are as well: small kernels, which a GPU does
+    faster than a host launches them. The temperatures, which are set between networks and losses,
+    stay out: there a source may learn, and decides on the host when it does.
 
     Every shape of batch and every way of calling (training, evaluation, the scoring of a reward)
     gets a graph of its own: what a graph computes does not depend on which came before it, so that
@@ -43,6 +51,11 @@ def compiled(
     for network in (module.student, module.teacher if teacher else None):
         if network is not None:
             network.compile(backend=_BACKEND, mode=mode, dynamic=False)
+    if mode in _RECORDING:
+        objective: Any = module.objective
+        objective.values = torch.compile(
+            objective.values, backend=_BACKEND, mode=mode, dynamic=False
+        )
     return module
 
 

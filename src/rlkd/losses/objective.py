@@ -159,11 +159,15 @@ class Objective(nn.Module):
     def forward(self, inputs: LossInputs) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """Return the weighted sum, and each term of it: a loss times its weight, detached."""
         with torch.autocast(inputs.student_logits.device.type, enabled=False):
-            values = {name: self._value(name, inputs) for name in self.terms}
+            values = self.values(inputs)
         terms = {name: self._weight(self.terms[name]) * each for name, each in values.items()}
         total = sum(terms.values())
         assert isinstance(total, Tensor)
         return total, {name: each.detach() for name, each in terms.items()}
+
+    def values(self, inputs: LossInputs) -> dict[str, Float[Tensor, ""]]:
+        """Return each loss by itself: all of the objective that is neither weight nor sum."""
+        return {name: self._value(name, inputs) for name in self.terms}
 
     def tempered(self, inputs: LossInputs) -> Float[Tensor, ""]:
         """Return the weighted sum of the terms that know the temperature, with its gradient.
