@@ -106,7 +106,7 @@ def test_an_example_is_short_and_says_how_to_run_it(path: Path) -> None:
     assert f"\npython examples/{path.name}" in text
 
 
-@pytest.mark.parametrize("name", ["plain_loop", "plain_loop_dkd"])
+@pytest.mark.parametrize("name", ["plain_loop", "plain_loop_dkd", "several_students"])
 def test_a_plain_loop_needs_no_lightning(name: str) -> None:
     text = (EXAMPLES / f"{name}.py").read_text()
     assert "lightning" not in text.replace("no Lightning", "")
@@ -115,6 +115,19 @@ def test_a_plain_loop_needs_no_lightning(name: str) -> None:
 def test_the_plain_loop_runs_and_its_agent_learns(capsys: pytest.CaptureFixture[str]) -> None:
     assert load("plain_loop").main(epochs=2) > 0.14  # chance is 0.1, give or take 0.016
     assert updates_told(capsys.readouterr().out) > 0
+
+
+def test_students_of_one_teacher_end_as_each_would_alone(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    main = load("several_students").main
+    together = main(epochs=2)
+    assert len(re.findall(r"^\w+: [\d.]+ %$", capsys.readouterr().out, re.MULTILINE)) == 3
+    assert together["agent"].source.updates > 0
+    for name, each in together.items():
+        alone = main(epochs=2, names=[name])[name].student.state_dict()
+        found = each.student.state_dict()
+        assert all(torch.equal(found[key], value) for key, value in alone.items())
 
 
 @pytest.mark.long
