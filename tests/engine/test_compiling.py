@@ -46,7 +46,7 @@ def weights(folder: RunFolder) -> dict[str, torch.Tensor]:
             *("true", 7, ("temperature=rlkd", "probe.size=16", "temperature.warmup_epochs=0")),
         ),
         ("eager", "true", 5, ("temperature=constant", "method=at")),  # hooks on both networks
-        # the losses too, one of them with temperatures that the student's logits set
+        # a graph more, of the losses, through temperatures that the student's logits set
         ("eager", "reduce-overhead", 6, ("temperature=standardised", "method=dkd")),
     ],
     ids=["rlkd", "features", "losses"],

@@ -166,7 +166,7 @@ class Objective(nn.Module):
         return total, {name: each.detach() for name, each in terms.items()}
 
     def values(self, inputs: LossInputs) -> dict[str, Float[Tensor, ""]]:
-        """Return each loss by itself: all of the objective that is neither weight nor sum."""
+        """Return the value of each term's loss by name, not weighted; see `engine.compile`."""
         return {name: self._value(name, inputs) for name in self.terms}
 
     def tempered(self, inputs: LossInputs) -> Float[Tensor, ""]:
