@@ -26,12 +26,15 @@ PARTS = (
     "teacher",
     "temperatures",
     "losses, forward",
+    "weights of the losses",
     "losses, backward",
     "student, backward",
     "optimiser",
     "figures",
+    "ranking",
 )
-IN_GRAPHS = {each for each in PARTS if each.startswith(("student", "teacher", "losses"))}
+RECORDED = ("student", "teacher", "losses", "figures")
+IN_GRAPHS = {each for each in PARTS if each.startswith(RECORDED)}
 
 
 class Counted(TorchDispatchMode):
@@ -50,12 +53,16 @@ class Counted(TorchDispatchMode):
             self.counts[self.part] += 1
         return func(*args, **(kwargs or {}))
 
-    def within(self, part: str, does: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a callable whose operations, and all after them, count under a part."""
+    def within(
+        self, part: str, does: Callable[..., Any], then: str | None = None
+    ) -> Callable[..., Any]:
+        """Return a callable whose operations count under a part; all after them under another."""
 
         def done(*args: Any, **kwargs: Any) -> Any:
             self.part = part
-            return does(*args, **kwargs)
+            made = does(*args, **kwargs)
+            self.part = then or part
+            return made
 
         return done
 
@@ -66,7 +73,8 @@ def counted(overrides: list[str]) -> Counter[str]:
     module, optimizer = steps.distiller, steps.distiller.optimizers()
     steps(2)  # the optimiser has its momentum by then
     calls: Any = vars(module)
-    for method, part in (("_temperatures", "temperatures"), ("_record", "figures")):
+    named = {"_temperatures": "temperatures", "_count": "figures", "_record": "ranking"}
+    for method, part in named.items():
         calls[method] = mode.within(part, getattr(module, method))
     networks: Any = module.forward_pass
 
@@ -81,7 +89,9 @@ def counted(overrides: list[str]) -> Counter[str]:
     networks._teacher = mode.within("teacher", networks._teacher)
     forward.moving = networks.moving  # pyright: ignore[reportFunctionMemberAccess]
     module.forward_pass = forward  # pyright: ignore[reportAttributeAccessIssue]
-    module.objective.forward = mode.within("losses, forward", module.objective.forward)
+    module.objective.values = mode.within(
+        "losses, forward", module.objective.values, then="weights of the losses"
+    )
     calls["manual_backward"] = mode.within("losses, backward", calls["manual_backward"])
     optimizer.step = mode.within("optimiser", optimizer.step)  # pyright: ignore
     with mode:

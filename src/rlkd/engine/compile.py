@@ -1,11 +1,10 @@
-"""`torch.compile` of networks and losses, in place: names and state dicts stay as they are."""
-
-from typing import Any
+"""`torch.compile` of the parts of a step, in place: names and state dicts stay as they are."""
 
 import torch
 from torch import Tensor
 
 from rlkd.config.options import TrainerOptions
+from rlkd.data import MemoryLoader
 from rlkd.engine.module import StudentModule
 from rlkd.errors import UserError
 
@@ -21,9 +20,10 @@ def compiled(
 ) -> StudentModule:
     """Have a module's student and teacher compiled at their first call, where the options say so.
 
-    In a mode that records CUDA graphs the losses are as well: small kernels, which a GPU does
-    faster than a host launches them. The temperatures, which are set between networks and losses,
-    stay out: there a source may learn, and decides on the host when it does.
+    In a mode that records CUDA graphs so are losses and figures, and, not recorded, the making of
+    batches that are held in memory: small kernels, which a GPU does faster than a host launches
+    them. The temperatures, which are set between networks and losses, stay out: there a source may
+    learn, and decides on the host when it does. So does the optimiser, whose kernels are few.
 
     Every shape of batch and every way of calling (training, evaluation, the scoring of a reward)
     gets a graph of its own: what a graph computes does not depend on which came before it, so that
@@ -52,10 +52,11 @@ def compiled(
         if network is not None:
             network.compile(backend=_BACKEND, mode=mode, dynamic=False)
     if mode in _RECORDING:
-        objective: Any = module.objective
-        objective.values = torch.compile(
-            objective.values, backend=_BACKEND, mode=mode, dynamic=False
-        )
+        _compile_method(module.objective, "values", mode)
+        _compile_method(module.meters, "add_distilled", mode)
+        if isinstance(module.loader, MemoryLoader):
+            # Not recorded: a graph would write each batch over the one before, which may be held.
+            _compile_method(module.loader, "batch_of", "default")
     return module
 
 
@@ -71,6 +72,11 @@ def uncompiled(error: BaseException) -> UserError | None:
         f"trainer.compile does not get through this network, or finds no working compiler "
         f"({reason}): use trainer.compile=false, or on a CPU install g++, on a GPU triton"
     )
+
+
+def _compile_method(owner: object, name: str, mode: str) -> None:
+    plain = getattr(owner, name)
+    setattr(owner, name, torch.compile(plain, backend=_BACKEND, mode=mode, dynamic=False))
 
 
 def _require_compiler(device: torch.device) -> None:

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from rlkd import distributed
+from rlkd.agent import instance_state
 from rlkd.reporting import PolicyMap
 from rlkd.temperature.recorded import MEAN, QUANTILES, quantile_column
 from rlkd.types import IGNORED, Temperatures, class_index
@@ -76,6 +77,20 @@ class EpochMeters(nn.Module):
         )
         if terms:
             self.term_totals += torch.stack([terms[name].to(rows) for name in self.terms]) * rows
+
+    @torch.no_grad()
+    def add_distilled(
+        self,
+        loss: Float[Tensor, ""],
+        student_logits: Float[Tensor, "batch classes"],
+        teacher_logits: Float[Tensor, "batch classes"],
+        target: Int[Tensor, " batch"] | Float[Tensor, "batch classes"],
+        temperatures: Temperatures,
+        terms: Mapping[str, Float[Tensor, ""]] | None = None,
+    ) -> None:
+        """Count all of a batch of distillation, in one call that `engine.compile` may compile."""
+        self.add_batch(loss, student_logits, target, terms)
+        self.add_temperatures(temperatures, instance_state(student_logits, teacher_logits))
 
     @torch.no_grad()
     def add_temperatures(

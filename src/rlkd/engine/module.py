@@ -16,7 +16,6 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from rlkd import distributed
-from rlkd.agent import instance_state
 from rlkd.checks import values_unchecked
 from rlkd.data import BatchLoader
 from rlkd.data.transforms.mixing import Mixing
@@ -138,10 +137,11 @@ class StudentModule(L.LightningModule):
         temperatures = self._temperatures(forwarded, explored, moving)
         # 5. losses
         loss, terms = self.objective(replace(forwarded.inputs, temperature=temperatures))
+        self._count(loss.detach().float(), terms, forwarded, temperatures)
         # 6. the student's step, after the last of its passes
         stepped = self._step_student(loss)
         # Compiled into CUDA graphs, a student overwrites its logits when it is called again.
-        self._record(loss.detach(), terms, forwarded, explored)
+        self._record(loss.detach(), forwarded, explored)
         # 7. measure what the step brought; the source learns when enough transitions are closed
         self._measure(forwarded, explored, stepped=stepped)
 
@@ -285,7 +285,7 @@ class StudentModule(L.LightningModule):
         explored: Explored[Any],
         moving: Float[Tensor, "instances classes"] | None = None,
     ) -> Temperatures | None:
-        """Let the source set a temperature for every instance, and count them."""
+        """Let the source set a temperature for every instance."""
         student, teacher = forwarded.inputs.student_logits, forwarded.inputs.teacher_logits
         if self.temperature is None or teacher is None:
             return None
@@ -301,9 +301,6 @@ class StudentModule(L.LightningModule):
         temperatures = self.temperature(*given[:3], learn_from=given.learn_from)
         if len(given.target) > len(student):
             temperatures = temperatures.first(len(student))
-        with torch.no_grad():
-            states = instance_state(student, teacher)
-            self.meters.add_temperatures(temperatures, states)
         return temperatures
 
     def _gains(
@@ -353,19 +350,28 @@ class StudentModule(L.LightningModule):
             self._source_updates = source.updates
             self.meters.add_figures(source.diagnostics())
 
-    def _record(
+    def _count(
         self,
         loss: Float[Tensor, ""],
         terms: Mapping[str, Float[Tensor, ""]],
         forwarded: Forwarded,
-        explored: Explored[Any],
+        temperatures: Temperatures | None,
     ) -> None:
-        """Count the batch, and keep the number of the first step whose loss is not finite."""
-        logits = forwarded.inputs.student_logits.detach()
+        """Count a batch: before its gradient, so that CUDA graphs still hold its logits."""
+        inputs = forwarded.inputs
+        logits, taught = inputs.student_logits.detach(), inputs.teacher_logits
+        if temperatures is None or taught is None:
+            self.meters.add_batch(loss, logits, forwarded.target, terms)
+        else:
+            self.meters.add_distilled(loss, logits, taught, forwarded.target, temperatures, terms)
+
+    def _record(
+        self, loss: Float[Tensor, ""], forwarded: Forwarded, explored: Explored[Any]
+    ) -> None:
+        """Rank the images, and keep the number of the first step whose loss is not finite."""
         if self.explorer is not None:
             part_of = None if forwarded.parts is None else forwarded.parts.image
-            self.explorer.observe(explored, logits, part_of)
-        self.meters.add_batch(loss.float(), logits, forwarded.target, terms)
+            self.explorer.observe(explored, forwarded.inputs.student_logits.detach(), part_of)
         first_bad = (self.bad_step < 0) & ~torch.isfinite(loss)
         self.bad_step.copy_(torch.where(first_bad, self.global_step, self.bad_step))
 

@@ -150,7 +150,7 @@ class MemoryLoader(BatchLoader):
         on_device = order.to(self.device)
         for position in range(start, len(self)):
             rows = self.plan.rows(on_device, position)
-            batch = self._batch(rows, augmentation.select(rows))
+            batch = self.batch_of(rows, augmentation.select(rows))
             if strong is not None:
                 second = self._strong(rows, strong.select(self.plan.rows(order, position)))
                 batch = replace(batch, strong=second)
@@ -170,7 +170,7 @@ class MemoryLoader(BatchLoader):
         """Make views of images that are asked for by number."""
         for rows, view in wanted:
             augmentation = Augmentation.of_view(view, crop_padding=self.crop_padding)
-            yield self._batch(rows.to(self.device), augmentation.to(self.device))
+            yield self.batch_of(rows.to(self.device), augmentation.to(self.device))
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch, from 0, that the next iteration draws."""
@@ -191,9 +191,10 @@ class MemoryLoader(BatchLoader):
         if self._partner_augmentation is None:
             self._partner_augmentation = self._draw(generator_of(self.seed, self.epoch, 1))
         rows = self.partner[batch.index].clamp(min=0)
-        return self._batch(rows, self._partner_augmentation.select(batch.index))
+        return self.batch_of(rows, self._partner_augmentation.select(batch.index))
 
-    def _batch(self, rows: Int64[Tensor, " batch"], augmentation: Augmentation) -> Batch:
+    def batch_of(self, rows: Int64[Tensor, " batch"], augmentation: Augmentation) -> Batch:
+        """Return some rows cropped and flipped; all on the device, so that it may be compiled."""
         image = self.images.image[rows]
         if self.crop_padding or self.flip:
             image = crop_and_flip(image, augmentation, crop_padding=self.crop_padding)
