@@ -20,18 +20,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from steps import Steps
 
+WEIGHTS = "weights of the losses"
 PARTS = (
     "loading",
     "student, forward",
     "teacher",
     "temperatures",
     "losses, forward",
-    "weights of the losses",
+    WEIGHTS,
     "losses, backward",
     "student, backward",
     "optimiser",
     "figures",
-    "ranking",
+    "watch and ranking",
 )
 RECORDED = ("student", "teacher", "losses", "figures")
 IN_GRAPHS = {each for each in PARTS if each.startswith(RECORDED)}
@@ -49,7 +50,8 @@ class Counted(TorchDispatchMode):
     ) -> Any:
         returned = [each.alias_info for each in func._schema.returns]
         views = any(each is not None and not each.is_write for each in returned)
-        if not views and "empty" not in func.overloadpacket.__name__:
+        name = func.overloadpacket.__name__
+        if not views and "empty" not in name and "record_function" not in name:
             self.counts[self.part] += 1
         return func(*args, **(kwargs or {}))
 
@@ -73,7 +75,7 @@ def counted(overrides: list[str]) -> Counter[str]:
     module, optimizer = steps.distiller, steps.distiller.optimizers()
     steps(2)  # the optimiser has its momentum by then
     calls: Any = vars(module)
-    named = {"_temperatures": "temperatures", "_count": "figures", "_record": "ranking"}
+    named = {"_temperatures": "temperatures", "_count": "figures", "_record": "watch and ranking"}
     for method, part in named.items():
         calls[method] = mode.within(part, getattr(module, method))
     networks: Any = module.forward_pass
@@ -89,10 +91,16 @@ def counted(overrides: list[str]) -> Counter[str]:
     networks._teacher = mode.within("teacher", networks._teacher)
     forward.moving = networks.moving  # pyright: ignore[reportFunctionMemberAccess]
     module.forward_pass = forward  # pyright: ignore[reportAttributeAccessIssue]
-    module.objective.values = mode.within(
-        "losses, forward", module.objective.values, then="weights of the losses"
-    )
-    calls["manual_backward"] = mode.within("losses, backward", calls["manual_backward"])
+    losses = mode.within("losses, forward", module.objective.values, then=WEIGHTS)
+
+    def values(inputs: Any) -> Any:
+        found = losses(inputs)
+        for value in found.values():
+            value.register_hook(lambda _: setattr(mode, "part", "losses, backward"))
+        return found
+
+    module.objective.values = values
+    calls["manual_backward"] = mode.within(WEIGHTS, calls["manual_backward"])
     optimizer.step = mode.within("optimiser", optimizer.step)  # pyright: ignore
     with mode:
         steps(1)

@@ -31,7 +31,7 @@ FAST = ["trainer.precision=bf16-mixed", "trainer.channels_last=true"]
 
 
 def with_graphs(overrides: list[str]) -> Steps:
-    """Make steps whose networks are compiled into CUDA graphs."""
+    """Make steps whose networks, losses and figures are recorded as CUDA graphs."""
     steps = Steps(overrides)
     compiled(steps.distiller, build.trainer_options(configure(["trainer.compile=reduce-overhead"])))
     return steps

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from tests.gpu.parts import METHODS
 from tests.support.refusal import Refuse, assert_told
-from tests.support.runs import metrics_but_time, silent, tiny
+from tests.support.runs import SOURCES, metrics_but_time, silent, tiny
 from torch import nn
 
 from rlkd.config.compose import configure
@@ -95,14 +95,28 @@ def test_the_losses_of_every_method_are_one_graph() -> None:
     assert found == dict.fromkeys(METHODS, "1") | {"crd": "2"}
 
 
-@pytest.mark.parametrize("backend", ["eager", "inductor"])
+STANDARDISED = ("temperature=standardised", "method=dkd", "trainer.epochs=2")
+MIXED = (*SOURCES["rlkd"], "trainer.epochs=2", "data.limit=72")
+
+
+@pytest.mark.parametrize(
+    ("backend", "settings", "graphs"),
+    [
+        # One that tries the compiler; of both networks, two each, as batches of evaluation are of
+        # another size; losses, figures and the making of batches.
+        pytest.param("eager", STANDARDISED, "8", id="standardised"),
+        pytest.param("inductor", STANDARDISED, "8", id="standardised, in C++"),
+        # Partners, mixed targets, a short last batch and a probe have graphs of their own: 15 more.
+        pytest.param("eager", MIXED, "23", id="rlkd, mixed"),
+    ],
+)
 def test_a_step_that_is_recorded_is_the_same_step(
-    backend: str, teacher_file: Path, tmp_path: Path
+    backend: str, settings: tuple[str, ...], graphs: str, teacher_file: Path, tmp_path: Path
 ) -> None:
-    found = in_own_process("tests.support.recorded_run", str(teacher_file), str(tmp_path), backend)
-    # One that tries the compiler; of both networks, two each, as batches of evaluation are of
-    # another size; losses, figures and the making of batches. No break.
-    assert found.split() == ["8", "0"]
+    found = in_own_process(
+        "tests.support.recorded_run", str(teacher_file), str(tmp_path), backend, *settings
+    )
+    assert found.split() == [graphs, "0"]
 
 
 @pytest.mark.usefixtures("graphs_alone")

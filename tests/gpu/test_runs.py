@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from tests.engine.test_resume import archive_checkpoints, put_back
 from tests.gpu.places import CUDA, require_cuda
-from tests.support.runs import SOURCES, silent, tiny
+from tests.support.runs import SOURCES, assert_same_figures, silent, tiny
 
 from rlkd.engine import run as running
 from rlkd.engine.run_folder import RunFolder
@@ -70,6 +70,7 @@ def test_a_compiled_run_is_the_plain_one_to_rounding(
     expected, found = weights(plain), weights(fast)
     for key, value in expected.items():
         torch.testing.assert_close(found[key], value, rtol=1e-2, atol=1e-3)
+    assert_same_figures(fast.metrics, plain.metrics)
 
 
 @pytest.mark.parametrize(

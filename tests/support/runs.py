@@ -124,6 +124,19 @@ def metrics_but_time(path: Path) -> list[dict[str, str]]:
     return rows
 
 
+def assert_same_figures(found: Path, expected: Path) -> None:
+    """Compare what two runs counted that differ by rounding, which may move a row or two."""
+    ours, theirs = metrics_but_time(found), metrics_but_time(expected)
+    assert [each.keys() for each in ours] == [each.keys() for each in theirs]
+    for row, other in zip(ours, theirs, strict=True):
+        counted = {name for name in other if name.startswith(("train/", "temperature/"))}
+        assert {"train/loss", "train/accuracy", "temperature/p50"} <= counted
+        for name in counted:
+            bound = 0.1 if name == "train/accuracy" else 1e-3
+            value = pytest.approx(float(other[name]), rel=0.02, abs=bound)
+            assert float(row[name]) == value, name
+
+
 def fingerprint(folder: Path) -> dict[str, str]:
     """The content of every file of a folder."""
     return {
