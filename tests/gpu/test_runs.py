@@ -70,7 +70,7 @@ def test_a_compiled_run_is_the_plain_one_to_rounding(
     expected, found = weights(plain), weights(fast)
     for key, value in expected.items():
         torch.testing.assert_close(found[key], value, rtol=1e-2, atol=1e-3)
-    assert_same_figures(fast.metrics, plain.metrics)
+    assert_same_figures(fast, plain)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def main() -> None:
     torch.testing.assert_close(
         load_file(fast.student), load_file(plain.student), rtol=1e-3, atol=1e-4
     )
-    assert_same_figures(fast.metrics, plain.metrics)
+    assert_same_figures(fast, plain)
     counters = torch._dynamo.utils.counters
     print(counters["stats"]["unique_graphs"], len(counters["graph_break"]))
 

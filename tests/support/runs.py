@@ -22,7 +22,9 @@ from rlkd import models
 from rlkd.cli import main
 from rlkd.config.compose import configure
 from rlkd.data import digits as handwritten
+from rlkd.engine.run_folder import RunFolder
 from rlkd.losses import Objective
+from rlkd.reporting import PolicyMap
 from rlkd.tasks.classification.forward import ClassifierForward
 
 TINY = (
@@ -124,9 +126,9 @@ def metrics_but_time(path: Path) -> list[dict[str, str]]:
     return rows
 
 
-def assert_same_figures(found: Path, expected: Path) -> None:
+def assert_same_figures(found: RunFolder, expected: RunFolder) -> None:
     """Compare what two runs counted that differ by rounding, which may move a row or two."""
-    ours, theirs = metrics_but_time(found), metrics_but_time(expected)
+    ours, theirs = metrics_but_time(found.metrics), metrics_but_time(expected.metrics)
     assert [each.keys() for each in ours] == [each.keys() for each in theirs]
     for row, other in zip(ours, theirs, strict=True):
         counted = {name for name in other if name.startswith(("train/", "temperature/"))}
@@ -135,6 +137,8 @@ def assert_same_figures(found: Path, expected: Path) -> None:
             bound = 0.1 if name == "train/accuracy" else 1e-3
             value = pytest.approx(float(other[name]), rel=0.02, abs=bound)
             assert float(row[name]) == value, name
+    instances = [sum(map(sum, PolicyMap.read(each.policy).count)) for each in (found, expected)]
+    assert instances[0] == instances[1] > 0  # none left out, and none twice
 
 
 def fingerprint(folder: Path) -> dict[str, str]:
