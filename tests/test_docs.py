@@ -170,6 +170,7 @@ def test_the_answer_of_the_readme_is_that_of_the_studys_runs() -> None:
         ("", "standardised_2", range(5, 10), "fresh seeds {}, inside the noise ({} to {})"),
         ("_shuffled", "look_ahead_standardised", range(5, 10), "at random ({}, {} to {})"),
         ("_mean", "look_ahead_standardised", range(5, 10), "its mean for all ({})"),
+        ("", "standardised_1.5", range(10), "above it by {} ({} to {})"),
     ],
 )
 def test_what_the_readme_says_of_standardised_logits_is_that_of_the_studys_runs(
