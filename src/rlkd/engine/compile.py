@@ -31,7 +31,7 @@ def compiled(
     are compiled along; later ones are not seen.
 
     Args:
-        module: its networks are changed.
+        module: its parts are changed.
         options: of the run.
         teacher: whether the teacher is; it is not where it sees batches of many sizes.
 
