@@ -1,10 +1,10 @@
 """What a step asks of its device, part by part: operations, each a kernel at the least.
 
 On a GPU small networks wait for the host that launches their kernels; a graph launches all of its
-own at once. So this says what is left to launch where networks, losses and figures are. It times
-nothing; it counts the operations of torch that compute, views and new memory left out, in a plain
-step (none in which the agent learns or is paid). A CPU has fewer of the teacher: its ReLUs and
-additions are part of the convolutions there.
+own at once. So this says what is left to launch where networks, losses and figures are graphs. It
+times nothing; it counts the operations of torch that compute, views and new memory left out, in a
+plain step (none in which the agent learns or is paid). A CPU has fewer of the teacher: its ReLUs
+and additions are part of the convolutions there.
 
     python benchmarks/launches.py
 """
